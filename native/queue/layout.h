@@ -1,0 +1,261 @@
+// Everything that two processes read from the same bytes: the shared-memory channel, its entries, and the payloads of
+// each operation. This header is the only definition; the addon exports the offsets to TypeScript (addon/layout_export).
+//
+// Byte order is the host's (both ends are on one machine). All records are aligned to 8 bytes unless stated. Fields
+// named `reserved` are written as 0 and ignored by readers.
+//
+// A channel is one memfd, made and sealed against resizing by the sidecar:
+//
+//   0        ChannelHeader            4,096 bytes
+//   4096     entries of ring 0        capacity x 64: peer -> sidecar   (peer: a client, or the control process)
+//   ...      entries of ring 1        capacity x 64: sidecar -> peer
+//   ...      payload of ring 0        payloadBytes, a byte ring
+//   ...      payload of ring 1        payloadBytes, a byte ring
+//
+// Each ring has one producer and one consumer. A message is one entry, and `payloadBytes` contiguous bytes in the payload
+// ring at position `payloadPos % capacity` (8-byte aligned; a producer skips to the start of the ring rather than wrap a
+// payload). Positions and indexes count up for ever; they are reduced modulo the capacity (a power of two) on use.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace hbmesh::layout {
+
+inline constexpr uint32_t kChannelMagic = 0x31514248;  // "HBQ1"
+inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr size_t kCacheLine = 64;
+
+// Shared by producer and consumer of one ring. The two sides write to cache lines of their own.
+struct alignas(kCacheLine) RingControl {
+  // Written by the producer. Release: publishes every entry and payload below it.
+  alignas(kCacheLine) std::atomic<uint64_t> tail;
+  // Written by the producer, after `tail`'s entries: how far the payload ring has been given out. Informative.
+  std::atomic<uint64_t> payloadTail;
+  // Written by the consumer. Release: gives every entry below it back to the producer.
+  alignas(kCacheLine) std::atomic<uint64_t> head;
+  // Written by the consumer, with `head`: payload bytes below it may be overwritten.
+  std::atomic<uint64_t> payloadHead;
+  // 1 while the consumer sleeps on its eventfd. Set by the consumer, then it looks at `tail` once more; the producer reads
+  // it after publishing. Both sequentially consistent, so that one of the two sees the other.
+  alignas(kCacheLine) std::atomic<uint32_t> consumerSleeps;
+};
+static_assert(sizeof(RingControl) == 192);
+
+struct ChannelHeader {
+  uint32_t magic;
+  uint32_t version;
+  uint32_t entryCapacity;  // entries a ring, a power of two
+  uint32_t reserved;
+  uint64_t payloadCapacity;  // bytes a ring, a power of two
+  uint64_t entriesOffset[2];
+  uint64_t payloadOffset[2];
+  alignas(kCacheLine) RingControl ring[2];
+};
+static_assert(sizeof(ChannelHeader) <= 4096);
+inline constexpr size_t kChannelHeaderBytes = 4096;
+
+// One message. `id` pairs a reply with its request and is chosen by the requester.
+struct Entry {
+  uint64_t id;
+  uint16_t op;     // Op
+  uint16_t flags;  // EntryFlags
+  uint32_t code;   // StatusCode, in replies
+  uint64_t payloadPos;
+  uint32_t payloadBytes;
+  uint32_t count;    // keys in the message
+  uint64_t args[4];  // by operation
+};
+static_assert(sizeof(Entry) == 64);
+static_assert(offsetof(Entry, payloadPos) == 16 && offsetof(Entry, args) == 32);
+
+enum EntryFlags : uint16_t {
+  kFlagReply = 1,  // answers the request with the same id
+  kFlagMore = 2,   // further replies with this id follow
+};
+
+enum class Op : uint16_t {
+  // Client -> sidecar. Payload: ObjectRequest. Reply payload: ObjectReply.
+  kSetD2H = 1,   // args: existence | ttlMs | flags (SetFlags) | 0
+  kGetH2D = 2,   // args: timeoutMs | flags | 0 | 0
+  kDelete = 3,
+  kExist = 4,
+  kGetMeta = 5,  // reply carries blob sizes after the results
+  kCancel = 6,   // args: id of the request to end; no reply of its own
+
+  // Sidecar -> control, reply control -> sidecar. Payload of both: KeyBatch, then one record a key.
+  kReserve = 32,     // args: existence | 0 | 0 | 0. Reply: ResultRecord
+  kCommit = 33,      // args: existence. Records: CommitRecord. Reply: ResultRecord
+  kLookup = 34,      // args: timeoutMs | slice bytes | 0 | 0. Payload LookupRequest. Replies with kFlagMore: LookupReply
+  kRemove = 35,      // Reply: ResultRecord (flag kExisted)
+  kPresence = 36,    // Reply: ResultRecord; code OK is HIT, NOT_FOUND is MISS, all else UNKNOWN
+  kMeta = 37,        // Reply: ResultRecord, then u32 counts and u64 blob sizes as in ObjectReply
+  kReportMissing = 38,  // Records: ResultRecord as it was looked up. No reply
+  kSessions = 39,    // one-way: args: sessions open
+
+  // Control -> sidecar, reply sidecar -> control.
+  kDrop = 64,       // Records: HeldObject. Reply: u32 codes
+  kDescribe = 65,   // Records: HeldObject. Reply: u32 codes, then counts and blob sizes
+  kListHeld = 66,   // Reply with kFlagMore: KeyBatch and CommitRecords of everything sealed
+  kPeers = 67,      // one-way. Payload: text, one `id address transport=address ...` a line
+  kStats = 68,      // Reply payload: SidecarStats
+  kShutdown = 69,   // args: 1 = drain transfers first. Reply, then the sidecar exits 0
+};
+
+enum class Existence : uint32_t { kSkip = 0, kFail = 1, kReplace = 2 };
+
+// Keys, made once by the client and handed on without conversion: client -> sidecar -> control -> Wasm -> owner.
+//
+//   0    count u32 │ keyBytes u32
+//   8    ends u32 x count            exclusive end of each key in the bytes
+//   ...  bytes u8 x keyBytes, then zeros to a multiple of 8
+struct KeyBatchHeader {
+  uint32_t count;
+  uint32_t keyBytes;
+};
+static_assert(sizeof(KeyBatchHeader) == 8);
+
+// Payload of kSetD2H, kGetH2D, kDelete, kExist, kGetMeta:
+//   ObjectRequest │ KeyBatch │ blobEnds u32 x count, padded to 8 │ BlobRecord x blobCount
+// kDelete, kExist and kGetMeta have blobCount 0 and no blobEnds.
+struct ObjectRequest {
+  uint32_t deviceIndex;
+  uint32_t blobCount;  // of all keys together
+  uint64_t keyBatchBytes;
+};
+static_assert(sizeof(ObjectRequest) == 16);
+
+struct BlobRecord {
+  uint32_t region;  // as the sidecar numbered it at registration
+  uint32_t reserved;
+  uint64_t offset;  // in the region
+  uint64_t bytes;
+};
+static_assert(sizeof(BlobRecord) == 24);
+
+// Reply payload:
+//   ObjectReply │ KeyResult x count │ PathRecord x pathCount │ (kGetMeta) blobCounts u32 x count padded to 8, blob sizes
+//   u64 │ messages
+struct ObjectReply {
+  uint32_t count;
+  uint32_t pathCount;
+  uint32_t messageBytes;
+  uint32_t blobSizeCount;
+};
+static_assert(sizeof(ObjectReply) == 16);
+
+enum ResultFlags : uint32_t {
+  kExisted = 1,  // set: the key was there and was left; delete: it was there
+};
+
+struct KeyResult {
+  uint32_t code;
+  uint32_t flags;
+  uint32_t messageOffset;  // in the messages; equal texts may share bytes
+  uint32_t messageBytes;
+  uint64_t generation;
+  uint64_t bytes;
+};
+static_assert(sizeof(KeyResult) == 32);
+
+enum class TransportId : uint32_t { kLocal = 0, kShm = 1, kTcp = 2, kRdma = 3, kHccs = 4 };
+enum PathFlags : uint32_t {
+  kPathFallback = 1,  // not the transport that was asked for
+  kPathStaged = 2,    // went through a staging buffer instead of straight to its target
+};
+
+// What really carried bytes of this request: one record for each source and transport.
+struct PathRecord {
+  uint32_t transport;
+  uint32_t device;
+  uint32_t member;  // source member id, 0 for this worker
+  uint32_t lanes;   // connections or copy threads used
+  uint32_t flags;
+  uint32_t slices;
+  uint64_t bytes;
+  uint64_t nanoseconds;
+  char source[24];  // worker address of the source, zero terminated
+};
+static_assert(sizeof(PathRecord) == 64);
+
+// What the directory answers for a key; the layout is also asm/layout.ts and src/decision/layout.ts.
+struct Location {
+  uint32_t member;
+  uint32_t slot;  // index in the holder's object table
+};
+struct ResultRecord {
+  uint32_t code;
+  uint32_t flags;
+  uint64_t generation;
+  uint64_t bytes;
+  uint32_t locationCount;
+  uint32_t reserved;
+  Location locations[4];
+};
+static_assert(sizeof(ResultRecord) == 64);
+
+struct CommitRecord {
+  uint64_t generation;
+  uint64_t bytes;
+  uint32_t slot;
+  uint32_t member;  // filled in by the control process
+};
+static_assert(sizeof(CommitRecord) == 24);
+
+struct HeldObject {
+  uint64_t generation;
+  uint32_t slot;
+  uint32_t reserved;
+};
+static_assert(sizeof(HeldObject) == 16);
+
+// kLookup request payload: KeyBatch │ blobEnds u32 x count, padded to 8 │ blob sizes u64 x total
+// kLookup reply payload:   LookupReply │ FoundRecord x foundCount │ SliceRecord x sliceCount │ messages
+// A reply tells of the keys that were decided since the last one; the last reply lacks kFlagMore.
+struct LookupReply {
+  uint32_t foundCount;
+  uint32_t sliceCount;
+  uint32_t messageBytes;
+  uint32_t reserved;
+};
+static_assert(sizeof(LookupReply) == 16);
+
+struct FoundRecord {
+  uint32_t keyIndex;
+  uint32_t code;           // OK: see `result`; else the key's final status
+  uint32_t messageOffset;  // as in KeyResult
+  uint32_t messageBytes;
+  ResultRecord result;
+};
+static_assert(sizeof(FoundRecord) == 80);
+
+// One piece of the plan that the Wasm made: `bytes` from `offset` of the object's payload, over connection `lane`.
+struct SliceRecord {
+  uint32_t keyIndex;
+  uint32_t member;  // the source
+  uint32_t lane;
+  uint32_t firstBlob;  // the blob that `offset` falls into
+  uint64_t offset;
+  uint64_t bytes;
+};
+static_assert(sizeof(SliceRecord) == 32);
+
+struct SidecarStats {
+  uint64_t arenaBytes;
+  uint64_t arenaUsedBytes;
+  uint64_t objects;
+  uint64_t sessions;
+  uint64_t holds;
+  uint64_t transfers;        // since start
+  uint64_t transferredBytes; // since start
+  uint64_t reserved;
+};
+static_assert(sizeof(SidecarStats) == 64);
+
+// Limits of semantics.md that native code needs.
+inline constexpr uint32_t kKeysPerCallMax = 10'000;
+inline constexpr uint32_t kKeysPerQueryMax = 100'000;  // exist, getMetaInfo
+inline constexpr uint32_t kKeyBytesMax = 1'024;        // rule `extended`; 255 under `strict`
+
+}  // namespace hbmesh::layout

@@ -1,0 +1,96 @@
+/**
+ * The decisions of the control plane, as TypeScript sees them. Everything here is answered by the one Wasm module
+ * (asm/, compiled to dist/decisions.wasm); this layer only moves bytes across the border.
+ *
+ * Pure: no clock, no randomness, no I/O. Times and ids are arguments. The same calls give the same bytes.
+ */
+
+/** Which keys are allowed; the whole cluster uses one rule. */
+export type KeyRule = "strict" | "extended";
+
+/**
+ * Keys as flat bytes (`KeyBatchHeader` in native/queue/layout.h): count u32 | keyBytes u32 | ends u32 x count | bytes,
+ * padded to 8. Made once by the client and handed on without conversion.
+ */
+export type KeyBatch = Uint8Array;
+
+/** The first key of a batch that breaks the rule, or the batch as a whole (`index` -1). */
+export interface KeyFault {
+  index: number;
+  reason: "malformed-batch" | "too-many" | "none" | "empty" | "too-long" | "forbidden-byte" | "duplicate";
+  /** Forbidden byte, length in bytes, or index of the equal key before it; by reason. */
+  detail: number;
+}
+
+export interface RingMember {
+  /** The member's id in the cluster, 1 to 65,535. */
+  id: number;
+  /** Share of the ring; 0 owns nothing. */
+  weight: number;
+  /** What its tokens are hashed from: the worker address, so that a restart owns the same keys. */
+  name: string;
+}
+
+/** 0 skip, 1 fail, 2 replace: as `Existence` in native/queue/layout.h. */
+export type ExistenceMode = 0 | 1 | 2;
+
+/** Which source each found key is read from, and what is read of it. */
+export interface PlanRequest {
+  /** Source member of each key. */
+  members: Uint32Array;
+  /** Exclusive end of each key's blobs in `blobSizes`. */
+  blobEnds: Uint32Array;
+  blobSizes: BigUint64Array;
+  /** Largest slice in bytes; a slice ends at a blob's end unless the blob alone is larger. */
+  sliceBytesMax: number;
+  /** Connections to each source; slices are spread over them so that each carries about as many bytes. */
+  lanes: number;
+}
+
+/**
+ * An owner's directory: keys, sizes, generations and locations. Results are `ResultRecord`s of 64 bytes a key (layout.ts).
+ * Returned arrays are copies and stay valid.
+ */
+export interface Directory {
+  /** May these keys be written: OK with a new generation; OK with flag existed (skip), or KEY_ALREADY_EXISTS (fail). */
+  reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array;
+  /**
+   * Makes keys visible. `records` are CommitRecords (24 bytes). Under `skip` and `fail` the first commit of a key wins: a
+   * later one gets OK with existed, or KEY_ALREADY_EXISTS. Under `replace` the result carries the locations of the version
+   * that it replaced (flag existed), which must be dropped.
+   */
+  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode): Uint8Array;
+  /** OK with generation, size and locations, or NOT_FOUND. Changes nothing. */
+  lookup(keys: KeyBatch): Uint8Array;
+  /** Removes keys; the result carries what was there (flag existed), OK without the flag if nothing was. */
+  remove(keys: KeyBatch): Uint8Array;
+  /**
+   * Takes over what a member says it holds (CommitRecords). A higher generation wins; the same generation adds a location; a
+   * lower one gets TRY_AGAIN: that holder must drop its bytes.
+   */
+  announce(keys: KeyBatch, records: Uint8Array): Uint8Array;
+  /** Removes one location (result's generation and first location) of a key; the key goes with its last location. */
+  forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array;
+  /** Removes every location of a member that is gone. Returns how many keys lost their last one. */
+  forgetMember(member: number): number;
+  /** Removes every key that this member does not own under the ring that is set. Returns how many. */
+  forgetForeign(self: number): number;
+  /** Generations given from now on are above this one; set from the epoch so that a restart never repeats one. */
+  raiseGeneration(floor: bigint): void;
+  stats(): { keys: number; bytes: number; memoryBytes: number };
+}
+
+export interface Decisions {
+  /** undefined: every key is good. Also finds duplicates. */
+  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number): KeyFault | undefined;
+  setRing(members: readonly RingMember[]): void;
+  /** Member id that owns each key; 0 when the ring is empty. */
+  ownersOf(keys: KeyBatch): Uint32Array;
+  /**
+   * Splits a batch by owner. `indexes` are the positions in the original batch; `keys` is a KeyBatch of just those.
+   */
+  groupByOwner(keys: KeyBatch): { member: number; indexes: Uint32Array; keys: KeyBatch }[];
+  /** SliceRecords of 32 bytes, in the order in which they should be started. */
+  plan(request: PlanRequest): Uint8Array;
+  readonly directory: Directory;
+}
