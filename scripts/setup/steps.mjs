@@ -1,0 +1,126 @@
+/**
+ * The steps of the set-up, in order. Each is { name, title, needed(), run() }: `needed` looks at stamps and costs
+ * milliseconds, `run` does the work and may assume that the steps before it are done.
+ */
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { root, runLogged, SetupError } from "./run.mjs";
+import { clearStamp, fingerprint, isCurrent, writeStamp } from "./stamp.mjs";
+import { ensureTools } from "./tools.mjs";
+
+const binary = (name) => join(root, "node_modules", ".bin", name);
+
+/** A step that runs when the content of `inputs` changed since it last succeeded or an output is missing. */
+function stampedStep({ name, title, inputs, accept, extra, outputs, run }) {
+  return {
+    name,
+    title,
+    needed: () => !isCurrent(name, fingerprint(inputs, extra, accept), outputs),
+    run: async (report) => {
+      // Taken before the work: a file that is edited meanwhile makes the step run again.
+      const print = fingerprint(inputs, extra, accept);
+      clearStamp(name);
+      await run(report);
+      const missing = outputs.filter((output) => !existsSync(join(root, output)));
+      if (missing.length > 0) {
+        throw new SetupError(`${title}: the command succeeded but did not make ${missing.join(", ")}`);
+      }
+      writeStamp(name, print);
+    },
+  };
+}
+
+/** Is every package of the lock file there in its version? Optional ones (other platforms) may be absent. */
+function packagesAreInstalled() {
+  const installedPath = join(root, "node_modules", ".package-lock.json");
+  if (!existsSync(installedPath)) {
+    return false;
+  }
+  const wanted = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8")).packages;
+  const installed = JSON.parse(readFileSync(installedPath, "utf8")).packages;
+  return Object.entries(wanted).every(
+    ([path, entry]) => path === "" || entry.optional || installed[path]?.version === entry.version,
+  );
+}
+
+const isTypeScript = (path) => path.endsWith(".ts");
+
+function nativeStep(withTests) {
+  const buildFolder = join(root, "build");
+  const name = withTests ? "native-tests" : "native";
+  const inputs = ["CMakeLists.txt", "cmake", "native", "node_modules/node-addon-api/package.json"];
+  const outputs = ["build/Release/hbmesh.node", "build/Release/hbmesh-sidecar"];
+  const print = () => fingerprint(inputs);
+  return {
+    name,
+    title: withTests ? "native code and its tests" : "native code: sidecar and addon",
+    // What was built with tests is good without them.
+    needed: () => !isCurrent(name, print(), outputs) && (withTests || !isCurrent("native-tests", print(), outputs)),
+    run: async () => {
+      const before = print();
+      clearStamp(name);
+      const jobs = String(availableParallelism());
+      const tests = `--CDHBMESH_TESTS=${withTests ? "ON" : "OFF"}`;
+      // A cache of another checkout, or of another generator, can't be reused: start again.
+      const cache = join(buildFolder, "CMakeCache.txt");
+      if (existsSync(cache) && !readFileSync(cache, "utf8").includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${root}\n`)) {
+        rmSync(buildFolder, { recursive: true, force: true });
+      }
+      await runLogged("native-configure", binary("cmake-js"), ["configure", "--config", "Release", tests]);
+      await runLogged("native-build", "cmake", ["--build", buildFolder, "--config", "Release", "-j", jobs]);
+      writeStamp(name, before);
+    },
+  };
+}
+
+/** All steps for `purposes`: "build" always, "test" for the native tests, "lint" for the formatters. */
+export function setupSteps(purposes) {
+  return [
+    { name: "tools", title: "tools of the machine", needed: () => true, run: (report) => ensureTools(purposes, report) },
+    {
+      name: "packages",
+      title: "npm packages",
+      needed: () => !packagesAreInstalled(),
+      // No package here needs its install script.
+      run: () => runLogged("npm-ci", "npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]),
+    },
+    stampedStep({
+      name: "generate",
+      title: "messages from proto/",
+      inputs: ["proto", "buf.yaml", "buf.gen.yaml"],
+      outputs: ["src/gen/hbmesh/v1/status_pb.ts"],
+      run: () => runLogged("buf", binary("buf"), ["generate"], { env: pathWithBinaries() }),
+    }),
+    stampedStep({
+      name: "wasm",
+      title: "decisions, AssemblyScript to Wasm",
+      inputs: ["asm"],
+      outputs: ["dist/decisions.wasm"],
+      run: () => {
+        mkdirSync(join(root, "dist"), { recursive: true });
+        return runLogged("asc", binary("asc"), ["asm/index.ts", "--config", "asm/asconfig.json", "--target", "release"]);
+      },
+    }),
+    stampedStep({
+      name: "key-rule",
+      title: "key rule, Wasm to C++",
+      inputs: ["dist/decisions.wasm", "scripts/generate-key-rule.mjs"],
+      outputs: ["native/generated/key_rule.h"],
+      run: () => runLogged("key-rule", process.execPath, ["scripts/generate-key-rule.mjs"]),
+    }),
+    stampedStep({
+      name: "typescript",
+      title: "control plane, TypeScript to dist/",
+      inputs: ["src", "tsconfig.json", "node_modules/typescript/package.json"],
+      accept: (path) => isTypeScript(path) || path.endsWith(".json"),
+      outputs: ["dist/cli/main.js", "dist/client/index.js"],
+      run: () => runLogged("tsc", binary("tsc"), ["-p", "tsconfig.json"]),
+    }),
+    nativeStep(purposes.includes("test")),
+  ];
+}
+
+function pathWithBinaries() {
+  return { ...process.env, PATH: `${join(root, "node_modules", ".bin")}:${process.env.PATH ?? ""}` };
+}

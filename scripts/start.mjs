@@ -1,0 +1,10 @@
+#!/usr/bin/env node
+/** `npm start`: sets up, then runs the main job (`hbmesh demo`) with the arguments given. stdout is the job's alone. */
+import { pathToFileURL } from "node:url";
+import { join } from "node:path";
+import { setUpOrExit } from "./setup.mjs";
+import { root } from "./setup/run.mjs";
+
+await setUpOrExit(["build"], { quiet: true });
+const { main } = await import(pathToFileURL(join(root, "dist/cli/main.js")).href);
+process.exitCode = await main(["demo", ...process.argv.slice(2)]);

@@ -1,0 +1,80 @@
+#!/usr/bin/env node
+/**
+ * `npm test`: sets up with the native tests, runs every test, and ends with one line that sums them up:
+ * `N passed, N failed`. Exits 1 when a test failed or a runner broke.
+ *
+ *   node scripts/test.mjs [--native-only | --js-only] [vitest filters...]
+ */
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { setUpOrExit } from "./setup.mjs";
+import { root, stateFolder } from "./setup/run.mjs";
+
+const args = process.argv.slice(2);
+const filters = args.filter((arg) => !arg.startsWith("--"));
+
+/** Runs with inherited output; resolves to the exit code. */
+function run(program, programArgs) {
+  return new Promise((resolve) => {
+    const child = spawn(program, programArgs, { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
+    child.on("error", () => resolve(-1));
+    child.on("exit", (code) => resolve(code ?? -1));
+  });
+}
+
+async function runVitest() {
+  const reportPath = join(stateFolder, "vitest.json");
+  rmSync(reportPath, { force: true });
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${reportPath}`];
+  const code = await run(join(root, "node_modules/.bin/vitest"), ["run", ...reporters, ...filters]);
+  if (!existsSync(reportPath)) {
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
+  const report = JSON.parse(readFileSync(reportPath, "utf8"));
+  // A file that could not be loaded has no tests to count; it is one failure.
+  const broken = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length;
+  const failed = report.numFailedTests + broken;
+  const skipped = report.numPendingTests + report.numTodoTests;
+  return { passed: report.numPassedTests, failed: code !== 0 && failed === 0 ? 1 : failed, skipped };
+}
+
+async function runCtest() {
+  const reportPath = join(stateFolder, "ctest.xml");
+  mkdirSync(stateFolder, { recursive: true });
+  rmSync(reportPath, { force: true });
+  const jobs = String(availableParallelism());
+  const where = ["--test-dir", join(root, "build")];
+  const code = await run("ctest", [...where, "-C", "Release", "-j", jobs, "--output-on-failure", "--output-junit", reportPath]);
+  if (!existsSync(reportPath)) {
+    return { passed: 0, failed: 1, skipped: 0 };
+  }
+  // The head of the JUnit file: <testsuite ... tests="N" failures="N" disabled="N" skipped="N" ...>.
+  const head = readFileSync(reportPath, "utf8").match(/<testsuite[^>]*>/)?.[0] ?? "";
+  const count = (name) => Number(head.match(new RegExp(`\\s${name}="(\\d+)"`))?.[1] ?? 0);
+  const skipped = count("skipped") + count("disabled");
+  const failed = count("failures");
+  return { passed: count("tests") - failed - skipped, failed: code !== 0 && failed === 0 ? 1 : failed, skipped };
+}
+
+await setUpOrExit(["build", "test"]);
+const sum = { passed: 0, failed: 0, skipped: 0 };
+const runners = [];
+if (!args.includes("--js-only")) {
+  runners.push(runCtest);
+}
+if (!args.includes("--native-only")) {
+  runners.push(runVitest);
+}
+for (const runner of runners) {
+  const result = await runner();
+  sum.passed += result.passed;
+  sum.failed += result.failed;
+  sum.skipped += result.skipped;
+}
+if (sum.skipped > 0) {
+  process.stdout.write(`${sum.skipped} skipped\n`);
+}
+process.stdout.write(`${sum.passed} passed, ${sum.failed} failed\n`);
+process.exitCode = sum.failed === 0 && sum.passed > 0 ? 0 : 1;
