@@ -1,0 +1,322 @@
+#include "client/client.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "client/region_session.h"
+#include "client/session_connect.h"
+#include "client/session_pump.h"
+
+namespace hbmesh {
+
+namespace {
+
+// How soon to look again whether the queue has room: the sidecar doesn't tell when it takes an entry out.
+constexpr int kRetryMs = 1;
+
+}  // namespace
+
+class Client::Impl final : public PumpHandler {
+ public:
+  Impl(const ClientOptions& options, DeviceExporter* exporter, ClientCallbacks callbacks, Session session)
+      : options_(options),
+        callbacks_(std::move(callbacks)),
+        session_(std::move(session)),
+        exporter_(exporter),
+        registrar_(session_.socket.get(), options.workerAddress, options.registerTimeoutMs),
+        regions_(exporter == nullptr ? &noMemory_ : exporter, &registrar_, options.regionsMax),
+        pump_(session_.channel.get(), session_.socket.get(), options.spinMicros, this) {}
+
+  ~Impl() override { Close(); }
+
+  [[nodiscard]] Status Start() { return pump_.Start(); }
+  [[nodiscard]] const Session& session() const { return session_; }
+
+  [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id);
+  void Cancel(uint64_t id);
+  [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
+  void Close();
+
+  void OnMessage(Message* message) override;
+  int OnTurn() override;
+  void OnBroken(const Status& reason) override;
+
+ private:
+  struct Outstanding {
+    layout::Op op = layout::Op::kExist;
+    uint32_t keyCount = 0;
+    std::vector<uint64_t> segments;  // pinned
+  };
+  struct Waiting {
+    layout::Entry entry{};
+    std::vector<std::byte> payload;
+  };
+  // Stands in where a process has no device memory.
+  class NoDeviceMemory final : public DeviceExporter {
+   public:
+    [[nodiscard]] const char* backend() const override { return "none"; }
+    [[nodiscard]] Status Describe(const std::byte*, uint64_t, ExportedRegion*) override {
+      return {StatusCode::kInvalid, "this process has no device memory"};
+    }
+  };
+
+  [[nodiscard]] Status CheckUsable() const;
+  // Sends the entry, or keeps it until there is room. REQUIRES: mutex_ is held.
+  [[nodiscard]] Status SendOrKeep(const layout::Entry& entry, std::vector<std::byte> payload);
+  void FlushWaiting();
+  void Finish(Outstanding outstanding, Completion completion);
+  // Ends every outstanding request with `reason`, and refuses new ones with it from now on.
+  void EndAll(const Status& reason);
+  void BreakSession(const Status& reason);
+
+  const ClientOptions options_;
+  const ClientCallbacks callbacks_;
+  const pid_t pid_ = ::getpid();
+  Session session_;
+  NoDeviceMemory noMemory_;
+  DeviceExporter* const exporter_;
+  RegionSession registrar_;
+  RegionCache regions_;
+
+  std::mutex mutex_;  // guards what follows, and sending on the channel
+  std::unordered_map<uint64_t, Outstanding> outstanding_;
+  std::deque<Waiting> waiting_;
+  uint64_t nextId_ = 1;
+  Status ended_;      // kOk while the session lives
+  Status violation_;  // what the sidecar did wrong, when we ended the session for it
+
+  std::mutex closing_;  // one Close at a time
+  SessionPump pump_;    // last: its thread uses everything above
+};
+
+Status Client::Impl::CheckUsable() const {
+  if (::getpid() == pid_) return Status::Ok();
+  return {StatusCode::kNotSupported,
+          "this client was made before the process forked: make a client of its own in the child process"};
+}
+
+Status Client::Impl::SendOrKeep(const layout::Entry& entry, std::vector<std::byte> payload) {
+  if (waiting_.empty()) {
+    Status status = session_.channel->Send(entry, payload);
+    if (status.code() != StatusCode::kTryAgain) return status;
+  }
+  if (waiting_.size() >= options_.waitingMax) {
+    return {StatusCode::kTryAgain, "the queue to worker " + options_.workerAddress + " is full and " +
+                                       std::to_string(waiting_.size()) +
+                                       " requests wait for room: submit again after a completion"};
+  }
+  waiting_.push_back({entry, std::move(payload)});
+  pump_.Nudge();
+  return Status::Ok();
+}
+
+Status Client::Impl::Submit(const ObjectCall& call, Registration registration, uint64_t* id) {
+  if (Status status = CheckUsable(); !status.ok()) return status;
+  if (Status status = CheckObjectCall(call); !status.ok()) return status;
+  ResolvedBlobs blobs;
+  if (CarriesBlobs(call.op)) {
+    if (call.deviceIndex >= session_.deviceCount) {
+      return {StatusCode::kInvalid, "worker " + options_.workerAddress + " has no device " +
+                                        std::to_string(call.deviceIndex) + ": its devices are 0 to " +
+                                        std::to_string(session_.deviceCount - 1)};
+    }
+    if (Status status = regions_.Resolve(call, registration, &blobs); !status.ok()) return status;
+  }
+  layout::Entry entry{};
+  entry.op = static_cast<uint16_t>(call.op);
+  entry.count = call.keyCount;
+  std::copy(std::begin(call.args), std::end(call.args), std::begin(entry.args));
+  std::vector<std::byte> payload = EncodeObjectRequest(call, blobs.records);
+  const size_t payloadBytes = payload.size();
+
+  std::unique_lock lock(mutex_);
+  Status status = ended_;
+  if (status.ok()) {
+    entry.id = nextId_++;
+    outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, blobs.segments});
+    *id = entry.id;
+    status = SendOrKeep(entry, std::move(payload));
+    if (!status.ok()) outstanding_.erase(entry.id);
+  }
+  lock.unlock();
+  if (!status.ok()) regions_.Unpin(blobs.segments);
+  if (status.code() == StatusCode::kOutOfRange) {
+    return {StatusCode::kOutOfRange, "the request has " + std::to_string(payloadBytes) +
+                                         " bytes, more than the queue to the worker takes: " + status.message() +
+                                         "; give fewer keys or blobs a call"};
+  }
+  return status;
+}
+
+void Client::Impl::Cancel(uint64_t id) {
+  if (!CheckUsable().ok()) return;
+  Outstanding outstanding;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = outstanding_.find(id);
+    if (found == outstanding_.end() || !ended_.ok()) return;
+    const auto kept = std::find_if(waiting_.begin(), waiting_.end(),
+                                   [id](const Waiting& waiting) { return waiting.entry.id == id; });
+    if (kept == waiting_.end()) {
+      layout::Entry entry{};
+      entry.op = static_cast<uint16_t>(layout::Op::kCancel);
+      entry.args[0] = id;
+      // Not sent when even the waiting list is full: the request then ends by itself, as it would have.
+      [[maybe_unused]] const Status ignored = SendOrKeep(entry, {});
+      return;
+    }
+    waiting_.erase(kept);
+    outstanding = std::move(found->second);
+    outstanding_.erase(found);
+  }
+  Finish(std::move(outstanding),
+         {id, false, StatusCode::kRpcCancelled, "the request was cancelled before it was sent", {}});
+}
+
+Status Client::Impl::RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes) {
+  if (Status status = CheckUsable(); !status.ok()) return status;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ended_.ok()) return ended_;
+  }
+  return regions_.Preregister(pointers, sizes);
+}
+
+void Client::Impl::Finish(Outstanding outstanding, Completion completion) {
+  regions_.Unpin(outstanding.segments);
+  if (callbacks_.onComplete) callbacks_.onComplete(std::move(completion));
+}
+
+void Client::Impl::EndAll(const Status& reason) {
+  std::unordered_map<uint64_t, Outstanding> ending;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_.ok()) ended_ = reason;
+    ending.swap(outstanding_);
+    waiting_.clear();
+  }
+  for (auto& [id, outstanding] : ending) {
+    Finish(std::move(outstanding), {id, false, reason.code(), reason.message(), {}});
+  }
+}
+
+void Client::Impl::BreakSession(const Status& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (violation_.ok()) violation_ = reason;
+  }
+  ::shutdown(session_.socket.get(), SHUT_RDWR);  // the pump sees the end of file and calls OnBroken
+}
+
+void Client::Impl::OnMessage(Message* message) {
+  const layout::Entry& entry = message->entry;
+  Outstanding outstanding;
+  bool known = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = outstanding_.find(entry.id);
+    known = found != outstanding_.end() && (entry.flags & layout::kFlagReply) != 0 &&
+            entry.op == static_cast<uint16_t>(found->second.op);
+    if (known) {
+      outstanding = std::move(found->second);
+      outstanding_.erase(found);
+    }
+  }
+  if (!known) {
+    BreakSession({StatusCode::kDataInconsistency,
+                  "its sidecar answered a request that is not outstanding (id " + std::to_string(entry.id) +
+                      "): worker and client must be of the same release"});
+    return;
+  }
+  Completion completion{entry.id, true, static_cast<StatusCode>(entry.code), {}, {}};
+  ObjectReplyView view;
+  Status decoded = DecodeObjectReply(outstanding.op, entry.code, outstanding.keyCount, message->payload, &view);
+  if (decoded.ok()) {
+    completion.payload = std::move(message->payload);
+  } else {
+    completion.answered = false;
+    completion.code = decoded.code();
+    completion.message = "worker " + options_.workerAddress + ": " + decoded.message();
+  }
+  Finish(std::move(outstanding), std::move(completion));
+  if (!decoded.ok()) BreakSession(decoded);
+}
+
+void Client::Impl::FlushWaiting() {
+  while (!waiting_.empty()) {
+    const Status status = session_.channel->Send(waiting_.front().entry, waiting_.front().payload);
+    if (status.code() == StatusCode::kTryAgain) return;
+    // Anything but kOk means that the sidecar broke the rules; receiving will find that too and end the session.
+    waiting_.pop_front();
+  }
+}
+
+int Client::Impl::OnTurn() {
+  const std::lock_guard lock(mutex_);
+  FlushWaiting();
+  return waiting_.empty() ? -1 : kRetryMs;
+}
+
+void Client::Impl::OnBroken(const Status& reason) {
+  Status cause = reason;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!violation_.ok()) cause = violation_;
+  }
+  const Status ended(cause.code(), "lost the session with worker " + options_.workerAddress + ": " + cause.message() +
+                                       ". What a set was doing is undone or was answered; connect again once the "
+                                       "worker is back, and repeat the call");
+  EndAll(ended);
+  if (callbacks_.onClosed) callbacks_.onClosed(ended);
+}
+
+void Client::Impl::Close() {
+  if (!CheckUsable().ok()) {
+    pump_.Abandon();  // the parent's thread and session are not ours to end
+    return;
+  }
+  const std::lock_guard closing(closing_);
+  pump_.Stop();
+  ::shutdown(session_.socket.get(), SHUT_RDWR);  // a registration under way ends too
+  EndAll({StatusCode::kShuttingDown, "the client of worker " + options_.workerAddress + " was closed"});
+}
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() = default;
+
+Status Client::Connect(const ClientOptions& options, DeviceExporter* exporter, ClientCallbacks callbacks,
+                       std::unique_ptr<Client>* client) {
+  Session session;
+  const SessionOptions sessionOptions{options.workerAddress, options.token, session::Kind::kClient,
+                                      options.connectTimeoutMs, options.cancelFd};
+  if (Status status = OpenSession(sessionOptions, &session); !status.ok()) return status;
+  if (exporter != nullptr && session.backend != exporter->backend()) {
+    return {StatusCode::kNotSupported, "worker " + options.workerAddress + " has devices of backend " +
+                                           session.backend + ", this process has memory of backend " +
+                                           exporter->backend() + ": use the same on both sides"};
+  }
+  auto impl = std::make_unique<Impl>(options, exporter, std::move(callbacks), std::move(session));
+  if (Status status = impl->Start(); !status.ok()) return status;
+  *client = std::unique_ptr<Client>(new Client(std::move(impl)));
+  return Status::Ok();
+}
+
+Status Client::Submit(const ObjectCall& call, Registration registration, uint64_t* id) {
+  return impl_->Submit(call, registration, id);
+}
+void Client::Cancel(uint64_t id) { impl_->Cancel(id); }
+Status Client::RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes) {
+  return impl_->RegisterDeviceMemory(pointers, sizes);
+}
+void Client::Close() { impl_->Close(); }
+uint32_t Client::deviceCount() const { return impl_->session().deviceCount; }
+const std::string& Client::backend() const { return impl_->session().backend; }
+uint64_t Client::sessionId() const { return impl_->session().id; }
+
+}  // namespace hbmesh

@@ -1,0 +1,179 @@
+#include "client/object_codec.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace hbmesh {
+
+namespace {
+
+constexpr size_t kKeyTextMax = 80;  // of a key that is quoted in a message
+
+constexpr uint64_t PadTo8(uint64_t bytes) { return (bytes + 7) & ~uint64_t{7}; }
+
+Status Invalid(std::string message) { return {StatusCode::kInvalid, std::move(message)}; }
+
+Status BadReply(const std::string& what) {
+  return {StatusCode::kDataInconsistency,
+          "the sidecar's reply is malformed (" + what + "): worker and client must be of the same release"};
+}
+
+// An end in the KeyBatch; the caller has checked that it is there.
+uint32_t KeyEnd(const ObjectCall& call, uint32_t index) {
+  uint32_t end = 0;
+  std::memcpy(&end, call.keys.data() + sizeof(layout::KeyBatchHeader) + size_t{index} * sizeof(uint32_t), sizeof(end));
+  return end;
+}
+
+Status CheckKeyBatch(const ObjectCall& call) {
+  layout::KeyBatchHeader header{};
+  if (call.keyCount == 0) return Invalid("no keys given: a call needs at least one");
+  if (call.keys.size() < sizeof(header)) return Invalid("the key batch is shorter than its header");
+  std::memcpy(&header, call.keys.data(), sizeof(header));
+  const uint64_t endsBytes = uint64_t{header.count} * sizeof(uint32_t);
+  if (header.count != call.keyCount || call.keys.size() != PadTo8(sizeof(header) + endsBytes + header.keyBytes)) {
+    return Invalid("the key batch holds " + std::to_string(header.count) + " keys in " +
+                   std::to_string(call.keys.size()) + " bytes, which doesn't fit a call with " +
+                   std::to_string(call.keyCount) + " keys");
+  }
+  uint32_t begin = 0;
+  for (uint32_t i = 0; i < call.keyCount; ++i) {
+    const uint32_t end = KeyEnd(call, i);
+    if (end < begin || end > header.keyBytes) {
+      return Invalid("key " + std::to_string(i) + " of the key batch ends outside of its bytes");
+    }
+    begin = end;
+  }
+  if (begin != header.keyBytes) return Invalid("the key batch has bytes that belong to no key");
+  return Status::Ok();
+}
+
+Status CheckBlobs(const ObjectCall& call) {
+  if (!CarriesBlobs(call.op)) {
+    if (call.blobEnds.empty() && call.pointers.empty() && call.sizes.empty()) return Status::Ok();
+    return Invalid("this operation takes no blobs");
+  }
+  if (call.blobEnds.size() != call.keyCount) {
+    return Invalid(std::to_string(call.keyCount) + " keys but " + std::to_string(call.blobEnds.size()) +
+                   " blob lists: give one list for each key");
+  }
+  if (call.pointers.size() != call.sizes.size()) return Invalid("give one size for each pointer");
+  uint32_t begin = 0;
+  for (uint32_t key = 0; key < call.keyCount; ++key) {
+    const uint32_t end = call.blobEnds[key];
+    if (end <= begin || end > call.pointers.size()) {
+      return Invalid("key " + std::to_string(key) + " \"" + std::string(KeyOf(call, key)) +
+                     "\" has no blobs: give at least one for each key");
+    }
+    for (uint32_t blob = begin; blob < end; ++blob) {
+      if (call.sizes[blob] != 0) continue;
+      return Invalid("blob " + std::to_string(blob - begin) + " of key " + std::to_string(key) + " \"" +
+                     std::string(KeyOf(call, key)) + "\" has size 0: a blob has at least one byte");
+    }
+    begin = end;
+  }
+  if (begin != call.pointers.size()) return Invalid("there are more pointers than the blob lists name");
+  return Status::Ok();
+}
+
+// Reads the next `count` records and moves on; false when the payload is too short for them.
+template <typename Record>
+bool Take(std::span<const std::byte>* rest, uint64_t count, std::span<const Record>* records) {
+  if (count > rest->size() / sizeof(Record)) return false;
+  const uint64_t bytes = std::min<uint64_t>(PadTo8(count * sizeof(Record)), rest->size());
+  *records = {reinterpret_cast<const Record*>(rest->data()), static_cast<size_t>(count)};
+  *rest = rest->subspan(bytes);
+  return true;
+}
+
+Status CheckResults(const ObjectReplyView& view, uint32_t messageBytes) {
+  for (size_t i = 0; i < view.results.size(); ++i) {
+    const layout::KeyResult& result = view.results[i];
+    if (uint64_t{result.messageOffset} + result.messageBytes > messageBytes) {
+      return BadReply("the message of key " + std::to_string(i) + " is outside of the messages");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+bool CarriesBlobs(layout::Op op) { return op == layout::Op::kSetD2H || op == layout::Op::kGetH2D; }
+
+Status CheckObjectCall(const ObjectCall& call) {
+  if (call.op < layout::Op::kSetD2H || call.op > layout::Op::kGetMeta) {
+    return Invalid("operation " + std::to_string(static_cast<uint32_t>(call.op)) + " is not one of a client's");
+  }
+  if (Status status = CheckKeyBatch(call); !status.ok()) return status;
+  return CheckBlobs(call);
+}
+
+std::string_view KeyOf(const ObjectCall& call, uint32_t keyIndex) {
+  const size_t bytesOffset = sizeof(layout::KeyBatchHeader) + size_t{call.keyCount} * sizeof(uint32_t);
+  if (keyIndex >= call.keyCount || call.keys.size() < bytesOffset) return {};
+  const uint32_t begin = keyIndex == 0 ? 0 : KeyEnd(call, keyIndex - 1);
+  const uint32_t end = KeyEnd(call, keyIndex);
+  if (end < begin || bytesOffset + end > call.keys.size()) return {};
+  return {reinterpret_cast<const char*>(call.keys.data()) + bytesOffset + begin,
+          std::min<size_t>(end - begin, kKeyTextMax)};
+}
+
+uint32_t KeyIndexOfBlob(const ObjectCall& call, size_t blobIndex) {
+  const auto end = std::upper_bound(call.blobEnds.begin(), call.blobEnds.end(), blobIndex);
+  return static_cast<uint32_t>(end - call.blobEnds.begin());
+}
+
+std::vector<std::byte> EncodeObjectRequest(const ObjectCall& call, std::span<const layout::BlobRecord> blobs) {
+  layout::ObjectRequest request{};
+  request.deviceIndex = call.deviceIndex;
+  request.blobCount = static_cast<uint32_t>(blobs.size());
+  request.keyBatchBytes = call.keys.size();
+  const size_t endsBytes = PadTo8(call.blobEnds.size_bytes());
+  std::vector<std::byte> payload(sizeof(request) + call.keys.size() + endsBytes + blobs.size_bytes());
+  std::byte* at = payload.data();
+  std::memcpy(at, &request, sizeof(request));
+  at += sizeof(request);
+  std::memcpy(at, call.keys.data(), call.keys.size());
+  at += call.keys.size();
+  if (!blobs.empty()) {
+    std::memcpy(at, call.blobEnds.data(), call.blobEnds.size_bytes());
+    std::memcpy(at + endsBytes, blobs.data(), blobs.size_bytes());
+  }
+  return payload;
+}
+
+Status DecodeObjectReply(layout::Op op, uint32_t code, uint32_t keyCount, std::span<const std::byte> payload,
+                         ObjectReplyView* view) {
+  const bool failed = code != static_cast<uint32_t>(StatusCode::kOk);
+  if (payload.empty() && failed) {
+    *view = {};
+    return Status::Ok();
+  }
+  layout::ObjectReply header{};
+  if (payload.size() < sizeof(header)) return BadReply(std::to_string(payload.size()) + " bytes");
+  std::memcpy(&header, payload.data(), sizeof(header));
+  if (header.count != keyCount && !(failed && header.count == 0)) {
+    return BadReply(std::to_string(header.count) + " results for " + std::to_string(keyCount) + " keys");
+  }
+  ObjectReplyView found;
+  std::span<const std::byte> rest = payload.subspan(sizeof(header));
+  if (!Take(&rest, header.count, &found.results)) return BadReply("it ends within the results");
+  if (!Take(&rest, header.pathCount, &found.paths)) return BadReply("it ends within the paths");
+  if (op == layout::Op::kGetMeta) {
+    if (!Take(&rest, header.count, &found.blobCounts)) return BadReply("it ends within the blob counts");
+    if (!Take(&rest, header.blobSizeCount, &found.blobSizes)) return BadReply("it ends within the blob sizes");
+    uint64_t total = 0;
+    for (const uint32_t count : found.blobCounts) total += count;
+    if (total != header.blobSizeCount) return BadReply("blob counts and blob sizes differ");
+  } else if (header.blobSizeCount != 0) {
+    return BadReply("blob sizes that nobody asked for");
+  }
+  if (header.messageBytes > rest.size()) return BadReply("it ends within the messages");
+  found.messages = {reinterpret_cast<const char*>(rest.data()), header.messageBytes};
+  if (Status status = CheckResults(found, header.messageBytes); !status.ok()) return status;
+  *view = found;
+  return Status::Ok();
+}
+
+}  // namespace hbmesh

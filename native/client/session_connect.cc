@@ -1,0 +1,202 @@
+#include "client/session_connect.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace hbmesh {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kDescriptorsMax = 8;
+constexpr uint32_t kClientDescriptors = 3;   // channel, sidecar wake, peer wake
+constexpr uint32_t kControlDescriptors = 4;  // and the store
+
+// What every step of the handshake needs, and how long is left.
+struct Attempt {
+  const SessionOptions& options;
+  Clock::time_point deadline;
+
+  [[nodiscard]] int RemainingMs() const {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    return static_cast<int>(std::max<int64_t>(left, 0));
+  }
+  [[nodiscard]] Status Expired(std::string_view waitedFor) const {
+    return {StatusCode::kRpcDeadlineExceeded,
+            "waited " + std::to_string(options.connectTimeoutMs) + " ms for the sidecar of worker " +
+                options.workerAddress + " to " + std::string(waitedFor) +
+                "; look at the worker's log, or give a longer connect timeout"};
+  }
+};
+
+std::string FieldText(const char* field, size_t capacity) { return {field, ::strnlen(field, capacity)}; }
+
+// Waits until the socket can do `events`, the time is over, or the caller cancels.
+Status WaitFor(const Attempt& attempt, int socket, short events, std::string_view waitedFor) {
+  for (;;) {
+    std::array<pollfd, 2> entries = {pollfd{socket, events, 0}, pollfd{attempt.options.cancelFd, POLLIN, 0}};
+    const int ready = ::poll(entries.data(), entries.size(), attempt.RemainingMs());
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready < 0) return StatusFromErrno(errno, "poll of the session socket of " + attempt.options.workerAddress);
+    if (entries[1].revents != 0) {
+      return {StatusCode::kRpcCancelled, "connecting to worker " + attempt.options.workerAddress + " was cancelled"};
+    }
+    if (entries[0].revents != 0) return Status::Ok();
+    if (ready == 0) return attempt.Expired(waitedFor);
+  }
+}
+
+Status NobodyListens(const std::string& workerAddress) {
+  return {StatusCode::kNoAvailableWorker, "no worker serves " + workerAddress +
+                                              " on this machine: start one (hbmesh worker --worker_address " +
+                                              workerAddress + "), or check host and port"};
+}
+
+Status ConnectSocket(const Attempt& attempt, Fd* result) {
+  const std::string& workerAddress = attempt.options.workerAddress;
+  const std::string name = session::SocketName(workerAddress);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (workerAddress.empty() || name.size() + 1 > sizeof(address.sun_path)) {
+    return {StatusCode::kInvalid, "worker address \"" + workerAddress + "\" is not an IP:PORT"};
+  }
+  std::memcpy(address.sun_path + 1, name.data(), name.size());
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return StatusFromErrno(errno, "making a session socket");
+  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == ECONNREFUSED || errno == ENOENT) return NobodyListens(workerAddress);
+    if (errno != EAGAIN) return StatusFromErrno(errno, "connecting to worker " + workerAddress);
+    // The listener's backlog is full. There is no event to wait for: look again soon.
+    if (attempt.RemainingMs() == 0) return attempt.Expired("accept the session");
+    pollfd cancel{attempt.options.cancelFd, POLLIN, 0};
+    if (::poll(&cancel, 1, 1) > 0) {
+      return {StatusCode::kRpcCancelled, "connecting to worker " + workerAddress + " was cancelled"};
+    }
+  }
+  *result = std::move(socket);
+  return Status::Ok();
+}
+
+// An abstract name can be taken by any user of the machine: only our own user and root may be given our memory.
+Status CheckServer(const Attempt& attempt, int socket) {
+  ucred credentials{};
+  socklen_t length = sizeof(credentials);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
+    return StatusFromErrno(errno, "asking who serves " + attempt.options.workerAddress);
+  }
+  if (credentials.uid != ::geteuid() && credentials.uid != 0) {
+    return {StatusCode::kNotAuthorized, "worker " + attempt.options.workerAddress + " is served by user id " +
+                                            std::to_string(credentials.uid) + ", this process runs as " +
+                                            std::to_string(::geteuid()) + ": run both as the same user"};
+  }
+  return Status::Ok();
+}
+
+Status SendHello(const Attempt& attempt, int socket) {
+  session::Hello hello{};
+  hello.type = static_cast<uint32_t>(session::Type::kHello);
+  hello.magic = session::kMagic;
+  hello.version = session::kVersion;
+  hello.kind = static_cast<uint32_t>(attempt.options.kind);
+  hello.pid = static_cast<uint32_t>(::getpid());
+  if (attempt.options.token.size() >= sizeof(hello.token)) {
+    return {StatusCode::kInvalid, "the token has " + std::to_string(attempt.options.token.size()) +
+                                      " bytes, at most " + std::to_string(sizeof(hello.token) - 1) + " are allowed"};
+  }
+  std::memcpy(hello.token, attempt.options.token.data(), attempt.options.token.size());
+  for (;;) {
+    if (::send(socket, &hello, sizeof(hello), MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(hello))) {
+      return Status::Ok();
+    }
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) return StatusFromErrno(errno, "greeting worker " + attempt.options.workerAddress);
+    if (Status wait = WaitFor(attempt, socket, POLLOUT, "take the greeting"); !wait.ok()) return wait;
+  }
+}
+
+// Receives one packet with its descriptors, which are owned from here on whatever the packet says.
+Status ReceiveWelcome(const Attempt& attempt, int socket, session::Welcome* welcome, std::vector<Fd>* descriptors) {
+  const std::string& workerAddress = attempt.options.workerAddress;
+  if (Status wait = WaitFor(attempt, socket, POLLIN, "answer the greeting"); !wait.ok()) return wait;
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kDescriptorsMax * sizeof(int))> control{};
+  iovec part{welcome, sizeof(*welcome)};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t received = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  if (received < 0) return StatusFromErrno(errno, "reading the answer of worker " + workerAddress);
+  for (cmsghdr* part_ = CMSG_FIRSTHDR(&message); part_ != nullptr; part_ = CMSG_NXTHDR(&message, part_)) {
+    if (part_->cmsg_level != SOL_SOCKET || part_->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (part_->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part_) + i * sizeof(int), sizeof(int));
+      descriptors->emplace_back(fd);
+    }
+  }
+  if (received == 0) {
+    return {StatusCode::kClientWorkerDisconnect,
+            "worker " + workerAddress + " closed the session during the greeting; look at its log"};
+  }
+  const bool whole = received == static_cast<ssize_t>(sizeof(*welcome)) && (message.msg_flags & MSG_CTRUNC) == 0;
+  if (!whole || welcome->type != static_cast<uint32_t>(session::Type::kWelcome) ||
+      welcome->magic != session::kMagic || welcome->version != session::kVersion) {
+    return {StatusCode::kDataInconsistency, "what serves " + workerAddress +
+                                                " does not speak session protocol version " +
+                                                std::to_string(session::kVersion) +
+                                                ": worker and client must be of the same release"};
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status OpenSession(const SessionOptions& options, Session* result) {
+  const Attempt attempt{options, Clock::now() + std::chrono::milliseconds(options.connectTimeoutMs)};
+  Session session;
+  if (Status status = ConnectSocket(attempt, &session.socket); !status.ok()) return status;
+  const int socket = session.socket.get();
+  if (Status status = CheckServer(attempt, socket); !status.ok()) return status;
+  if (Status status = SendHello(attempt, socket); !status.ok()) return status;
+  session::Welcome welcome{};
+  std::vector<Fd> descriptors;
+  if (Status status = ReceiveWelcome(attempt, socket, &welcome, &descriptors); !status.ok()) return status;
+  if (welcome.code != 0) {
+    return {static_cast<StatusCode>(welcome.code), FieldText(welcome.text, sizeof(welcome.text))};
+  }
+  const uint32_t expected = options.kind == session::Kind::kControl ? kControlDescriptors : kClientDescriptors;
+  if (descriptors.size() != expected || welcome.descriptors != expected) {
+    return {StatusCode::kDataInconsistency, "worker " + options.workerAddress + " sent " +
+                                                std::to_string(descriptors.size()) + " descriptors instead of " +
+                                                std::to_string(expected) + "; restart it"};
+  }
+  Status attached = Channel::Attach(std::move(descriptors[0]), std::move(descriptors[1]), std::move(descriptors[2]),
+                                    &session.channel);
+  if (!attached.ok()) return attached;
+  if (expected == kControlDescriptors) session.storeMemory = std::move(descriptors[3]);
+  session.id = welcome.session;
+  session.deviceCount = welcome.deviceCount;
+  session.backend = FieldText(welcome.backend, sizeof(welcome.backend));
+  session.transports = FieldText(welcome.transports, sizeof(welcome.transports));
+  *result = std::move(session);
+  return Status::Ok();
+}
+
+}  // namespace hbmesh

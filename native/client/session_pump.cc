@@ -1,0 +1,125 @@
+#include "client/session_pump.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <system_error>
+
+namespace hbmesh {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Messages that are handled before OnTurn is called, so that a flood delays nobody for long.
+constexpr int kMessagesPerTurn = 256;
+
+void CpuRelax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void ClearEvent(int fd) {
+  uint64_t count = 0;
+  // EAGAIN: nobody wrote. Anything else can't be repaired here, and does no harm: the loop looks again.
+  [[maybe_unused]] const ssize_t ignored = ::read(fd, &count, sizeof(count));
+}
+
+}  // namespace
+
+SessionPump::SessionPump(Channel* channel, int socket, uint32_t spinMicros, PumpHandler* handler)
+    : channel_(channel), socket_(socket), spinMicros_(spinMicros), handler_(handler) {}
+
+SessionPump::~SessionPump() { Stop(); }
+
+Status SessionPump::Start() {
+  nudge_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!nudge_.valid()) return StatusFromErrno(errno, "making the wake descriptor of a session");
+  try {
+    thread_ = std::thread([this] { Run(); });
+  } catch (const std::system_error& error) {
+    return StatusFromErrno(error.code().value(), "starting the receiver thread of a session");
+  }
+  return Status::Ok();
+}
+
+void SessionPump::Nudge() {
+  nudged_.store(true, std::memory_order_release);  // publishes what the caller wants to be seen by OnTurn
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t ignored = ::write(nudge_.get(), &one, sizeof(one));
+}
+
+void SessionPump::Stop() {
+  if (!thread_.joinable()) return;
+  stop_.store(true, std::memory_order_relaxed);
+  Nudge();
+  thread_.join();
+}
+
+void SessionPump::Abandon() {
+  if (thread_.joinable()) thread_.detach();
+}
+
+bool SessionPump::Drain(bool* receivedAny) {
+  Message message;
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    bool received = false;
+    if (Status status = channel_->Receive(&message, &received); !status.ok()) {
+      handler_->OnBroken(status);
+      return false;
+    }
+    if (!received) return true;
+    *receivedAny = true;
+    handler_->OnMessage(&message);
+  }
+  return true;
+}
+
+void SessionPump::Sleep(int timeoutMs, bool* broken) {
+  if (channel_->PrepareSleep()) {
+    std::array<pollfd, 3> entries = {pollfd{channel_->peerWakeFd(), POLLIN, 0}, pollfd{nudge_.get(), POLLIN, 0},
+                                     pollfd{socket_, POLLRDHUP, 0}};
+    const int ready = ::poll(entries.data(), entries.size(), timeoutMs);
+    if (ready > 0) {
+      if (entries[0].revents != 0) ClearEvent(entries[0].fd);
+      if (entries[1].revents != 0) ClearEvent(entries[1].fd);
+      *broken = entries[2].revents != 0;
+    }
+  }
+  channel_->EndSleep();
+}
+
+void SessionPump::Run() {
+  Clock::time_point spinUntil = Clock::now();
+  int turnInMs = -1;
+  bool socketEnded = false;
+  while (!stop_.load(std::memory_order_relaxed)) {
+    bool receivedAny = false;
+    if (!Drain(&receivedAny)) return;
+    const bool nudged = nudged_.exchange(false, std::memory_order_acquire);
+    if (receivedAny || nudged || turnInMs >= 0) turnInMs = handler_->OnTurn();
+    if (receivedAny) {
+      if (spinMicros_ > 0) spinUntil = Clock::now() + std::chrono::microseconds(spinMicros_);
+      continue;
+    }
+    if (socketEnded) {  // and what was still in the ring has been received
+      handler_->OnBroken({StatusCode::kClientWorkerDisconnect, "its sidecar process ended"});
+      return;
+    }
+    if (Clock::now() < spinUntil) {
+      CpuRelax();
+      continue;
+    }
+    Sleep(turnInMs, &socketEnded);
+  }
+}
+
+}  // namespace hbmesh
