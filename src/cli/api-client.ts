@@ -1,0 +1,59 @@
+/** The Connect API of a worker, as the commands for people use it: clients, and its errors as HbmeshError. */
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import type { Command } from "commander";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
+import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
+import { address, wholeNumber } from "./options.js";
+
+/** What every command that asks a worker takes. */
+export interface ApiOptions {
+  worker: string;
+  timeout_ms: number;
+  json?: boolean;
+}
+
+/** Adds --worker, --timeout_ms and --json. */
+export function withApiOptions(command: Command): Command {
+  return command
+    .option("--worker <IP:PORT>", "the worker to ask", address, process.env.DS_WORKER_ADDR ?? "127.0.0.1:31501")
+    .option("--timeout_ms <N>", "how long to wait for its answer", wholeNumber(1, 3_600_000), 9_000)
+    .option("--json", "print one JSON document instead of a table");
+}
+
+function connectTo(options: ApiOptions) {
+  return createConnectTransport({
+    baseUrl: `http://${options.worker}`,
+    httpVersion: "1.1",
+    defaultTimeoutMs: options.timeout_ms,
+  });
+}
+
+export function objectClient(options: ApiOptions) {
+  return createClient(ObjectService, connectTo(options));
+}
+
+export function clusterClient(options: ApiOptions) {
+  return createClient(ClusterService, connectTo(options));
+}
+
+/** Awaits an answer. What Connect throws becomes an HbmeshError that names the worker and what to do. */
+export async function answerOf<Answer>(options: ApiOptions, asked: Promise<Answer>): Promise<Answer> {
+  try {
+    return await asked;
+  } catch (error) {
+    const failure = ConnectError.from(error);
+    const node = options.worker;
+    if (failure.code === Code.Unavailable || /ECONNREFUSED|ECONNRESET/.test(failure.message)) {
+      const message = `no worker answers at ${node} (${failure.rawMessage}); check the address, or start one with hbmesh worker`;
+      throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node, cause: error });
+    }
+    if (failure.code === Code.DeadlineExceeded) {
+      const message = `the worker at ${node} did not answer in ${options.timeout_ms} ms; raise --timeout_ms or look at its log`;
+      throw new HbmeshError(StatusCode.RPC_DEADLINE_EXCEEDED, message, { node, cause: error });
+    }
+    const code = failure.code === Code.InvalidArgument ? StatusCode.INVALID : StatusCode.RUNTIME_ERROR;
+    throw new HbmeshError(code, `${node}: ${failure.rawMessage}`, { node, cause: error });
+  }
+}

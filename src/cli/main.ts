@@ -1,0 +1,89 @@
+#!/usr/bin/env node
+/**
+ * `hbmesh`: the command line. Each command has a file of its own with its arguments, its wiring and its exit codes; this one
+ * puts them together and turns what they throw into a sentence on stderr.
+ *
+ * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted.
+ * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same.
+ */
+import { readFileSync, realpathSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { Command, CommanderError } from "commander";
+import { HbmeshError } from "../base/errors.js";
+import { addClusterCommands } from "./cluster.js";
+import { addDemoCommand } from "./demo.js";
+import { addDevCommand } from "./dev.js";
+import { addObjectCommands } from "./objects.js";
+import { ExitError, unifySpelling } from "./options.js";
+import { addWorkerCommand } from "./worker.js";
+
+const overview = `
+Try it:
+  $ hbmesh demo                         two workers, one set, one get, compared by SHA-256, measured
+  $ hbmesh dev                          two workers on this machine until Ctrl-C
+  $ hbmesh members --worker 127.0.0.1:31501
+  $ hbmesh exist --worker 127.0.0.1:31501 some-key another-key
+
+A cluster, on each host:
+  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379
+
+Exit codes: 0 it worked, 1 it failed (the cause is on stderr), 2 wrong arguments, 130 interrupted.
+Every command has its own --help with examples.`;
+
+function buildProgram(setExitCode: (code: number) => void): Command {
+  const packagePath = fileURLToPath(new URL("../../package.json", import.meta.url));
+  const { version } = JSON.parse(readFileSync(packagePath, "utf8")) as { version: string };
+  const program = new Command("hbmesh")
+    .description("hbmesh: objects in accelerator memory (HBM), host memory and on other nodes, by key.")
+    .version(version)
+    .addHelpText("after", overview)
+    .showSuggestionAfterError(true)
+    .exitOverride();
+  addWorkerCommand(program, setExitCode);
+  addDevCommand(program, setExitCode);
+  addDemoCommand(program, setExitCode);
+  addObjectCommands(program, setExitCode);
+  addClusterCommands(program, setExitCode);
+  for (const command of program.commands) {
+    command.showSuggestionAfterError(true).exitOverride();
+  }
+  return program;
+}
+
+/** Runs one command line (without node and script name). Resolves to the exit code, never rejects. */
+export async function main(args: readonly string[]): Promise<number> {
+  let exitCode = 0;
+  const program = buildProgram((code) => {
+    exitCode = code;
+  });
+  try {
+    await program.parseAsync(unifySpelling(program, args), { from: "user" });
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Commander has printed its message; help and version are no errors.
+      return error.exitCode === 0 ? 0 : 2;
+    }
+    if (error instanceof ExitError) {
+      if (error.message !== "") {
+        process.stderr.write(`hbmesh: ${error.message}\n`);
+      }
+      return error.exitCode;
+    }
+    const failure = HbmeshError.from(error);
+    process.stderr.write(`hbmesh: ${failure.codeName}: ${failure.message}\n`);
+    if (process.env.HBMESH_DEBUG !== undefined) {
+      process.stderr.write(`${failure.stack}\n`);
+    }
+    return 1;
+  }
+}
+
+function isEntryPoint(): boolean {
+  const script = process.argv[1];
+  return script !== undefined && realpathSync(script) === realpathSync(fileURLToPath(import.meta.url));
+}
+
+if (isEntryPoint()) {
+  process.exitCode = await main(process.argv.slice(2));
+}

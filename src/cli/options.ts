@@ -1,0 +1,110 @@
+/**
+ * What the commands share about arguments: both spellings of an option, numbers with limits, addresses, sizes and shapes.
+ * A value that can't be read is refused with the option's name, the value, and what would be right.
+ */
+import { type Command, InvalidArgumentError } from "commander";
+
+/** Ends the process with this code and, if it isn't empty, this message. */
+export class ExitError extends Error {
+  readonly exitCode: number;
+
+  constructor(exitCode: number, message = "") {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/** A usage error that commander itself could not see: exit code 2. */
+export function usageError(message: string): ExitError {
+  return new ExitError(2, message);
+}
+
+/**
+ * Rewrites options to the spelling with which they are declared: `--worker-address` to `--worker_address` and the other way
+ * round. What is not an option of any command stays, so that commander refuses it under the name the user typed.
+ */
+export function unifySpelling(program: Command, args: readonly string[]): string[] {
+  const declared = new Map<string, string>();
+  for (const command of [program, ...program.commands]) {
+    for (const option of command.options) {
+      if (option.long !== undefined && option.long !== null) {
+        declared.set(option.long.replaceAll("_", "-"), option.long);
+      }
+    }
+  }
+  const end = args.indexOf("--");
+  return args.map((arg, index) => {
+    if (!arg.startsWith("--") || arg === "--" || (end >= 0 && index > end)) {
+      return arg;
+    }
+    const equals = arg.indexOf("=");
+    const name = equals < 0 ? arg : arg.slice(0, equals);
+    const known = declared.get(name.replaceAll("_", "-"));
+    return known === undefined ? arg : known + (equals < 0 ? "" : arg.slice(equals));
+  });
+}
+
+/** A whole number between two limits, for commander's argument parsers. */
+export function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < min || value > max) {
+      throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+/** Checks `IP:PORT` (IPv4 or a host name). Returns it unchanged. */
+export function address(text: string): string {
+  parseAddress(text);
+  return text;
+}
+
+export function parseAddress(text: string): { host: string; port: number } {
+  const match = /^([A-Za-z0-9.-]+):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2] ?? -1);
+  const host = match?.[1];
+  if (host === undefined || port < 0 || port > 65_535) {
+    throw new InvalidArgumentError("Give IP:PORT, as in 10.0.0.1:31501.");
+  }
+  return { host, port };
+}
+
+/** "true", "false", and what people write instead. */
+export function yesOrNo(text: string): boolean {
+  if (["true", "1", "yes", "on"].includes(text)) {
+    return true;
+  }
+  if (["false", "0", "no", "off"].includes(text)) {
+    return false;
+  }
+  throw new InvalidArgumentError("Give true or false.");
+}
+
+const sizeUnits: Record<string, number> = { "": 1, B: 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3 };
+
+/** "72KB", "1MiB", "4096": bytes. K, M and G are powers of 1,024, as in the names of the benchmark cases. */
+export function parseSize(text: string): number {
+  const match = /^(\d+)\s*([KMG]?)(?:i?B)?$/i.exec(text.trim());
+  const bytes = Number(match?.[1] ?? 0) * (sizeUnits[(match?.[2] ?? "").toUpperCase()] ?? 0);
+  if (match === null || !Number.isSafeInteger(bytes) || bytes <= 0) {
+    throw new InvalidArgumentError("Give a size above 0, as in 72KB, 1MiB or 4096.");
+  }
+  return bytes;
+}
+
+/** How an object is split: `blobs` pieces of `blobBytes`. */
+export interface Shape {
+  blobs: number;
+  blobBytes: number;
+}
+
+/** "61x72KB". */
+export function parseShape(text: string): Shape {
+  const [count, size, ...rest] = text.split("x");
+  if (count === undefined || size === undefined || rest.length > 0 || !/^[1-9]\d{0,6}$/.test(count)) {
+    throw new InvalidArgumentError("Give BLOBSxSIZE, as in 61x72KB.");
+  }
+  return { blobs: Number(count), blobBytes: parseSize(size) };
+}
