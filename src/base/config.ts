@@ -1,0 +1,147 @@
+/**
+ * Configuration of a worker: meaning, unit, default and limits of every setting, and the one place that checks them.
+ *
+ * resolveWorkerConfig() fills in defaults and throws INVALID naming the setting, what was given and what is allowed.
+ */
+import { formatAddress, parseAddress } from "./address.js";
+import { HbmeshError, StatusCode } from "./errors.js";
+
+export type TransportChoice = "auto" | "tcp" | "shm";
+export type KeyRuleChoice = "strict" | "extended";
+
+export interface WorkerConfig {
+  /** IP:PORT of the Connect API and the name of this worker. Port 0 is refused: a worker keeps its name over a restart. */
+  workerAddress: string;
+  /**
+   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://IP:PORT` (the embedded store of another
+   * process) or etcd endpoints `A,B,C`.
+   */
+  metadataAddress: string;
+  /** Clusters with different names share a store without seeing each other. Default `default`; letters, digits, `-`, `_`. */
+  clusterName: string;
+  /** IP:PORT of the control link. Default: the worker's IP and a free port. */
+  linkAddress: string;
+  /** Share of the keys that this worker keeps metadata for; 0: none. Default 1, at most 1,000. */
+  weight: number;
+  /** Simulated accelerator cards of the sidecar; default 8, 0 to 64. */
+  devices: number;
+  /** Host memory for objects. Default 1 GiB, at least 1 MiB. */
+  arenaBytes: number;
+  /** Back the arena with huge pages. Default false. */
+  hugePages: boolean;
+  /** How bytes travel between sidecars. `auto`: shm on one host, else tcp. */
+  transport: TransportChoice;
+  /** A worker that says nothing for so long is gone. Default 5,000; 1,000 to 600,000. etcd rounds up to seconds. */
+  leaseMs: number;
+  /** Which keys are allowed; one rule for the whole cluster. Default `strict`. */
+  keyRule: KeyRuleChoice;
+  /** Largest slice of a transfer. Default 1 MiB; 4 KiB to 1 GiB. */
+  sliceBytesMax: number;
+  /** Connections to each source of a transfer. Default 4; 1 to 64. */
+  lanes: number;
+  /** How long the sidecar spins before it sleeps. Default 0; at most 10,000. */
+  spinMicros: number;
+  /** How long the sidecar outlives its control process. Default 0. */
+  orphanGraceMs: number;
+  /** How long a question to an owner may take, its waiting apart, before its keys are given up. Default 5,000. */
+  requestTimeoutMs: number;
+  /** How long a new sidecar may take to answer. Default 30,000: touching a large arena takes its time. */
+  sidecarStartTimeoutMs: number;
+  /** How often a sidecar is restarted within one minute before the worker gives up. Default 5. */
+  sidecarRestartsMax: number;
+}
+
+/** The largest size a configuration may name: 16 TiB, exact as a number. */
+const BYTES_MAX = 16 * 2 ** 40;
+
+const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
+  metadataAddress: "memory",
+  clusterName: "default",
+  weight: 1,
+  devices: 8,
+  arenaBytes: 2 ** 30,
+  hugePages: false,
+  transport: "auto",
+  leaseMs: 5_000,
+  keyRule: "strict",
+  sliceBytesMax: 2 ** 20,
+  lanes: 4,
+  spinMicros: 0,
+  orphanGraceMs: 0,
+  requestTimeoutMs: 5_000,
+  sidecarStartTimeoutMs: 30_000,
+  sidecarRestartsMax: 5,
+};
+
+/** Every numeric setting with its limits, both included. */
+const RANGES: readonly [keyof WorkerConfig, number, number][] = [
+  ["weight", 0, 1_000],
+  ["devices", 0, 64],
+  ["arenaBytes", 2 ** 20, BYTES_MAX],
+  ["leaseMs", 1_000, 600_000],
+  ["sliceBytesMax", 4_096, 2 ** 30],
+  ["lanes", 1, 64],
+  ["spinMicros", 0, 10_000],
+  ["orphanGraceMs", 0, 3_600_000],
+  ["requestTimeoutMs", 100, 600_000],
+  ["sidecarStartTimeoutMs", 100, 600_000],
+  ["sidecarRestartsMax", 0, 1_000],
+];
+
+/** The settings a user may give; all but the address have defaults. */
+export type WorkerSettings = Partial<WorkerConfig> & Pick<WorkerConfig, "workerAddress">;
+
+export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
+  const address = parseAddress(settings.workerAddress, "workerAddress");
+  if (address.port === 0) {
+    throw invalid("workerAddress", settings.workerAddress, "must have a port from 1 to 65535, usually 31501");
+  }
+  const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+  const linkDefault = formatAddress({ host: address.host, port: 0 });
+  const config: WorkerConfig = { ...DEFAULTS, linkAddress: linkDefault, workerAddress: settings.workerAddress, ...given };
+  for (const [name, low, high] of RANGES) {
+    const value = config[name];
+    if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
+      throw invalid(name, value, `must be a whole number from ${low} to ${high}`);
+    }
+  }
+  checkChoice("transport", config.transport, ["auto", "tcp", "shm"]);
+  checkChoice("keyRule", config.keyRule, ["strict", "extended"]);
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(config.clusterName)) {
+    throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
+  }
+  parseAddress(config.linkAddress, "linkAddress");
+  parseMetadataAddress(config.metadataAddress);
+  return config;
+}
+
+export type MetadataAddress =
+  | { t: "memory" }
+  | { t: "hbmesh"; address: string }
+  | { t: "etcd"; endpoints: readonly string[] };
+
+/** Throws INVALID naming the forms that are allowed. */
+export function parseMetadataAddress(text: string): MetadataAddress {
+  if (text === "memory") {
+    return { t: "memory" };
+  }
+  const embedded = /^hbmesh:\/\/(.+)$/.exec(text);
+  if (embedded !== null) {
+    return { t: "hbmesh", address: formatAddress(parseAddress(embedded[1] ?? "", "metadataAddress")) };
+  }
+  const endpoints = text.split(",").map((endpoint) => endpoint.trim());
+  if (endpoints.some((endpoint) => !/^(https?:\/\/)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/.test(endpoint))) {
+    throw invalid("metadataAddress", text, "must be memory, hbmesh://IP:PORT, or etcd endpoints as HOST:PORT,HOST:PORT");
+  }
+  return { t: "etcd", endpoints };
+}
+
+function checkChoice(name: string, value: string, allowed: readonly string[]): void {
+  if (!allowed.includes(value)) {
+    throw invalid(name, value, `must be one of ${allowed.join(", ")}`);
+  }
+}
+
+function invalid(name: string, value: unknown, rule: string): HbmeshError {
+  return new HbmeshError(StatusCode.INVALID, `${name} ${rule}; it is ${JSON.stringify(value) ?? String(value)}`);
+}

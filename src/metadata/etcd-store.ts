@@ -1,0 +1,220 @@
+/**
+ * The Store on etcd (3.4 or newer), through etcd3's generated calls: they give revisions, which its builders hide.
+ */
+import { Etcd3, type IRequestOp, Range, type IOptions, type IWatchResponse } from "etcd3";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { abortError } from "../base/deadline.js";
+import { checkEntrySize, checkTtl } from "./memory-store.js";
+import {
+  type PutOptions,
+  type PutResult,
+  STORE_TIMEOUT_MS,
+  type Store,
+  type StoreCallOptions,
+  type StoreEntry,
+  type WatchBatch,
+} from "./store.js";
+import { WatchQueue } from "./watch-queue.js";
+
+/** `endpoints` are HOST:PORT or URLs. Connects at first use. */
+export function createEtcdStore(endpoints: readonly string[]): Store {
+  return new EtcdStore(endpoints);
+}
+
+interface EtcdKeyValue {
+  key: Buffer;
+  value: Buffer;
+  mod_revision: string;
+}
+
+class EtcdStore implements Store {
+  readonly #endpoints: readonly string[];
+  readonly #client: Etcd3;
+  readonly #closing = new AbortController();
+
+  constructor(endpoints: readonly string[]) {
+    this.#endpoints = endpoints;
+    const options: IOptions = { hosts: endpoints.map((endpoint) => (endpoint.includes("://") ? endpoint : `http://${endpoint}`)) };
+    this.#client = new Etcd3(options);
+  }
+
+  get(key: string, options?: StoreCallOptions): Promise<StoreEntry | undefined> {
+    return this.#call(options, "reading", async (call) => {
+      const { kvs } = await this.#client.kv.range({ key: Buffer.from(key) }, call);
+      return kvs[0] === undefined ? undefined : toEntry(kvs[0]);
+    });
+  }
+
+  getPrefix(prefix: string, options?: StoreCallOptions): Promise<{ entries: StoreEntry[]; revision: bigint }> {
+    return this.#call(options, "reading", async (call) => {
+      const { start, end } = Range.prefix(prefix);
+      const { kvs, header } = await this.#client.kv.range({ key: start, range_end: end }, call);
+      return { entries: kvs.map(toEntry), revision: BigInt(header.revision) };
+    });
+  }
+
+  put(key: string, value: Uint8Array, options: PutOptions = {}): Promise<PutResult> {
+    return this.#call(options, "writing", async (call) => {
+      checkEntrySize(key, value);
+      const keyBytes = Buffer.from(key);
+      const write = { key: keyBytes, value: Buffer.from(value), lease: (options.leaseId ?? 0n).toString() };
+      if (options.expectedRevision === undefined) {
+        const { header } = await this.#client.kv.put(write, call);
+        return { written: true, revision: BigInt(header.revision) };
+      }
+      // The revision of a key that is absent compares as 0.
+      const compare = { result: "Equal", target: "Mod", key: keyBytes, mod_revision: options.expectedRevision.toString() } as const;
+      const success: IRequestOp[] = [{ request_put: write }];
+      const { succeeded, header } = await this.#client.kv.txn({ compare: [compare], success, failure: [] }, call);
+      return { written: succeeded, revision: BigInt(header.revision) };
+    });
+  }
+
+  delete(key: string, options?: StoreCallOptions): Promise<boolean> {
+    return this.#call(options, "writing", async (call) => {
+      const { deleted } = await this.#client.kv.deleteRange({ key: Buffer.from(key) }, call);
+      return BigInt(deleted) > 0n;
+    });
+  }
+
+  grantLease(ttlMs: number, options?: StoreCallOptions): Promise<bigint> {
+    return this.#call(options, "granting a lease", async (call) => {
+      checkTtl(ttlMs);
+      const { ID } = await this.#client.leaseClient.leaseGrant({ TTL: Math.ceil(ttlMs / 1_000) }, call);
+      return BigInt(ID);
+    });
+  }
+
+  keepAlive(leaseId: bigint, options?: StoreCallOptions): Promise<boolean> {
+    return this.#call(options, "renewing a lease", async (call) => {
+      const stream = await this.#client.leaseClient.leaseKeepAlive(call);
+      return await new Promise<boolean>((resolve, reject) => {
+        // A lease that is gone answers with a TTL of 0.
+        stream.on("data", (response) => {
+          stream.end();
+          resolve(Number(response.TTL) > 0);
+        });
+        stream.on("error", reject);
+        stream.on("end", () => reject(new Error("etcd ended the stream")));
+        stream.write({ ID: leaseId.toString() });
+      });
+    });
+  }
+
+  revokeLease(leaseId: bigint, options?: StoreCallOptions): Promise<void> {
+    return this.#call(options, "revoking a lease", async (call) => {
+      try {
+        await this.#client.leaseClient.leaseRevoke({ ID: leaseId.toString() }, call);
+      } catch (reason) {
+        if (!isLeaseGone(reason)) {
+          throw reason;
+        }
+      }
+    });
+  }
+
+  async *watch(prefix: string, options: { signal: AbortSignal }): AsyncGenerator<WatchBatch> {
+    const { signal } = options;
+    if (signal.aborted) {
+      return;
+    }
+    const { entries, revision } = await this.getPrefix(prefix);
+    const queue = new WatchQueue();
+    queue.push({ snapshot: true, revision, events: entries.map((entry) => ({ entry, deleted: false })) });
+    const start = (revision + 1n).toString();
+    const watcher = this.#client.watch().prefix(prefix).startRevision(start).watcher();
+    const onAbort = (): void => queue.end();
+    const onClose = (): void => queue.end(closedError());
+    signal.addEventListener("abort", onAbort, { once: true });
+    this.#closing.signal.addEventListener("abort", onClose, { once: true });
+    watcher.on("data", (response) => {
+      if (response.events.length > 0) {
+        queue.push(toBatch(response));
+      }
+    });
+    // etcd3 would resume by itself, but skips what happened between its connecting and the first change that it sees.
+    watcher.on("disconnected", (reason) => queue.end(this.#translate(reason, "watching")));
+    watcher.on("error", (reason) => queue.end(this.#translate(reason, "watching")));
+    try {
+      yield* queue;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+      this.#closing.signal.removeEventListener("abort", onClose);
+      // Of a stream that is lost already; the end of the process must not wait for it.
+      watcher.cancel().catch(() => {});
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#client.close();
+  }
+
+  async #call<T>(
+    options: StoreCallOptions | undefined,
+    what: string,
+    work: (call: { deadline: number }) => Promise<T>,
+  ): Promise<T> {
+    if (this.#closing.signal.aborted) {
+      throw closedError();
+    }
+    const signal = options?.signal;
+    if (signal?.aborted) {
+      throw abortError(signal, `${what} etcd`);
+    }
+    const ends: (() => void)[] = [];
+    const ended = new Promise<never>((_, reject) => {
+      const onAbort = (): void => reject(abortError(signal as AbortSignal, `${what} etcd`));
+      const onClose = (): void => reject(closedError());
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#closing.signal.addEventListener("abort", onClose, { once: true });
+      ends.push(() => signal?.removeEventListener("abort", onAbort));
+      ends.push(() => this.#closing.signal.removeEventListener("abort", onClose));
+    });
+    try {
+      return await Promise.race([work({ deadline: Date.now() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }), ended]);
+    } catch (reason) {
+      throw this.#translate(reason, what);
+    } finally {
+      for (const end of ends) {
+        end();
+      }
+    }
+  }
+
+  #translate(reason: unknown, what: string): HbmeshError {
+    if (reason instanceof HbmeshError) {
+      return reason;
+    }
+    if (isLeaseGone(reason)) {
+      return new HbmeshError(StatusCode.NOT_FOUND, "the lease is gone; grant another one", { cause: reason });
+    }
+    const node = this.#endpoints.join(",");
+    const why = reason instanceof Error ? reason.message : String(reason);
+    const message = `${what} etcd at ${node} failed (${why}); check that etcd runs there: etcdctl --endpoints ${node} endpoint health`;
+    return new HbmeshError(StatusCode.RPC_UNAVAILABLE, message, { node, cause: reason });
+  }
+}
+
+function isLeaseGone(reason: unknown): boolean {
+  return reason instanceof Error && /requested lease not found/.test(reason.message);
+}
+
+function closedError(): HbmeshError {
+  return new HbmeshError(StatusCode.SHUTTING_DOWN, "the store was closed");
+}
+
+function toEntry(entry: EtcdKeyValue): StoreEntry {
+  return { key: entry.key.toString("utf8"), value: new Uint8Array(entry.value), modifyRevision: BigInt(entry.mod_revision) };
+}
+
+function toBatch(response: IWatchResponse): WatchBatch {
+  return {
+    snapshot: false,
+    revision: BigInt(response.header.revision),
+    events: response.events.map(({ type, kv }) => {
+      const deleted = type === "Delete";
+      return { entry: deleted ? { ...toEntry(kv), value: new Uint8Array(0) } : toEntry(kv), deleted };
+    }),
+  };
+}

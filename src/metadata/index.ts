@@ -1,0 +1,25 @@
+import type { Clock } from "../base/clock.js";
+import { parseMetadataAddress } from "../base/config.js";
+import { createEtcdStore } from "./etcd-store.js";
+import { createMemoryStore } from "./memory-store.js";
+import { createRemoteStore } from "./remote-store.js";
+import type { Store } from "./store.js";
+
+export { createEtcdStore } from "./etcd-store.js";
+export { createMemoryStore } from "./memory-store.js";
+export { createRemoteStore } from "./remote-store.js";
+export { createStoreService } from "./store-service.js";
+export type * from "./store.js";
+
+/** Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. */
+export function openStore(metadataAddress: string, clock: Clock): Store {
+  const address = parseMetadataAddress(metadataAddress);
+  switch (address.t) {
+    case "memory":
+      return createMemoryStore(clock);
+    case "hbmesh":
+      return createRemoteStore(address.address);
+    case "etcd":
+      return createEtcdStore(address.endpoints);
+  }
+}

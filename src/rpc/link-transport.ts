@@ -1,0 +1,294 @@
+/**
+ * The asking end of the lean link: Connect's Transport over one TCP connection to one peer.
+ *
+ * Connects at first use, and again at the next use after a loss. A loss ends every pending call with RPC_UNAVAILABLE naming the peer: calls are
+ * never repeated here, since only the caller knows whether that is harmless. Unary calls only; a stream rejects with NOT_SUPPORTED.
+ */
+import { type Socket, connect } from "node:net";
+import {
+  type DescMessage,
+  type DescMethodStreaming,
+  type DescMethodUnary,
+  type MessageInitShape,
+  create,
+  fromBinary,
+  toBinary,
+} from "@bufbuild/protobuf";
+import type { StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
+import { parseAddress } from "../base/address.js";
+import type { Clock, Timer } from "../base/clock.js";
+import { abortError, createDeferred, withDeadline } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { toConnectError } from "./connect-errors.js";
+import { type Frame, FrameReader, FrameType, decodeError, decodeHello, encodeFrame, encodeHello } from "./link-frame.js";
+import { methodName } from "./link-routes.js";
+import { openFrameWriter } from "./link-writer.js";
+
+export interface LinkTransportOptions {
+  clock: Clock;
+  /** Longest time for connecting and the greeting. Default 3,000. */
+  connectTimeoutMs?: number;
+  /** Calls that may wait for an answer; more reject with TRY_AGAIN. Default 4,096. */
+  outstandingMax?: number;
+  /** Bytes that may wait to be sent; above it calls reject with TRY_AGAIN. Default 64 MiB. */
+  writeBufferBytesMax?: number;
+}
+
+export interface LinkTransport extends Transport {
+  /** Ends the connection and every pending call; later calls reject with SHUTTING_DOWN. */
+  close(): void;
+}
+
+/** `address` is the peer's IP:PORT. */
+export function createLinkTransport(address: string, options: LinkTransportOptions): LinkTransport {
+  parseAddress(address, "the link address");
+  return new LinkTransportImpl(address, options);
+}
+
+interface PendingCall {
+  resolve(reply: Uint8Array): void;
+  reject(reason: HbmeshError): void;
+}
+
+/** A connection after the greeting. */
+interface OpenConnection {
+  socket: Socket;
+  write: (frame: Buffer) => void;
+  methods: ReadonlyMap<string, number>;
+  pending: Map<number, PendingCall>;
+}
+
+class LinkTransportImpl implements LinkTransport {
+  readonly #address: string;
+  readonly #options: LinkTransportOptions;
+  #connection: OpenConnection | undefined;
+  #connecting: Promise<OpenConnection> | undefined;
+  #socket: Socket | undefined;
+  #closed = false;
+  #lastStream = 0;
+
+  constructor(address: string, options: LinkTransportOptions) {
+    this.#address = address;
+    this.#options = options;
+  }
+
+  async unary<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+    _header: unknown,
+    input: MessageInitShape<I>,
+  ): Promise<UnaryResponse<I, O>> {
+    try {
+      const request = toBinary(method.input, create(method.input, input));
+      const reply = await this.#call(methodName(method), request, signal, timeoutMs);
+      return unaryResponse(method, reply);
+    } catch (reason) {
+      throw toConnectError(reason);
+    }
+  }
+
+  stream<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodStreaming<I, O>,
+  ): Promise<StreamResponse<I, O>> {
+    const message = `${methodName(method)} is a stream, which the control link doesn't carry; call it over Connect`;
+    return Promise.reject(toConnectError(new HbmeshError(StatusCode.NOT_SUPPORTED, message)));
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#socket?.destroy();
+  }
+
+  async #call(name: string, request: Uint8Array, signal?: AbortSignal, timeoutMs?: number): Promise<Uint8Array> {
+    if (signal?.aborted) {
+      throw abortError(signal, name);
+    }
+    const connection = this.#connection ?? (await this.#open(signal, timeoutMs, name));
+    const method = connection.methods.get(name);
+    if (method === undefined) {
+      throw this.#error(StatusCode.NOT_SUPPORTED, `${this.#address} does not offer ${name}; install the same release on both`);
+    }
+    this.#checkRoom(connection);
+    return this.#submit(connection, method, request, { name, signal, timeoutMs });
+  }
+
+  /** Connecting is shared by the calls that wait for it; each waits no longer than it may. */
+  #open(signal: AbortSignal | undefined, timeoutMs: number | undefined, what: string): Promise<OpenConnection> {
+    if (this.#closed) {
+      return Promise.reject(this.#error(StatusCode.SHUTTING_DOWN, `the control link to ${this.#address} was closed`));
+    }
+    this.#connecting ??= this.#connect().finally(() => {
+      this.#connecting = undefined;
+    });
+    return withDeadline(this.#connecting, { clock: this.#options.clock, timeoutMs, signal, what: `${what} at ${this.#address}` });
+  }
+
+  async #connect(): Promise<OpenConnection> {
+    const { host, port } = parseAddress(this.#address, "the link address");
+    const socket = connect({ host, port, noDelay: true, keepAlive: true });
+    this.#socket = socket;
+    const opened = createDeferred<OpenConnection>();
+    const pending = new Map<number, PendingCall>();
+    const write = openFrameWriter(socket);
+    let cause: Error | undefined;
+    const reader = new FrameReader((frame) => {
+      if (this.#connection?.socket === socket) {
+        receive(frame, pending, this.#address);
+      } else {
+        const methods = readWelcome(frame);
+        this.#connection = { socket, write, methods, pending };
+        opened.resolve(this.#connection);
+      }
+    });
+    socket.on("connect", () => write(encodeFrame(FrameType.hello, 0, 0, 0, encodeHello())));
+    socket.on("data", (chunk: Buffer) => {
+      try {
+        reader.push(chunk);
+      } catch (reason) {
+        cause = HbmeshError.from(reason);
+        socket.destroy();
+      }
+    });
+    socket.on("error", (error) => {
+      cause = error;
+    });
+    socket.on("close", () => {
+      const lost = this.#lost(cause);
+      if (this.#connection?.socket === socket) {
+        this.#connection = undefined;
+      }
+      opened.reject(lost);
+      for (const call of pending.values()) {
+        call.reject(lost);
+      }
+      pending.clear();
+    });
+    const timeoutMs = this.#options.connectTimeoutMs ?? 3_000;
+    const what = `connecting to the control process at ${this.#address}`;
+    try {
+      return await withDeadline(opened.promise, { clock: this.#options.clock, timeoutMs, what, code: StatusCode.RPC_UNAVAILABLE });
+    } catch (reason) {
+      socket.destroy();
+      const error = HbmeshError.from(reason, StatusCode.RPC_UNAVAILABLE);
+      throw error.node === undefined ? this.#error(error.code, error.message, error) : error;
+    }
+  }
+
+  #submit(
+    connection: OpenConnection,
+    method: number,
+    request: Uint8Array,
+    call: { name: string; signal: AbortSignal | undefined; timeoutMs: number | undefined },
+  ): Promise<Uint8Array> {
+    const stream = this.#nextStream(connection);
+    const { signal, timeoutMs, name } = call;
+    return new Promise((resolve, reject) => {
+      let timer: Timer | undefined;
+      const settle = (): void => {
+        connection.pending.delete(stream);
+        timer?.cancel();
+        signal?.removeEventListener("abort", onAbort);
+      };
+      const giveUp = (error: HbmeshError): void => {
+        settle();
+        connection.write(encodeFrame(FrameType.cancel, stream, 0, 0));
+        reject(error);
+      };
+      const onAbort = (): void => giveUp(abortError(signal as AbortSignal, `${name} at ${this.#address}`));
+      connection.write(encodeFrame(FrameType.request, stream, method, Math.ceil(Math.min(timeoutMs ?? 0, 2 ** 32 - 1)), request));
+      connection.pending.set(stream, {
+        resolve: (reply) => {
+          settle();
+          resolve(reply);
+        },
+        reject: (error) => {
+          settle();
+          reject(error);
+        },
+      });
+      signal?.addEventListener("abort", onAbort, { once: true });
+      if (timeoutMs !== undefined) {
+        timer = this.#options.clock.setTimer(timeoutMs, () =>
+          giveUp(
+            this.#error(StatusCode.RPC_DEADLINE_EXCEEDED, `${this.#address} did not answer ${name} within ${timeoutMs} ms`),
+          ),
+        );
+      }
+    });
+  }
+
+  #checkRoom(connection: OpenConnection): void {
+    const outstandingMax = this.#options.outstandingMax ?? 4_096;
+    if (connection.pending.size >= outstandingMax) {
+      throw this.#error(StatusCode.TRY_AGAIN, `${outstandingMax} calls to ${this.#address} wait for answers already; try again later`);
+    }
+    const bytesMax = this.#options.writeBufferBytesMax ?? 64 * 2 ** 20;
+    if (connection.socket.writableLength > bytesMax) {
+      throw this.#error(StatusCode.TRY_AGAIN, `${this.#address} takes messages slower than they are sent; try again later`);
+    }
+  }
+
+  /** Numbers come round after 2^32 calls; one that is still in use is left out. */
+  #nextStream(connection: OpenConnection): number {
+    do {
+      this.#lastStream = this.#lastStream >= 2 ** 32 - 1 ? 1 : this.#lastStream + 1;
+    } while (connection.pending.has(this.#lastStream));
+    return this.#lastStream;
+  }
+
+  #lost(cause: Error | undefined): HbmeshError {
+    if (this.#closed) {
+      return this.#error(StatusCode.SHUTTING_DOWN, `the control link to ${this.#address} was closed`, cause);
+    }
+    if (cause instanceof HbmeshError) {
+      return this.#error(cause.code, `${this.#address}: ${cause.message}`, cause);
+    }
+    const why = cause === undefined ? "it closed the connection" : cause.message;
+    const message = `the control process at ${this.#address} can't be reached (${why}); check that the worker runs`;
+    return this.#error(StatusCode.RPC_UNAVAILABLE, message, cause);
+  }
+
+  #error(code: StatusCode, message: string, cause?: unknown): HbmeshError {
+    return new HbmeshError(code, message, { node: this.#address, ...(cause === undefined ? {} : { cause }) });
+  }
+}
+
+function readWelcome(frame: Frame): ReadonlyMap<string, number> {
+  if (frame.type !== FrameType.welcome) {
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `the peer's first frame has type ${frame.type} and is no welcome`);
+  }
+  const names = decodeHello(frame.payload).split("\n");
+  return new Map(names.map((name, index) => [name, index]));
+}
+
+/** An answer without a waiting call came too late; that is allowed. */
+function receive(frame: Frame, pending: Map<number, PendingCall>, address: string): void {
+  if (frame.type === FrameType.reply) {
+    pending.get(frame.stream)?.resolve(frame.payload);
+  } else if (frame.type === FrameType.error) {
+    pending.get(frame.stream)?.reject(decodeError(frame.argument, frame.payload, address));
+  } else {
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `a client receives no frames of type ${frame.type}`);
+  }
+}
+
+function unaryResponse<I extends DescMessage, O extends DescMessage>(
+  method: DescMethodUnary<I, O>,
+  reply: Uint8Array,
+): UnaryResponse<I, O> {
+  let header: Headers | undefined;
+  let trailer: Headers | undefined;
+  return {
+    stream: false,
+    service: method.parent,
+    method,
+    get header() {
+      return (header ??= new Headers());
+    },
+    get trailer() {
+      return (trailer ??= new Headers());
+    },
+    message: fromBinary(method.output, reply),
+  };
+}
