@@ -1,0 +1,149 @@
+#include "sidecar/object_call.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "sidecar/key_check.h"
+
+namespace hbmesh::sidecar {
+
+namespace {
+
+Status Malformed(const std::string& what) {
+  return {StatusCode::kInvalid,
+          "malformed request: " + what + "; client and sidecar must be of the same release, restart the client"};
+}
+
+std::string KeyName(const ObjectCall& call, uint32_t index) {
+  return "key " + ShowKey(call.key(index)) + " (number " + std::to_string(index + 1) + ")";
+}
+
+}  // namespace
+
+Status ObjectCall::Parse(Message&& message, const RegionTable& regions, const ParseLimits& limits) {
+  payload_ = std::move(message.payload);
+  message.payload.clear();
+  const std::span<const std::byte> payload(payload_);
+  layout::ObjectRequest request{};
+  if (payload.size() < sizeof(request) + sizeof(layout::KeyBatchHeader)) {
+    return Malformed("it has " + std::to_string(payload.size()) + " bytes, less than its fixed part");
+  }
+  std::memcpy(&request, payload.data(), sizeof(request));
+  if (request.keyBatchBytes % 8 != 0 || request.keyBatchBytes < sizeof(layout::KeyBatchHeader) ||
+      request.keyBatchBytes > payload.size() - sizeof(request)) {
+    return Malformed("its key batch of " + std::to_string(request.keyBatchBytes) + " bytes does not fit");
+  }
+  device_ = request.deviceIndex;
+  blobCount_ = request.blobCount;
+  keyBatch_ = payload.subspan(sizeof(request), request.keyBatchBytes);
+  if (Status status = ParseKeys(keyBatch_, limits); !status.ok()) return status;
+  if (message.entry.count != count_) return Malformed("its entry and its key batch name different numbers of keys");
+  const std::span<const std::byte> rest = payload.subspan(sizeof(request) + request.keyBatchBytes);
+  if (!limits.blobs) {
+    return blobCount_ == 0 && rest.empty() ? Status::Ok() : Malformed("it carries blobs, which this call has none of");
+  }
+  if (device_ >= limits.devices) {
+    return {StatusCode::kInvalid, "device index " + std::to_string(device_) + " doesn't exist: this worker has devices 0 to " +
+                                      std::to_string(limits.devices - 1) + "; give one of them"};
+  }
+  return ParseBlobs(rest, regions);
+}
+
+Status ObjectCall::ParseKeys(std::span<const std::byte> batch, const ParseLimits& limits) {
+  layout::KeyBatchHeader header{};
+  std::memcpy(&header, batch.data(), sizeof(header));
+  if (header.count == 0) return {StatusCode::kInvalid, "the call has no keys: give at least one"};
+  if (header.count > limits.keysMax) {
+    return {StatusCode::kInvalid, "the call has " + std::to_string(header.count) + " keys, at most " +
+                                      std::to_string(limits.keysMax) + " are allowed: split it"};
+  }
+  const uint64_t used = sizeof(header) + 4ULL * header.count + header.keyBytes;
+  if (AlignTo8(used) != batch.size()) return Malformed("its key batch does not have the size that its header says");
+  keyEnds_ = reinterpret_cast<const uint32_t*>(batch.data() + sizeof(header));
+  keyBytes_ = {reinterpret_cast<const char*>(batch.data()) + sizeof(header) + 4ULL * header.count, header.keyBytes};
+  uint32_t begin = 0;
+  for (uint32_t i = 0; i < header.count; ++i) {
+    if (keyEnds_[i] < begin || keyEnds_[i] > header.keyBytes) return Malformed("the ends of its keys are not in order");
+    if (Status status = CheckKeyBytes(keyBytes_.substr(begin, keyEnds_[i] - begin), i, limits.keyRule); !status.ok()) {
+      return status;
+    }
+    begin = keyEnds_[i];
+  }
+  if (begin != header.keyBytes) return Malformed("its keys don't fill their bytes");
+  count_ = header.count;
+  return CheckDuplicates(keyEnds_, count_, keyBytes_);
+}
+
+Status ObjectCall::ParseBlobs(std::span<const std::byte> rest, const RegionTable& regions) {
+  const uint64_t endsBytes = AlignTo8(4ULL * count_);
+  if (rest.size() < endsBytes || (rest.size() - endsBytes) != uint64_t{blobCount_} * sizeof(layout::BlobRecord)) {
+    return Malformed("its blob records don't have the size that its header says");
+  }
+  blobEnds_ = reinterpret_cast<const uint32_t*>(rest.data());
+  const auto* blobs = reinterpret_cast<const layout::BlobRecord*>(rest.data() + endsBytes);
+  addresses_.reserve(blobCount_);
+  sizes_.reserve(blobCount_);
+  offsets_.reserve(blobCount_);
+  uint32_t begin = 0;
+  for (uint32_t i = 0; i < count_; ++i) {
+    if (blobEnds_[i] < begin || blobEnds_[i] > blobCount_) return Malformed("the ends of its blobs are not in order");
+    if (blobEnds_[i] == begin) {
+      return {StatusCode::kInvalid, KeyName(*this, i) + " has no blobs: give at least one"};
+    }
+    uint64_t offset = 0;
+    for (uint32_t blob = begin; blob < blobEnds_[i]; ++blob) {
+      if (Status status = ResolveBlob(i, blobs[blob], regions); !status.ok()) return status;
+      offsets_.push_back(offset);
+      offset += blobs[blob].bytes;  // no overflow: checked on the total
+    }
+    begin = blobEnds_[i];
+  }
+  return begin == blobCount_ ? Status::Ok() : Malformed("its blobs belong to no key");
+}
+
+Status ObjectCall::ResolveBlob(uint32_t key, const layout::BlobRecord& blob, const RegionTable& regions) {
+  if (blob.bytes == 0) return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob of 0 bytes: leave it out"};
+  if (blob.region >= regions.size() || regions[blob.region] == nullptr) {
+    return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob in region " + std::to_string(blob.region) +
+                                      ", which this session has not registered: register the device memory first"};
+  }
+  const std::shared_ptr<Region>& region = regions[blob.region];
+  if (region->deviceIndex() != device_) {
+    return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob on device " + std::to_string(region->deviceIndex()) +
+                                      ", the call is for device " + std::to_string(device_) +
+                                      ": all blobs of a call must be on one device"};
+  }
+  if (blob.offset > region->bytes() || blob.bytes > region->bytes() - blob.offset) {
+    return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob of " + std::to_string(blob.bytes) +
+                                      " bytes at offset " + std::to_string(blob.offset) + " of a region of " +
+                                      std::to_string(region->bytes()) + " bytes: it must lie inside"};
+  }
+  if (__builtin_add_overflow(totalBytes_, blob.bytes, &totalBytes_)) {
+    return {StatusCode::kInvalid, "the blobs of the call add up to more than 2^64 bytes: split it"};
+  }
+  if (std::find(regions_.begin(), regions_.end(), region) == regions_.end()) regions_.push_back(region);
+  addresses_.push_back(region->base() + blob.offset);
+  sizes_.push_back(blob.bytes);
+  return Status::Ok();
+}
+
+std::vector<std::byte> MakeKeyBatch(const ObjectCall& call, std::span<const uint32_t> keys) {
+  layout::KeyBatchHeader header{static_cast<uint32_t>(keys.size()), 0};
+  for (const uint32_t key : keys) header.keyBytes += static_cast<uint32_t>(call.key(key).size());
+  std::vector<std::byte> batch(AlignTo8(sizeof(header) + 4ULL * header.count + header.keyBytes));
+  std::memcpy(batch.data(), &header, sizeof(header));
+  std::byte* ends = batch.data() + sizeof(header);
+  std::byte* bytes = ends + 4ULL * header.count;
+  uint32_t end = 0;
+  for (const uint32_t key : keys) {
+    const std::string_view text = call.key(key);
+    std::memcpy(bytes + end, text.data(), text.size());
+    end += static_cast<uint32_t>(text.size());
+    std::memcpy(ends, &end, sizeof(end));
+    ends += sizeof(end);
+  }
+  return batch;
+}
+
+}  // namespace hbmesh::sidecar

@@ -1,0 +1,326 @@
+#include "sidecar/session_server.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/unix_socket.h"
+
+namespace hbmesh::sidecar {
+
+namespace {
+
+constexpr size_t kGreetingMax = 64;  // connections that have not greeted yet
+constexpr size_t kPacketBytesMax =
+    std::max({sizeof(session::Hello), sizeof(session::RegisterRegion), sizeof(session::UnregisterRegion)});
+constexpr uint64_t kPayloadCapacity = 64ULL << 20;
+
+std::string FieldText(const char* field, size_t capacity) { return {field, ::strnlen(field, capacity)}; }
+
+void PutText(const std::string& text, char* field, size_t capacity) {
+  std::memcpy(field, text.data(), std::min(text.size(), capacity - 1));
+}
+
+// A Welcome that says why there will be no session. A peer that is gone or doesn't read learns it from the closed socket.
+void SendRefusal(int socket, const Status& status) {
+  session::Welcome welcome{};
+  welcome.type = static_cast<uint32_t>(session::Type::kWelcome);
+  welcome.magic = session::kMagic;
+  welcome.version = session::kVersion;
+  welcome.code = static_cast<uint32_t>(status.code());
+  PutText(status.message(), welcome.text, sizeof(welcome.text));
+  (void)SendPacket(socket, std::as_bytes(std::span(&welcome, 1))).ok();
+}
+
+// Takes as long as the longer text: a token must not be guessed byte by byte.
+bool SameToken(const std::string& a, const std::string& b) {
+  unsigned difference = a.size() == b.size() ? 0 : 1;
+  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    const char left = i < a.size() ? a[i] : '\0';
+    const char right = i < b.size() ? b[i] : '\0';
+    difference |= static_cast<unsigned char>(left ^ right);
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+// A socket that was accepted; a session once it has greeted.
+struct SessionServer::Connection final : FdHandler {
+  Connection(SessionServer& server, uint64_t id, Fd socket) : server(server), id(id), socket(std::move(socket)) {}
+  void OnReady(uint32_t events) override { server.OnPacket(*this, events); }
+
+  SessionServer& server;
+  const uint64_t id;
+  Fd socket;
+  uint64_t watch = 0;
+  TimerId greeting;  // runs until it has greeted
+  pid_t pid = 0;
+  std::unique_ptr<Session> session;
+};
+
+SessionServer::SessionServer(const SidecarOptions& options, Loop& loop, Timers& timers, Clock& clock,
+                             std::vector<std::unique_ptr<Device>>& devices, SessionListener& listener)
+    : options_(options), loop_(loop), timers_(timers), clock_(clock), devices_(devices), listener_(listener) {}
+
+SessionServer::~SessionServer() {
+  while (!connections_.empty()) Close(connections_.begin()->first);
+  loop_.Unwatch(watch_);
+}
+
+Status SessionServer::Listen(WelcomeFacts facts) {
+  facts_ = std::move(facts);
+  const std::string name = session::SocketName(options_.workerAddress);
+  if (Status status = ListenUnix(name, &socket_); !status.ok()) return status;
+  watch_ = loop_.Watch(socket_.get(), this);
+  return watch_ != 0 ? Status::Ok() : StatusFromErrno(errno, "watching session socket " + name);
+}
+
+Session* SessionServer::Find(uint64_t id) {
+  const auto found = connections_.find(id);
+  return found == connections_.end() ? nullptr : found->second->session.get();
+}
+
+uint32_t SessionServer::clientCount() const {
+  return static_cast<uint32_t>(order_.size()) - (control_ != nullptr ? 1 : 0);
+}
+
+void SessionServer::OnReady(uint32_t /*events*/) {
+  // Level-triggered: what is left over here is reported again.
+  for (int i = 0; i < 16; ++i) {
+    Fd socket;
+    if (!AcceptUnix(socket_.get(), true, &socket).ok()) return;
+    Accept(std::move(socket));
+  }
+}
+
+void SessionServer::Accept(Fd socket) {
+  PeerCredentials credentials;
+  if (!GetPeerCredentials(socket.get(), &credentials).ok()) return;
+  if (credentials.uid != ::geteuid() && credentials.uid != 0) {
+    SendRefusal(socket.get(), {StatusCode::kNotAuthorized,
+                               "this sidecar serves user id " + std::to_string(::geteuid()) + " and root, you are " +
+                                   std::to_string(credentials.uid) + ": run both as the same user"});
+    return;
+  }
+  if (connections_.size() - order_.size() >= kGreetingMax) {
+    SendRefusal(socket.get(), {StatusCode::kTryAgain, "too many processes are connecting at once; try again"});
+    return;
+  }
+  const uint64_t id = ++lastId_;
+  auto connection = std::make_unique<Connection>(*this, id, std::move(socket));
+  connection->pid = credentials.pid;
+  connection->watch = loop_.Watch(connection->socket.get(), connection.get());
+  if (connection->watch == 0) return;
+  connection->greeting =
+      timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
+  connections_.emplace(id, std::move(connection));
+}
+
+void SessionServer::OnPacket(Connection& connection, uint32_t events) {
+  const uint64_t id = connection.id;
+  for (;;) {
+    std::array<std::byte, kPacketBytesMax> buffer;
+    Packet packet;
+    const Status status = ReceivePacket(connection.socket.get(), buffer, &packet);
+    if (status.code() == StatusCode::kTryAgain) break;
+    const std::span<const std::byte> bytes(buffer.data(), packet.bytes);
+    if (!status.ok() || !HandlePacket(connection, bytes, packet.descriptors)) {
+      Close(id);
+      return;
+    }
+  }
+  if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0) Close(id);
+}
+
+bool SessionServer::HandlePacket(Connection& connection, std::span<const std::byte> packet, const std::vector<Fd>& fds) {
+  uint32_t type = 0;
+  if (packet.size() < sizeof(type)) return false;
+  std::memcpy(&type, packet.data(), sizeof(type));
+  if (connection.session == nullptr) {
+    return type == static_cast<uint32_t>(session::Type::kHello) && Greet(connection, packet);
+  }
+  if (type == static_cast<uint32_t>(session::Type::kRegisterRegion)) {
+    return Register(connection, packet, fds);
+  }
+  return type == static_cast<uint32_t>(session::Type::kUnregisterRegion) && Unregister(connection, packet);
+}
+
+Status SessionServer::CheckGreeting(const session::Hello& hello) {
+  if (hello.magic != session::kMagic || hello.version != session::kVersion) {
+    return {StatusCode::kNotSupported, "this sidecar speaks session protocol version " +
+                                           std::to_string(session::kVersion) + ", you speak " +
+                                           std::to_string(hello.version) + ": use the same release of hbmesh"};
+  }
+  const bool control = hello.kind == static_cast<uint32_t>(session::Kind::kControl);
+  if (!control && hello.kind != static_cast<uint32_t>(session::Kind::kClient)) {
+    return {StatusCode::kInvalid, "session kind " + std::to_string(hello.kind) + " doesn't exist"};
+  }
+  if (!options_.token.empty() && !SameToken(FieldText(hello.token, sizeof(hello.token)), options_.token)) {
+    return {StatusCode::kNotAuthorized, "the token is not that of worker " + options_.workerAddress +
+                                            ": give the one that the worker was started with"};
+  }
+  if (control) DropDeadControl();
+  if (control && control_ != nullptr) {
+    return {StatusCode::kNotReady, "process " + std::to_string(control_->pid) + " is the control process of worker " +
+                                       options_.workerAddress + ": stop it first"};
+  }
+  if (order_.size() >= options_.sessionsMax) {
+    return {StatusCode::kTryAgain, "worker " + options_.workerAddress + " has " + std::to_string(order_.size()) +
+                                       " sessions, the most it takes: close one, or connect to another worker"};
+  }
+  return Status::Ok();
+}
+
+Status SessionServer::OpenChannel(Connection& connection, const session::Hello& hello) {
+  ChannelOptions options;
+  options.payloadCapacity = kPayloadCapacity;
+  std::unique_ptr<Channel> channel;
+  if (Status status = Channel::Create(options, loop_.wakeFd(), &channel); !status.ok()) return status;
+  connection.session = std::make_unique<Session>(connection.id, static_cast<session::Kind>(hello.kind), connection.pid,
+                                                 std::move(channel), kPayloadCapacity / 2);
+  return Status::Ok();
+}
+
+bool SessionServer::Greet(Connection& connection, std::span<const std::byte> packet) {
+  session::Hello hello{};
+  if (packet.size() != sizeof(hello)) return false;
+  std::memcpy(&hello, packet.data(), sizeof(hello));
+  Status status = CheckGreeting(hello);
+  if (status.ok()) status = OpenChannel(connection, hello);
+  if (!status.ok()) {
+    SendRefusal(connection.socket.get(), status);
+    return false;
+  }
+  timers_.Cancel(connection.greeting);
+  Session& session = *connection.session;
+  std::vector<int> fds = {session.channel().memoryFd(), loop_.wakeFd(), session.channel().peerWakeFd()};
+  if (session.kind() == session::Kind::kControl) fds.push_back(facts_.storeFd);
+  session::Welcome welcome{};
+  welcome.type = static_cast<uint32_t>(session::Type::kWelcome);
+  welcome.magic = session::kMagic;
+  welcome.version = session::kVersion;
+  welcome.session = connection.id;
+  welcome.deviceCount = static_cast<uint32_t>(devices_.size());
+  welcome.descriptors = static_cast<uint32_t>(fds.size());
+  PutText(facts_.backend, welcome.backend, sizeof(welcome.backend));
+  PutText(facts_.transports, welcome.transports, sizeof(welcome.transports));
+  order_.push_back(&session);
+  if (session.kind() == session::Kind::kControl) control_ = &connection;
+  listener_.OnSessionOpened(session);
+  return SendPacket(connection.socket.get(), std::as_bytes(std::span(&welcome, 1)), fds).ok();
+}
+
+bool SessionServer::Register(Connection& connection, std::span<const std::byte> packet, const std::vector<Fd>& fds) {
+  session::RegisterRegion request{};
+  if (packet.size() != sizeof(request)) return false;
+  std::memcpy(&request, packet.data(), sizeof(request));
+  uint32_t region = 0;
+  if (fds.size() > 1) {
+    return AnswerRegistration(connection, {StatusCode::kInvalid, "a region has one descriptor at most"}, 0);
+  }
+  const int fd = fds.empty() ? -1 : fds[0].get();
+  const Status status = ImportRegion(*connection.session, request, fd, &region);
+  return AnswerRegistration(connection, status, region);
+}
+
+Status SessionServer::ImportRegion(Session& session, const session::RegisterRegion& request, int fd, uint32_t* region) {
+  if (session.kind() != session::Kind::kClient) return {StatusCode::kInvalid, "a control process has no device memory"};
+  if (request.deviceIndex >= devices_.size()) {
+    return {StatusCode::kInvalid, "device index " + std::to_string(request.deviceIndex) +
+                                      " doesn't exist: this worker has devices 0 to " +
+                                      std::to_string(devices_.size() - 1) + "; give one of them"};
+  }
+  if (request.bytes == 0) return {StatusCode::kInvalid, "a region of 0 bytes can't be registered"};
+  if (request.keyBytes > session::kExportKeyBytesMax) {
+    return {StatusCode::kInvalid, "an export key of " + std::to_string(request.keyBytes) + " bytes; at most " +
+                                      std::to_string(session::kExportKeyBytesMax) + " are allowed"};
+  }
+  RegionTable& regions = session.regions();
+  const auto slot = std::find(regions.begin(), regions.end(), nullptr);
+  if (slot == regions.end() && regions.size() >= options_.regionsMax) {
+    return {StatusCode::kTryAgain, "this session has " + std::to_string(regions.size()) +
+                                       " regions, the most it may have: register larger ones, or release some"};
+  }
+  ExportHandle handle;
+  handle.deviceIndex = request.deviceIndex;
+  handle.bytes = request.bytes;
+  const auto* key = reinterpret_cast<const std::byte*>(request.key);
+  handle.key.assign(key, key + request.keyBytes);
+  handle.fd = fd;
+  Device& device = *devices_[request.deviceIndex];
+  DeviceRegion memory;
+  if (Status status = device.Import(handle, &memory); !status.ok()) return status;
+  *region = static_cast<uint32_t>(slot - regions.begin());
+  auto entry = std::make_shared<Region>(device, memory);
+  if (slot == regions.end()) {
+    regions.push_back(std::move(entry));
+  } else {
+    *slot = std::move(entry);
+  }
+  return Status::Ok();
+}
+
+bool SessionServer::Unregister(Connection& connection, std::span<const std::byte> packet) {
+  session::UnregisterRegion request{};
+  if (packet.size() != sizeof(request)) return false;
+  std::memcpy(&request, packet.data(), sizeof(request));
+  RegionTable& regions = connection.session->regions();
+  if (request.region >= regions.size() || regions[request.region] == nullptr) {
+    return AnswerRegistration(connection,
+                              {StatusCode::kInvalid, "region " + std::to_string(request.region) + " is not registered"},
+                              request.region);
+  }
+  regions[request.region] = nullptr;  // copies under way keep the memory until they are done
+  return AnswerRegistration(connection, Status::Ok(), request.region);
+}
+
+bool SessionServer::AnswerRegistration(Connection& connection, const Status& status, uint32_t region) {
+  session::RegisterReply reply{};
+  reply.type = static_cast<uint32_t>(session::Type::kRegisterReply);
+  reply.code = static_cast<uint32_t>(status.code());
+  reply.region = region;
+  PutText(status.message(), reply.text, sizeof(reply.text));
+  // A peer that doesn't read its answers is not waited for.
+  return SendPacket(connection.socket.get(), std::as_bytes(std::span(&reply, 1))).ok();
+}
+
+// A control process that was killed may have a successor before its end of file was looked at.
+void SessionServer::DropDeadControl() {
+  if (control_ == nullptr) return;
+  std::byte byte{};
+  const ssize_t got = ::recv(control_->socket.get(), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
+  if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) Close(control_->id);
+}
+
+void SessionServer::Close(uint64_t id) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  std::unique_ptr<Connection> connection = std::move(found->second);
+  connections_.erase(found);
+  loop_.Unwatch(connection->watch);
+  timers_.Cancel(connection->greeting);
+  if (control_ == connection.get()) control_ = nullptr;
+  if (connection->session == nullptr) return;
+  const auto position = std::find(order_.begin(), order_.end(), connection->session.get());
+  if (position == order_.end()) return;  // refused before it was a session
+  order_.erase(position);
+  listener_.OnSessionClosed(*connection->session);
+}
+
+bool SessionServer::Sweep() {
+  std::vector<uint64_t> broken;
+  for (Session* session : order_) {
+    if (!session->broken().empty()) broken.push_back(session->id());
+  }
+  for (const uint64_t id : broken) Close(id);
+  return !broken.empty();
+}
+
+}  // namespace hbmesh::sidecar
