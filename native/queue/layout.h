@@ -38,7 +38,8 @@ struct alignas(kCacheLine) RingControl {
   // Written by the consumer, with `head`: payload bytes below it may be overwritten.
   std::atomic<uint64_t> payloadHead;
   // 1 while the consumer sleeps on its eventfd. Set by the consumer, then it looks at `tail` once more; the producer reads
-  // it after publishing. Both sequentially consistent, so that one of the two sees the other.
+  // it after publishing, and sets it to 0 when it signals. All sequentially consistent, so that one of the two sees the
+  // other (the proof is in channel.cc).
   alignas(kCacheLine) std::atomic<uint32_t> consumerSleeps;
 };
 static_assert(sizeof(RingControl) == 192);
