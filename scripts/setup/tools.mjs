@@ -17,6 +17,7 @@ export const debianPackages = [
   { name: "g++", program: "c++", for: "build" },
   { name: "make", program: "make", for: "build" },
   { name: "cmake", program: "cmake", for: "build" },
+  { name: "python3", program: "python3", for: "build" },
   { name: "libfmt-dev", file: "/usr/include/fmt/core.h", for: "build" },
   { name: "libspdlog-dev", file: "/usr/include/spdlog/spdlog.h", for: "build" },
   { name: "libcli11-dev", file: "/usr/include/CLI/CLI.hpp", for: "build" },

@@ -1,10 +1,11 @@
 /** The Connect API of a worker, as the commands for people use it: clients, and its errors as HbmeshError. */
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "commander";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
+import { fromConnectError } from "../rpc/index.js";
 import { address, wholeNumber } from "./options.js";
 
 /** What every command that asks a worker takes. */
@@ -43,17 +44,16 @@ export async function answerOf<Answer>(options: ApiOptions, asked: Promise<Answe
   try {
     return await asked;
   } catch (error) {
-    const failure = ConnectError.from(error);
     const node = options.worker;
-    if (failure.code === Code.Unavailable || /ECONNREFUSED|ECONNRESET/.test(failure.message)) {
-      const message = `no worker answers at ${node} (${failure.rawMessage}); check the address, or start one with hbmesh worker`;
+    const failure = fromConnectError(error, node);
+    if (/ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENOTFOUND/.test(failure.message)) {
+      const message = `no worker answers at ${node} (${failure.message}); check the address, or start one with hbmesh worker`;
       throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node, cause: error });
     }
-    if (failure.code === Code.DeadlineExceeded) {
+    if (failure.code === StatusCode.RPC_DEADLINE_EXCEEDED) {
       const message = `the worker at ${node} did not answer in ${options.timeout_ms} ms; raise --timeout_ms or look at its log`;
-      throw new HbmeshError(StatusCode.RPC_DEADLINE_EXCEEDED, message, { node, cause: error });
+      throw new HbmeshError(failure.code, message, { node, cause: error });
     }
-    const code = failure.code === Code.InvalidArgument ? StatusCode.INVALID : StatusCode.RUNTIME_ERROR;
-    throw new HbmeshError(code, `${node}: ${failure.rawMessage}`, { node, cause: error });
+    throw failure;
   }
 }

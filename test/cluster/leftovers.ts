@@ -1,0 +1,55 @@
+/**
+ * Looks for what a suite may not leave behind: processes, abstract sockets, shared memory, temporary files. Takes what is there
+ * before and compares after, so that a worker that somebody else runs on this machine does not matter.
+ */
+import { readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { expect } from "vitest";
+
+export interface Leftovers {
+  processes: string[];
+  sockets: string[];
+  sharedMemory: string[];
+  temporaryFiles: string[];
+}
+
+/** Only what belongs to one of these worker addresses, if any are given. */
+export function leftoversNow(addresses: readonly string[] = []): Leftovers {
+  const ours = (text: string): boolean => addresses.length === 0 || addresses.some((address) => text.includes(address));
+  return {
+    processes: processLines().filter((line) => /hbmesh-sidecar|hbmesh-raw-sockets|dist\/cli\//.test(line) && ours(line)),
+    sockets: readFileSync("/proc/net/unix", "utf8")
+      .split("\n")
+      .map((line) => line.slice(line.lastIndexOf(" ") + 1))
+      .filter((name) => name.startsWith("@hbmesh") && ours(name)),
+    sharedMemory: readdirSync("/dev/shm"),
+    temporaryFiles: readdirSync(tmpdir()).filter((name) => name.startsWith("hbmesh")),
+  };
+}
+
+/** "1234 node dist/cli/main.js worker ..." for each process of this machine that can be read. */
+function processLines(): string[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((pid) => {
+      try {
+        const line = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
+        // A zombie has no command line; its parent has not looked yet.
+        return line === "" ? [] : [`${pid} ${line}`];
+      } catch {
+        return [];
+      }
+    });
+}
+
+/** Fails with what is there now and was not before. */
+export function expectNothingNew(before: Leftovers, addresses: readonly string[] = []): void {
+  const now = leftoversNow(addresses);
+  const added = (kind: keyof Leftovers): string[] => now[kind].filter((item) => !before[kind].includes(item));
+  expect({
+    processes: added("processes"),
+    sockets: added("sockets"),
+    sharedMemory: added("sharedMemory"),
+    temporaryFiles: added("temporaryFiles"),
+  }).toEqual({ processes: [], sockets: [], sharedMemory: [], temporaryFiles: [] });
+}

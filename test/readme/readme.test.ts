@@ -1,0 +1,110 @@
+/**
+ * Goal: what README.md tells a newcomer to run works as it is written there.
+ * Method: take the fenced blocks out of README.md and run them: the shell lines by sh, the TypeScript example against the two
+ * workers that its `npx hbmesh dev` starts. `npm test` is left out, since it is what runs this.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { run, until } from "../cluster/commands.js";
+import { expectNothingNew, type Leftovers, leftoversNow } from "../cluster/leftovers.js";
+import { read, root } from "../contract/sources.js";
+
+const readme = read("README.md");
+
+function blocks(language: string): string[] {
+  return [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, "gm"))].map((match) => match[1] ?? "");
+}
+
+/** Commands of all shell blocks, without their comments. */
+const commands = blocks("sh").flatMap((block) =>
+  block
+    .split("\n")
+    .map((line) => line.replace(/\s+# .*$/, "").trim())
+    .filter((line) => line !== ""),
+);
+const starts = commands.filter((command) => /^npm .*start\b/.test(command));
+const curls = commands.filter((command) => command.startsWith("curl"));
+
+let before: Leftovers;
+
+beforeAll(() => {
+  before = leftoversNow();
+});
+
+afterAll(() => {
+  expectNothingNew(before);
+});
+
+describe("README.md", () => {
+  it("has no shell command that this test does not know", () => {
+    const known = [...starts, ...curls, "npm test", "npx hbmesh dev"];
+    expect(commands.filter((command) => !known.includes(command))).toEqual([]);
+    expect(starts.length).toBeGreaterThanOrEqual(3);
+    expect(curls.length).toBeGreaterThanOrEqual(1);
+  });
+
+  it.each(starts)(
+    "%s",
+    async (command) => {
+      const result = await run("sh", ["-c", command], { cwd: root });
+      expect(result.code, result.stderr).toBe(0);
+      if (command.includes("--json")) {
+        expect(JSON.parse(result.stdout)).toMatchObject({ ok: true });
+      } else {
+        expect(result.stdout).toContain("[OK] Set value\n[OK] Get value\n");
+      }
+    },
+    300_000,
+  );
+});
+
+describe("README.md, from code", () => {
+  const script = join(root, ".setup", "readme-example.mjs");
+  let dev: ChildProcess;
+  let output = "";
+  let ended: Promise<number | null>;
+
+  beforeAll(async () => {
+    // A group of its own, so that Ctrl-C can be sent as a terminal does: to all of it.
+    dev = spawn("sh", ["-c", "exec npx hbmesh dev"], { cwd: root, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    dev.stdout?.setEncoding("utf8").on("data", (text: string) => {
+      output += text;
+    });
+    dev.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      output += text;
+    });
+    ended = new Promise((resolve) => {
+      dev.once("close", resolve);
+    });
+    await until(`hbmesh dev is up; it said:\n${output}`, () => output.includes("Ctrl-C ends them all."));
+  });
+
+  afterAll(async () => {
+    rmSync(script, { force: true });
+    if (dev.pid !== undefined) {
+      process.kill(-dev.pid, "SIGINT");
+    }
+    await ended;
+  });
+
+  it("the example reads into device 2 what it set from device 0", async () => {
+    const [example, ...others] = blocks("ts");
+    expect(others).toEqual([]);
+    mkdirSync(join(root, ".setup"), { recursive: true });
+    // Inside the repository, where Node finds the package under its own name. The example has no types to strip.
+    writeFileSync(script, example ?? "");
+    const result = await run(process.execPath, [script], { cwd: root });
+    expect(result.stderr).toBe("");
+    expect(result.code).toBe(0);
+    expect(result.stdout).toMatch(/^\[\] \[/);
+    expect(result.stdout.trim()).toMatch(/ 7$/);
+  });
+
+  it.each(curls)("%s", async (command) => {
+    const result = await run("sh", ["-c", command], { cwd: root });
+    expect(result.code).toBe(0);
+    expect(JSON.parse(result.stdout)).toHaveProperty("entries");
+  });
+});
