@@ -1,0 +1,360 @@
+/**
+ * The directory: what an owner knows of its keys. Every call takes a KeyBatch and gives a ResultRecord a key; what each one
+ * promises is in src/decision/decisions.ts.
+ *
+ * A generation is given once. Of two versions of a key, the one of the higher generation is the newer; whatever a call is
+ * told about an older one changes nothing.
+ */
+import {
+  CALL_BAD_ARGUMENT,
+  CALL_MALFORMED_RECORDS,
+  CALL_OK,
+  CALL_OUT_OF_MEMORY,
+  COMMIT_RECORD_BYTES,
+  CommitRecord,
+  EXISTENCE_FAIL,
+  EXISTENCE_REPLACE,
+  EXISTENCE_SKIP,
+  FLAG_EXISTED,
+  KEY_BYTES_MAX,
+  LOCATION_BYTES,
+  LOCATIONS_MAX,
+  MEMBER_ID_MAX,
+  RESULT_LOCATIONS_OFFSET,
+  RESULT_RECORD_BYTES,
+  ResultRecord,
+  STATUS_DATA_INCONSISTENCY,
+  STATUS_INVALID,
+  STATUS_KEY_ALREADY_EXISTS,
+  STATUS_NO_SPACE,
+  STATUS_NOT_FOUND,
+  STATUS_OK,
+  STATUS_OUT_OF_MEMORY,
+  STATUS_TRY_AGAIN,
+} from "./layout";
+import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart } from "./key";
+import { allocateScratch } from "./memory";
+import { ownerOfHash } from "./hash-ring";
+import {
+  dropLocation,
+  findRecord,
+  insertRecord,
+  keyHashOf,
+  locationOf,
+  OBJECT_BYTES_LIMIT,
+  Record,
+  recordAt,
+  recordEnd,
+  removeRecord,
+  tableHash,
+  tableIsEmpty,
+  touchRecord,
+  touchSegment,
+} from "./directory-table";
+
+/** The next generation that `reserve` gives. 0 is no generation. */
+let nextGeneration: u64 = 1;
+/** Bytes of all objects together, each counted once. */
+export let objectBytes: u64 = 0;
+
+let hashes: usize = 0;
+let results: usize = 0;
+let touched: u32 = 0;
+
+export function directoryResults(): usize {
+  return results;
+}
+
+export function raiseGenerationTo(floor: u64): void {
+  if (floor >= nextGeneration) nextGeneration = floor + 1;
+}
+
+/** Takes a batch in use, hashes it, and makes room for its results. `recordBytes` 0: the call has no records. */
+function begin(keys: usize, keysLength: u32, recordsLength: u32, recordBytes: usize): u32 {
+  const checked = checkBatch(keys, keysLength);
+  if (checked != CALL_OK) return checked;
+  if (<u64>batchCount * recordBytes != recordsLength) return CALL_MALFORMED_RECORDS;
+  hashes = hashBatch(batchCount);
+  results = allocateScratch(<u64>batchCount * RESULT_RECORD_BYTES);
+  if (hashes == 0 || results == 0) return CALL_OUT_OF_MEMORY;
+  memory.fill(results, 0, <usize>batchCount * RESULT_RECORD_BYTES);
+  return CALL_OK;
+}
+
+// @ts-ignore: decorator
+@inline
+function hashOf(index: u32): u32 {
+  return tableHash(load<u64>(hashes + (<usize>index << 3)));
+}
+
+// @ts-ignore: decorator
+@inline
+function resultOf(index: u32): ResultRecord {
+  return changetype<ResultRecord>(results + <usize>index * RESULT_RECORD_BYTES);
+}
+
+/** May the directory hold this key? Which bytes it may have, the rule decides, before. */
+// @ts-ignore: decorator
+@inline
+function hasGoodLength(index: u32): bool {
+  const bytes = keyEnd(index) - keyStart(index);
+  return bytes > 0 && bytes <= KEY_BYTES_MAX;
+}
+
+// @ts-ignore: decorator
+@inline
+function find(index: u32): u32 {
+  const start = keyStart(index);
+  return findRecord(batchBytes + start, keyEnd(index) - start, hashOf(index));
+}
+
+// Reads are spread over groups of keys: first every segment, then every record, then the keys themselves. A processor
+// has several such reads under way at once, while a search key by key waits for each.
+const TOUCH_GROUP: u32 = 32;
+
+// @ts-ignore: decorator
+@inline
+function touchGroup(index: u32): void {
+  if ((index & (TOUCH_GROUP - 1)) != 0 || tableIsEmpty()) return;
+  const end = min(index + TOUCH_GROUP, batchCount);
+  let sum: u32 = 0;
+  for (let at = index; at < end; at += 1) sum += touchSegment(hashOf(at));
+  for (let at = index; at < end; at += 1) {
+    const number = touchRecord(hashOf(at));
+    if (number != 0) sum += recordAt(number).key;
+  }
+  touched += sum;
+}
+
+/** Tells what is known of a key, its locations included. */
+function describe(result: ResultRecord, record: Record): void {
+  result.generation = record.generation;
+  result.bytes = record.bytes;
+  const count = record.locationCount;
+  result.locationCount = count;
+  const locations = changetype<usize>(result) + RESULT_LOCATIONS_OFFSET;
+  for (let index: u32 = 0; index < count; index += 1) {
+    store<u32>(locations + <usize>index * LOCATION_BYTES, record.member(index));
+    store<u32>(locations + <usize>index * LOCATION_BYTES, record.slot(index), 4);
+  }
+}
+
+function answerExisting(result: ResultRecord, record: Record, existence: u32): void {
+  describe(result, record);
+  result.flags = FLAG_EXISTED;
+  if (existence == EXISTENCE_FAIL) result.code = STATUS_KEY_ALREADY_EXISTS;
+}
+
+export function reserve(keys: usize, keysLength: u32, existence: u32): u32 {
+  if (existence > EXISTENCE_REPLACE) return CALL_BAD_ARGUMENT;
+  const begun = begin(keys, keysLength, 0, 0);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    touchGroup(index);
+    const result = resultOf(index);
+    if (!hasGoodLength(index)) {
+      result.code = STATUS_INVALID;
+      continue;
+    }
+    const number = existence == EXISTENCE_REPLACE ? 0 : find(index);
+    if (number != 0) {
+      answerExisting(result, recordAt(number), existence);
+    } else {
+      result.generation = nextGeneration;
+      nextGeneration += 1;
+    }
+  }
+  return CALL_OK;
+}
+
+export function commit(keys: usize, keysLength: u32, records: usize, recordsLength: u32, existence: u32): u32 {
+  if (existence > EXISTENCE_REPLACE) return CALL_BAD_ARGUMENT;
+  const begun = begin(keys, keysLength, recordsLength, COMMIT_RECORD_BYTES);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    touchGroup(index);
+    const result = resultOf(index);
+    const told = changetype<CommitRecord>(records + <usize>index * COMMIT_RECORD_BYTES);
+    if (!hasGoodLength(index) || !isGoodRecord(told)) {
+      result.code = STATUS_INVALID;
+      continue;
+    }
+    raiseGenerationTo(told.generation);
+    const number = find(index);
+    if (number == 0) {
+      addKey(index, told, result);
+      continue;
+    }
+    const record = recordAt(number);
+    if (isSameCommit(record, told)) {
+      // Told again, because the first answer was lost.
+      describe(result, record);
+    } else if (existence == EXISTENCE_SKIP || existence == EXISTENCE_FAIL) {
+      answerExisting(result, record, existence);
+    } else {
+      replaceVersion(record, told, result);
+    }
+  }
+  return CALL_OK;
+}
+
+function isGoodRecord(told: CommitRecord): bool {
+  return told.generation != 0 && told.bytes < OBJECT_BYTES_LIMIT && told.member != 0 && told.member <= MEMBER_ID_MAX;
+}
+
+function isSameCommit(record: Record, told: CommitRecord): bool {
+  if (record.generation != told.generation || record.bytes != told.bytes) return false;
+  const at = locationOf(record, told.member);
+  return at != LOCATIONS_MAX && record.slot(at) == told.slot;
+}
+
+function addKey(index: u32, told: CommitRecord, result: ResultRecord): void {
+  const start = keyStart(index);
+  const number = insertRecord(batchBytes + start, keyEnd(index) - start, hashOf(index));
+  if (number == 0) {
+    result.code = STATUS_OUT_OF_MEMORY;
+    return;
+  }
+  const record = recordAt(number);
+  setVersion(record, told);
+  describe(result, record);
+}
+
+function setVersion(record: Record, told: CommitRecord): void {
+  objectBytes += told.bytes - record.bytes;
+  record.generation = told.generation;
+  record.bytes = told.bytes;
+  record.setLocation(0, told.member, told.slot);
+  record.locationCount = 1;
+}
+
+/** The newer version stays; the result tells of the one that was replaced, or TRY_AGAIN to the older one's holder. */
+function replaceVersion(record: Record, told: CommitRecord, result: ResultRecord): void {
+  describe(result, record);
+  if (told.generation <= record.generation) {
+    result.code = STATUS_TRY_AGAIN;
+    return;
+  }
+  result.flags = FLAG_EXISTED;
+  setVersion(record, told);
+}
+
+export function lookup(keys: usize, keysLength: u32): u32 {
+  const begun = begin(keys, keysLength, 0, 0);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    touchGroup(index);
+    const result = resultOf(index);
+    const number = find(index);
+    if (number == 0) result.code = STATUS_NOT_FOUND;
+    else describe(result, recordAt(number));
+  }
+  return CALL_OK;
+}
+
+export function remove(keys: usize, keysLength: u32): u32 {
+  const begun = begin(keys, keysLength, 0, 0);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    touchGroup(index);
+    const number = find(index);
+    if (number == 0) continue;
+    const result = resultOf(index);
+    describe(result, recordAt(number));
+    result.flags = FLAG_EXISTED;
+    forgetKey(number);
+  }
+  return CALL_OK;
+}
+
+function forgetKey(number: u32): void {
+  objectBytes -= recordAt(number).bytes;
+  removeRecord(number);
+}
+
+export function announce(keys: usize, keysLength: u32, records: usize, recordsLength: u32): u32 {
+  const begun = begin(keys, keysLength, recordsLength, COMMIT_RECORD_BYTES);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    touchGroup(index);
+    const result = resultOf(index);
+    const told = changetype<CommitRecord>(records + <usize>index * COMMIT_RECORD_BYTES);
+    if (!hasGoodLength(index) || !isGoodRecord(told)) {
+      result.code = STATUS_INVALID;
+      continue;
+    }
+    raiseGenerationTo(told.generation);
+    const number = find(index);
+    if (number == 0) addKey(index, told, result);
+    else if (recordAt(number).generation == told.generation) addLocation(recordAt(number), told, result);
+    else replaceVersion(recordAt(number), told, result);
+  }
+  return CALL_OK;
+}
+
+/** A further holder of the version that is known. */
+function addLocation(record: Record, told: CommitRecord, result: ResultRecord): void {
+  const at = locationOf(record, told.member);
+  const count = record.locationCount;
+  if (record.bytes != told.bytes) {
+    result.code = STATUS_DATA_INCONSISTENCY;
+  } else if (at != LOCATIONS_MAX) {
+    record.setLocation(at, told.member, told.slot);
+  } else if (count == LOCATIONS_MAX) {
+    result.code = STATUS_NO_SPACE;
+  } else {
+    record.setLocation(count, told.member, told.slot);
+    record.locationCount = count + 1;
+  }
+  describe(result, record);
+}
+
+export function forgetLocations(keys: usize, keysLength: u32, records: usize, recordsLength: u32): u32 {
+  const begun = begin(keys, keysLength, recordsLength, RESULT_RECORD_BYTES);
+  if (begun != CALL_OK) return begun;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    const number = find(index);
+    if (number == 0) continue;
+    const told = records + <usize>index * RESULT_RECORD_BYTES;
+    const result = resultOf(index);
+    const record = recordAt(number);
+    const at = locationOf(record, load<u32>(told + RESULT_LOCATIONS_OFFSET));
+    const matches =
+      record.generation == changetype<ResultRecord>(told).generation &&
+      at != LOCATIONS_MAX &&
+      record.slot(at) == load<u32>(told + RESULT_LOCATIONS_OFFSET, 4);
+    if (matches) {
+      dropLocation(record, at);
+      result.flags = FLAG_EXISTED;
+    }
+    describe(result, record);
+    if (record.locationCount == 0) forgetKey(number);
+  }
+  return CALL_OK;
+}
+
+export function forgetMember(member: u32): u32 {
+  let lost: u32 = 0;
+  for (let number: u32 = 1; number < recordEnd; number += 1) {
+    const record = recordAt(number);
+    if (record.keyBytes == 0) continue;
+    const at = locationOf(record, member);
+    if (at == LOCATIONS_MAX) continue;
+    dropLocation(record, at);
+    if (record.locationCount != 0) continue;
+    forgetKey(number);
+    lost += 1;
+  }
+  return lost;
+}
+
+export function forgetForeign(self: u32): u32 {
+  let removed: u32 = 0;
+  for (let number: u32 = 1; number < recordEnd; number += 1) {
+    const record = recordAt(number);
+    if (record.keyBytes == 0 || ownerOfHash(keyHashOf(record)) == self) continue;
+    forgetKey(number);
+    removed += 1;
+  }
+  return removed;
+}

@@ -1,0 +1,350 @@
+/**
+ * Readers and writers of the flat records that the Wasm module, the sidecar and the owners exchange. The layouts are those
+ * of native/queue/layout.h and asm/layout.ts; a contract test compares them. Little endian.
+ *
+ * Readers trust the length of what they are given only after they looked at it: a buffer that is too short or that
+ * contradicts itself raises INVALID.
+ *
+ * A KeyBatch of the keys "a" and "bcd", 24 bytes:
+ *
+ *     02 00 00 00  04 00 00 00    count 2, keyBytes 4
+ *     01 00 00 00  04 00 00 00    ends 1, 4
+ *     61 62 63 64  00 00 00 00    "a" "bcd", zeros to a multiple of 8
+ */
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { KeyBatch } from "./decisions.js";
+
+export const KEY_BATCH_HEADER_BYTES = 8;
+export const RESULT_RECORD_BYTES = 64;
+export const COMMIT_RECORD_BYTES = 24;
+export const SLICE_RECORD_BYTES = 32;
+export const HELD_OBJECT_BYTES = 16;
+export const LOCATIONS_MAX = 4;
+/** ResultRecord flag: the key was there. */
+export const FLAG_EXISTED = 1;
+
+const RESULT_LOCATIONS_OFFSET = 32;
+const LOCATION_BYTES = 8;
+
+/** Where a holder keeps an object: its member id, and the slot in its object table. */
+export interface Location {
+  member: number;
+  slot: number;
+}
+
+/** What the directory answers for a key. */
+export interface ResultRecord {
+  code: StatusCode;
+  existed: boolean;
+  generation: bigint;
+  bytes: bigint;
+  locations: Location[];
+}
+
+/** What a holder says of an object that it has. */
+export interface CommitRecord extends Location {
+  generation: bigint;
+  bytes: bigint;
+}
+
+/** One piece of a transfer plan: `bytes` from `offset` of the object's payload, over connection `lane`. */
+export interface SliceRecord {
+  keyIndex: number;
+  member: number;
+  lane: number;
+  firstBlob: number;
+  offset: bigint;
+  bytes: bigint;
+}
+
+/** An object as its holder finds it. */
+export interface HeldObject {
+  generation: bigint;
+  slot: number;
+}
+
+/** Bytes as a DataView of just them. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Length of a KeyBatch, padding included. */
+export function keyBatchBytes(count: number, keyBytes: number): number {
+  return Math.ceil((KEY_BATCH_HEADER_BYTES + 4 * count + keyBytes) / 8) * 8;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Keys as flat bytes, in UTF-8. Checks nothing: `validateKeys` does. */
+export function encodeKeys(keys: readonly string[]): KeyBatch {
+  // A UTF-16 unit takes at most 3 bytes; most keys are ASCII, so the first guess is their length.
+  let units = 0;
+  for (const key of keys) {
+    units += key.length;
+  }
+  const bytesAt = KEY_BATCH_HEADER_BYTES + 4 * keys.length;
+  let target = new Uint8Array(keyBatchBytes(keys.length, units));
+  const ends = new Uint32Array(keys.length);
+  let at = 0;
+  let index = 0;
+  for (const key of keys) {
+    let { read, written } = encoder.encodeInto(key, target.subarray(bytesAt + at));
+    if (read < key.length) {
+      const larger = new Uint8Array(keyBatchBytes(keys.length, 3 * units));
+      larger.set(target);
+      target = larger;
+      ({ read, written } = encoder.encodeInto(key, target.subarray(bytesAt + at)));
+    }
+    at += written;
+    ends[index] = at;
+    index += 1;
+  }
+  const view = viewOf(target);
+  view.setUint32(0, keys.length, true);
+  view.setUint32(4, at, true);
+  for (let key = 0; key < keys.length; key += 1) {
+    view.setUint32(KEY_BATCH_HEADER_BYTES + 4 * key, ends[key] as number, true);
+  }
+  const exact = keyBatchBytes(keys.length, at);
+  // What a discarded attempt left behind the last key, and bytes that were not needed.
+  target.fill(0, bytesAt + at);
+  return exact === target.length ? target : target.slice(0, exact);
+}
+
+/** The key at `index` as raw bytes; a view into the batch. Raises INVALID if the batch does not have it whole. */
+export function keyBytesAt(batch: KeyBatch, index: number): Uint8Array {
+  const count = keyCountOf(batch);
+  if (!Number.isInteger(index) || index < 0 || index >= count) {
+    throw malformed(`it has ${count} keys and key ${index} was asked for`);
+  }
+  const view = viewOf(batch);
+  const bytesAt = KEY_BATCH_HEADER_BYTES + 4 * count;
+  const start = index === 0 ? 0 : view.getUint32(KEY_BATCH_HEADER_BYTES + 4 * (index - 1), true);
+  const end = view.getUint32(KEY_BATCH_HEADER_BYTES + 4 * index, true);
+  if (end < start || bytesAt + end > batch.byteLength) {
+    throw malformed(`key ${index} lies outside of it`);
+  }
+  return batch.subarray(bytesAt + start, bytesAt + end);
+}
+
+/** Number of keys that the header tells. Raises INVALID if the batch has no room for so many. */
+export function keyCountOf(batch: KeyBatch): number {
+  if (batch.byteLength < KEY_BATCH_HEADER_BYTES) {
+    throw malformed(`it has ${batch.byteLength} bytes, less than its header`);
+  }
+  const count = viewOf(batch).getUint32(0, true);
+  if (KEY_BATCH_HEADER_BYTES + 4 * count > batch.byteLength) {
+    throw malformed(`its header tells of ${count} keys, for which ${batch.byteLength} bytes are too few`);
+  }
+  return count;
+}
+
+export function decodeKey(batch: KeyBatch, index: number): string {
+  return decoder.decode(keyBytesAt(batch, index));
+}
+
+/** The keys as text; bytes that are no UTF-8 become U+FFFD. */
+export function decodeKeys(batch: KeyBatch): string[] {
+  const count = keyCountOf(batch);
+  const keys: string[] = [];
+  for (let index = 0; index < count; index += 1) {
+    keys.push(decodeKey(batch, index));
+  }
+  return keys;
+}
+
+/** A KeyBatch of some keys of another, in the order given. */
+export function selectKeys(batch: KeyBatch, indexes: ArrayLike<number>): KeyBatch {
+  const keys: Uint8Array[] = [];
+  let keyBytes = 0;
+  for (let position = 0; position < indexes.length; position += 1) {
+    const key = keyBytesAt(batch, indexes[position] as number);
+    keys.push(key);
+    keyBytes += key.byteLength;
+  }
+  const selected = new Uint8Array(keyBatchBytes(keys.length, keyBytes));
+  const view = viewOf(selected);
+  view.setUint32(0, keys.length, true);
+  view.setUint32(4, keyBytes, true);
+  const bytesAt = KEY_BATCH_HEADER_BYTES + 4 * keys.length;
+  let end = 0;
+  for (const [position, key] of keys.entries()) {
+    selected.set(key, bytesAt + end);
+    end += key.byteLength;
+    view.setUint32(KEY_BATCH_HEADER_BYTES + 4 * position, end, true);
+  }
+  return selected;
+}
+
+function malformed(cause: string): HbmeshError {
+  return new HbmeshError(
+    StatusCode.INVALID,
+    `The key batch is damaged: ${cause}. It was not written by this version of hbmesh; check that all processes run the same one.`,
+  );
+}
+
+/** How many records of `recordBytes` a buffer has. Raises INVALID unless they fill it. */
+export function recordCountOf(records: Uint8Array, recordBytes: number): number {
+  if (records.byteLength % recordBytes !== 0) {
+    throw new HbmeshError(
+      StatusCode.INVALID,
+      `${records.byteLength} bytes are no whole number of ${recordBytes}-byte records; check that all processes run the same version of hbmesh.`,
+    );
+  }
+  return records.byteLength / recordBytes;
+}
+
+function viewOfRecord(records: Uint8Array, index: number, recordBytes: number): DataView {
+  const count = recordCountOf(records, recordBytes);
+  if (!Number.isInteger(index) || index < 0 || index >= count) {
+    throw new HbmeshError(StatusCode.OUT_OF_RANGE, `Record ${index} was asked for, and there are ${count}.`);
+  }
+  return new DataView(records.buffer, records.byteOffset + index * recordBytes, recordBytes);
+}
+
+export function readResult(records: Uint8Array, index: number): ResultRecord {
+  const view = viewOfRecord(records, index, RESULT_RECORD_BYTES);
+  const locations: Location[] = [];
+  const locationCount = Math.min(view.getUint32(24, true), LOCATIONS_MAX);
+  for (let position = 0; position < locationCount; position += 1) {
+    const at = RESULT_LOCATIONS_OFFSET + position * LOCATION_BYTES;
+    locations.push({ member: view.getUint32(at, true), slot: view.getUint32(at + 4, true) });
+  }
+  return {
+    code: view.getUint32(0, true),
+    existed: (view.getUint32(4, true) & FLAG_EXISTED) !== 0,
+    generation: view.getBigUint64(8, true),
+    bytes: view.getBigUint64(16, true),
+    locations,
+  };
+}
+
+export function writeResult(records: Uint8Array, index: number, result: ResultRecord): void {
+  const view = viewOfRecord(records, index, RESULT_RECORD_BYTES);
+  if (result.locations.length > LOCATIONS_MAX) {
+    throw new HbmeshError(StatusCode.OUT_OF_RANGE, `A result has at most ${LOCATIONS_MAX} locations, not ${result.locations.length}.`);
+  }
+  view.setUint32(0, result.code, true);
+  view.setUint32(4, result.existed ? FLAG_EXISTED : 0, true);
+  view.setBigUint64(8, result.generation, true);
+  view.setBigUint64(16, result.bytes, true);
+  view.setUint32(24, result.locations.length, true);
+  view.setUint32(28, 0, true);
+  for (let position = 0; position < LOCATIONS_MAX; position += 1) {
+    const at = RESULT_LOCATIONS_OFFSET + position * LOCATION_BYTES;
+    const location = result.locations[position];
+    view.setUint32(at, location?.member ?? 0, true);
+    view.setUint32(at + 4, location?.slot ?? 0, true);
+  }
+}
+
+export function encodeResults(results: readonly ResultRecord[]): Uint8Array {
+  const records = new Uint8Array(results.length * RESULT_RECORD_BYTES);
+  for (const [index, result] of results.entries()) {
+    writeResult(records, index, result);
+  }
+  return records;
+}
+
+export function decodeResults(records: Uint8Array): ResultRecord[] {
+  return decodeAll(records, RESULT_RECORD_BYTES, readResult);
+}
+
+export function readCommit(records: Uint8Array, index: number): CommitRecord {
+  const view = viewOfRecord(records, index, COMMIT_RECORD_BYTES);
+  return {
+    generation: view.getBigUint64(0, true),
+    bytes: view.getBigUint64(8, true),
+    slot: view.getUint32(16, true),
+    member: view.getUint32(20, true),
+  };
+}
+
+export function writeCommit(records: Uint8Array, index: number, commit: CommitRecord): void {
+  const view = viewOfRecord(records, index, COMMIT_RECORD_BYTES);
+  view.setBigUint64(0, commit.generation, true);
+  view.setBigUint64(8, commit.bytes, true);
+  view.setUint32(16, commit.slot, true);
+  view.setUint32(20, commit.member, true);
+}
+
+export function encodeCommits(commits: readonly CommitRecord[]): Uint8Array {
+  const records = new Uint8Array(commits.length * COMMIT_RECORD_BYTES);
+  for (const [index, commit] of commits.entries()) {
+    writeCommit(records, index, commit);
+  }
+  return records;
+}
+
+export function decodeCommits(records: Uint8Array): CommitRecord[] {
+  return decodeAll(records, COMMIT_RECORD_BYTES, readCommit);
+}
+
+/** Writes the member into every record: a sidecar does not know its own id. */
+export function fillMember(records: Uint8Array, member: number): void {
+  const count = recordCountOf(records, COMMIT_RECORD_BYTES);
+  const view = viewOf(records);
+  for (let index = 0; index < count; index += 1) {
+    view.setUint32(index * COMMIT_RECORD_BYTES + 20, member, true);
+  }
+}
+
+export function readSlice(records: Uint8Array, index: number): SliceRecord {
+  const view = viewOfRecord(records, index, SLICE_RECORD_BYTES);
+  return {
+    keyIndex: view.getUint32(0, true),
+    member: view.getUint32(4, true),
+    lane: view.getUint32(8, true),
+    firstBlob: view.getUint32(12, true),
+    offset: view.getBigUint64(16, true),
+    bytes: view.getBigUint64(24, true),
+  };
+}
+
+export function writeSlice(records: Uint8Array, index: number, slice: SliceRecord): void {
+  const view = viewOfRecord(records, index, SLICE_RECORD_BYTES);
+  view.setUint32(0, slice.keyIndex, true);
+  view.setUint32(4, slice.member, true);
+  view.setUint32(8, slice.lane, true);
+  view.setUint32(12, slice.firstBlob, true);
+  view.setBigUint64(16, slice.offset, true);
+  view.setBigUint64(24, slice.bytes, true);
+}
+
+export function decodeSlices(records: Uint8Array): SliceRecord[] {
+  return decodeAll(records, SLICE_RECORD_BYTES, readSlice);
+}
+
+export function readHeld(records: Uint8Array, index: number): HeldObject {
+  const view = viewOfRecord(records, index, HELD_OBJECT_BYTES);
+  return { generation: view.getBigUint64(0, true), slot: view.getUint32(8, true) };
+}
+
+export function writeHeld(records: Uint8Array, index: number, held: HeldObject): void {
+  const view = viewOfRecord(records, index, HELD_OBJECT_BYTES);
+  view.setBigUint64(0, held.generation, true);
+  view.setUint32(8, held.slot, true);
+  view.setUint32(12, 0, true);
+}
+
+export function encodeHeld(objects: readonly HeldObject[]): Uint8Array {
+  const records = new Uint8Array(objects.length * HELD_OBJECT_BYTES);
+  for (const [index, held] of objects.entries()) {
+    writeHeld(records, index, held);
+  }
+  return records;
+}
+
+export function decodeHeld(records: Uint8Array): HeldObject[] {
+  return decodeAll(records, HELD_OBJECT_BYTES, readHeld);
+}
+
+function decodeAll<T>(records: Uint8Array, recordBytes: number, read: (records: Uint8Array, index: number) => T): T[] {
+  const decoded: T[] = [];
+  const count = recordCountOf(records, recordBytes);
+  for (let index = 0; index < count; index += 1) {
+    decoded.push(read(records, index));
+  }
+  return decoded;
+}

@@ -1,0 +1,320 @@
+/**
+ * Decisions from the Wasm module: copies input into its memory, calls, and copies the result out.
+ *
+ * One instance is used by one caller at a time; nothing here is asynchronous, so that is given. The module's memory may
+ * grow in any call, which makes every view of it void: views are made anew and never kept.
+ */
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Decisions, Directory, ExistenceMode, KeyBatch, KeyFault, KeyRule, PlanRequest, RingMember } from "./decisions.js";
+import { RESULT_RECORD_BYTES, SLICE_RECORD_BYTES } from "./layout.js";
+import { type DecisionExports, instantiateDecisions } from "./module.js";
+
+export interface DecisionOptions {
+  /** Most memory that the module takes, in bytes. Defaults to 4 GiB, which is all that it can address. */
+  memoryBytesMax?: bigint;
+}
+
+/** A fresh instance: no ring, an empty directory. */
+export function createDecisions(options: DecisionOptions = {}): Decisions {
+  return new WasmDecisions(instantiateDecisions(), options);
+}
+
+// As in asm/layout.ts and asm/key.ts.
+const CALL_OK = 0;
+const CALL_MALFORMED_BATCH = 1;
+const CALL_MALFORMED_RECORDS = 2;
+const CALL_OUT_OF_MEMORY = 3;
+const CALL_BAD_ARGUMENT = 4;
+
+const RULES: Record<KeyRule, number> = { strict: 0, extended: 1 };
+const REASON_OUT_OF_MEMORY = 8;
+const REASONS: readonly (KeyFault["reason"] | undefined)[] = [
+  undefined,
+  "malformed-batch",
+  "too-many",
+  "none",
+  "empty",
+  "too-long",
+  "forbidden-byte",
+  "duplicate",
+];
+
+const MEMBER_RECORD_BYTES = 16;
+const GROUP_RECORD_BYTES = 24;
+/** One call's input. Far above the largest batch: 100,000 keys of 1,024 bytes. */
+const INPUT_BYTES_MAX = 1 << 30;
+const U32_LIMIT = 2 ** 32;
+
+/** Moves bytes into and out of the module's memory. */
+class Border {
+  constructor(readonly wasm: DecisionExports) {}
+
+  /** Copies inputs one behind the other, each at a multiple of 16, and returns their pointers. */
+  write(...inputs: readonly Uint8Array[]): number[] {
+    let bytes = 0;
+    for (const input of inputs) {
+      bytes += (input.byteLength + 15) & ~15;
+      if (input.byteLength > INPUT_BYTES_MAX || bytes > INPUT_BYTES_MAX) {
+        throw new HbmeshError(StatusCode.INVALID, `The call has more than ${INPUT_BYTES_MAX} bytes of input. Split it into smaller calls.`);
+      }
+    }
+    let pointer = this.wasm.begin(bytes) >>> 0;
+    if (pointer === 0) {
+      throw outOfMemory();
+    }
+    const memory = new Uint8Array(this.wasm.memory.buffer);
+    const pointers: number[] = [];
+    for (const input of inputs) {
+      memory.set(input, pointer);
+      pointers.push(pointer);
+      pointer += (input.byteLength + 15) & ~15;
+    }
+    return pointers;
+  }
+
+  /** A copy that stays valid. */
+  read(pointer: number, bytes: number): Uint8Array {
+    return new Uint8Array(this.wasm.memory.buffer, pointer >>> 0, bytes).slice();
+  }
+
+  readU32(pointer: number, count: number): Uint32Array {
+    return new Uint32Array(this.wasm.memory.buffer, pointer >>> 0, count).slice();
+  }
+}
+
+class WasmDecisions implements Decisions {
+  readonly directory: Directory;
+  private readonly border: Border;
+  private readonly wasm: DecisionExports;
+
+  constructor(wasm: DecisionExports, options: DecisionOptions) {
+    this.wasm = wasm;
+    this.border = new Border(wasm);
+    this.directory = new WasmDirectory(this.border);
+    if (options.memoryBytesMax !== undefined) {
+      wasm.limitMemory(options.memoryBytesMax);
+    }
+  }
+
+  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number): KeyFault | undefined {
+    const [pointer] = this.border.write(keys) as [number];
+    const reason = this.wasm.validateBatch(pointer, keys.byteLength, RULES[rule], keysMax);
+    if (reason === REASON_OUT_OF_MEMORY) {
+      throw outOfMemory();
+    }
+    const name = REASONS[reason];
+    if (name === undefined) {
+      return undefined;
+    }
+    return { index: this.wasm.validateFaultIndex(), reason: name, detail: this.wasm.validateFaultDetail() >>> 0 };
+  }
+
+  setRing(members: readonly RingMember[]): void {
+    const tokensPerWeight = this.wasm.tokensPerWeight.value as number;
+    checkMembers(members, tokensPerWeight);
+    const [pointer] = this.border.write(encodeMembers(members, tokensPerWeight)) as [number];
+    const length = memberBytes(members);
+    raise(this.wasm.setRing(pointer, length, members.length), "the ring");
+  }
+
+  ownersOf(keys: KeyBatch): Uint32Array {
+    const [pointer] = this.border.write(keys) as [number];
+    raise(this.wasm.ownersOfBatch(pointer, keys.byteLength), "placing keys");
+    return this.border.readU32(this.wasm.ringResult(), this.wasm.ringResultBytes() / 4);
+  }
+
+  groupByOwner(keys: KeyBatch): { member: number; indexes: Uint32Array; keys: KeyBatch }[] {
+    const [pointer] = this.border.write(keys) as [number];
+    raise(this.wasm.groupBatch(pointer, keys.byteLength), "grouping keys");
+    const count = this.wasm.ringGroupCount();
+    const words = this.border.readU32(this.wasm.ringResult(), (count * GROUP_RECORD_BYTES) / 4);
+    const groups: { member: number; indexes: Uint32Array; keys: KeyBatch }[] = [];
+    for (let at = 0; at < words.length; at += GROUP_RECORD_BYTES / 4) {
+      const [member, keyCount, indexes, batch, batchBytes] = words.subarray(at, at + 5) as unknown as [number, number, number, number, number];
+      groups.push({ member, indexes: this.border.readU32(indexes, keyCount), keys: this.border.read(batch, batchBytes) });
+    }
+    return groups;
+  }
+
+  plan(request: PlanRequest): Uint8Array {
+    const { members, blobEnds, blobSizes, sliceBytesMax, lanes } = request;
+    if (members.length !== blobEnds.length) {
+      throw new HbmeshError(StatusCode.INVALID, `The plan has ${members.length} sources for ${blobEnds.length} keys. Give one source a key.`);
+    }
+    if (!Number.isSafeInteger(sliceBytesMax) || sliceBytesMax < 1 || !Number.isInteger(lanes) || lanes < 1) {
+      throw new HbmeshError(StatusCode.INVALID, `Slices of ${sliceBytesMax} bytes over ${lanes} lanes make no plan. Both must be whole and above 0.`);
+    }
+    const input = joinBytes([bytesOf(blobSizes), bytesOf(members), bytesOf(blobEnds)]);
+    const [pointer] = this.border.write(input) as [number];
+    const { wasm } = this;
+    const status = wasm.makePlan(pointer, input.byteLength, members.length, blobSizes.length, BigInt(sliceBytesMax), lanes);
+    if (status === CALL_MALFORMED_RECORDS) {
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        `The plan request breaks off at key ${wasm.planFault()}: ends of blobs must not fall, blobs must be above 0 bytes, sources are members 1 to 65535.`,
+      );
+    }
+    raise(status, "a transfer plan");
+    return this.border.read(wasm.planRecords(), (wasm.planRecordCount() >>> 0) * SLICE_RECORD_BYTES);
+  }
+}
+
+class WasmDirectory implements Directory {
+  private readonly wasm: DecisionExports;
+
+  constructor(private readonly border: Border) {
+    this.wasm = border.wasm;
+  }
+
+  reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array {
+    const [pointer] = this.border.write(keys) as [number];
+    return this.results(this.wasm.reserve(pointer, keys.byteLength, existence), pointer);
+  }
+
+  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode): Uint8Array {
+    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    return this.results(this.wasm.commit(pointer, keys.byteLength, recordsAt, records.byteLength, existence), pointer);
+  }
+
+  lookup(keys: KeyBatch): Uint8Array {
+    const [pointer] = this.border.write(keys) as [number];
+    return this.results(this.wasm.lookup(pointer, keys.byteLength), pointer);
+  }
+
+  remove(keys: KeyBatch): Uint8Array {
+    const [pointer] = this.border.write(keys) as [number];
+    return this.results(this.wasm.remove(pointer, keys.byteLength), pointer);
+  }
+
+  announce(keys: KeyBatch, records: Uint8Array): Uint8Array {
+    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    return this.results(this.wasm.announce(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
+  }
+
+  forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array {
+    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    return this.results(this.wasm.forgetLocations(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
+  }
+
+  forgetMember(member: number): number {
+    return this.wasm.forgetMember(member) >>> 0;
+  }
+
+  forgetForeign(self: number): number {
+    return this.wasm.forgetForeign(self) >>> 0;
+  }
+
+  raiseGeneration(floor: bigint): void {
+    this.wasm.raiseGenerationTo(floor);
+  }
+
+  stats(): { keys: number; bytes: number; memoryBytes: number } {
+    return {
+      keys: this.wasm.directoryKeys() >>> 0,
+      bytes: Number(BigInt.asUintN(64, this.wasm.directoryObjectBytes())),
+      memoryBytes: Number(BigInt.asUintN(64, this.wasm.directoryMemoryBytes())),
+    };
+  }
+
+  /** One ResultRecord for each key of the batch at `keys`. */
+  private results(status: number, keys: number): Uint8Array {
+    raise(status, "the directory");
+    const count = new DataView(this.wasm.memory.buffer).getUint32(keys, true);
+    return this.border.read(this.wasm.directoryResults(), count * RESULT_RECORD_BYTES);
+  }
+}
+
+/** Turns the outcome of a call as a whole into an error; a single key's status is in its record. */
+function raise(status: number, what: string): void {
+  switch (status) {
+    case CALL_OK:
+      return;
+    case CALL_MALFORMED_BATCH:
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        "The key batch is damaged: its counts, ends and length do not fit together. Check that all processes run the same version of hbmesh.",
+      );
+    case CALL_MALFORMED_RECORDS:
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        `The records given to ${what} are not one for each key. Check that all processes run the same version of hbmesh.`,
+      );
+    case CALL_OUT_OF_MEMORY:
+      throw outOfMemory();
+    case CALL_BAD_ARGUMENT:
+      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `An argument given to ${what} is outside of its range. Use smaller numbers of tokens, lanes or slices.`);
+    default:
+      throw new HbmeshError(StatusCode.RUNTIME_ERROR, `The decision module answered ${status}, which this version does not know. Build hbmesh again.`);
+  }
+}
+
+function outOfMemory(): HbmeshError {
+  return new HbmeshError(
+    StatusCode.OUT_OF_MEMORY,
+    "The memory of the decision module is used up: the directory of this owner is full. Delete keys, or add workers so that each owns fewer.",
+  );
+}
+
+function checkMembers(members: readonly RingMember[], tokensPerWeight: number): void {
+  const ids = new Set<number>();
+  const names = new Set<string>();
+  for (const { id, weight, name } of members) {
+    const where = { node: name };
+    if (!Number.isInteger(id) || id < 1 || id > 65_535) {
+      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `Member ${name} has the id ${id}. Ids are whole, from 1 to 65535.`, where);
+    }
+    if (!Number.isFinite(weight) || weight < 0 || weight * tokensPerWeight >= U32_LIMIT) {
+      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `Member ${name} has the weight ${weight}. Weights are 0 or above, 1 is one part.`, where);
+    }
+    if (ids.has(id) || names.has(name)) {
+      throw new HbmeshError(StatusCode.INVALID, `Member ${name} with the id ${id} is in the ring twice, or shares its id or name. Give each member its own.`, where);
+    }
+    ids.add(id);
+    names.add(name);
+  }
+}
+
+function memberBytes(members: readonly RingMember[]): number {
+  let bytes = members.length * MEMBER_RECORD_BYTES;
+  for (const { name } of members) {
+    bytes += Buffer.byteLength(name);
+  }
+  return bytes;
+}
+
+/** MemberRecords, then the names. */
+function encodeMembers(members: readonly RingMember[], tokensPerWeight: number): Uint8Array {
+  const bytes = new Uint8Array(memberBytes(members));
+  const view = new DataView(bytes.buffer);
+  const namesAt = members.length * MEMBER_RECORD_BYTES;
+  let nameOffset = 0;
+  for (const [index, { id, weight, name }] of members.entries()) {
+    const at = index * MEMBER_RECORD_BYTES;
+    const encoded = Buffer.from(name);
+    view.setUint32(at, id, true);
+    view.setUint32(at + 4, Math.round(weight * tokensPerWeight), true);
+    view.setUint32(at + 8, nameOffset, true);
+    view.setUint32(at + 12, encoded.byteLength, true);
+    bytes.set(encoded, namesAt + nameOffset);
+    nameOffset += encoded.byteLength;
+  }
+  return bytes;
+}
+
+function bytesOf(array: Uint32Array | BigUint64Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
+  let bytes = 0;
+  for (const part of parts) {
+    bytes += part.byteLength;
+  }
+  const joined = new Uint8Array(bytes);
+  let at = 0;
+  for (const part of parts) {
+    joined.set(part, at);
+    at += part.byteLength;
+  }
+  return joined;
+}
