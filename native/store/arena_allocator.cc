@@ -1,0 +1,271 @@
+#include "store/arena_allocator.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/align.h"
+#include "base/check.h"
+
+namespace hbmesh {
+namespace {
+
+// Blocks of the wanted size's own bin may be too small by a little. The first ones are tried, since objects of one size
+// are common and leave gaps of exactly that size; more of them only when there is nothing larger.
+constexpr uint32_t kTriesFirst = 4;
+constexpr uint32_t kTriesLast = 1024;
+
+}  // namespace
+
+ArenaAllocator::ArenaAllocator(uint64_t bytes) : arenaBytes_(AlignDown(bytes, kAlignment)) {
+  bins_.fill(kNone);
+  if (arenaBytes_ > 0) {
+    last_ = NewNode();
+    nodes_[last_].bytes = arenaBytes_;
+    PushFree(last_);
+  }
+}
+
+std::vector<ArenaAllocator::Handle> ArenaAllocator::Adopt(std::span<const Extent> taken) {
+  HBMESH_CHECK(usedBytes_ == 0, "adopts before it allocates");
+  std::vector<Handle> handles;
+  handles.reserve(taken.size());
+  for (const Extent& extent : taken) {
+    Handle rest = last_;
+    HBMESH_CHECK(rest != kNone && nodes_[rest].isFree && extent.bytes > 0 && extent.offset >= nodes_[rest].offset &&
+                     RangeInside(extent.offset - nodes_[rest].offset, extent.bytes, nodes_[rest].bytes),
+                 "extents are sorted, inside of the arena, and don't overlap");
+    if (extent.offset > nodes_[rest].offset) {
+      PopFree(rest);
+      SplitOff(rest, extent.offset - nodes_[rest].offset);
+      PushFree(rest);
+      rest = last_;
+    }
+    PopFree(rest);
+    if (extent.bytes < nodes_[rest].bytes) {
+      SplitOff(rest, extent.bytes);
+    }
+    usedBytes_ += extent.bytes;
+    handles.push_back(rest);
+  }
+  return handles;
+}
+
+ArenaAllocator::Handle ArenaAllocator::Allocate(uint64_t bytes) {
+  if (bytes == 0 || bytes > arenaBytes_) {
+    return kNone;
+  }
+  const uint64_t wanted = AlignUp(bytes, kAlignment);
+  const Handle found = FindFree(wanted);
+  if (found == kNone) {
+    return kNone;
+  }
+  PopFree(found);
+  if (nodes_[found].bytes > wanted) {
+    SplitOff(found, wanted);
+  }
+  usedBytes_ += wanted;
+  return found;
+}
+
+void ArenaAllocator::Free(Handle handle) {
+  HBMESH_CHECK(handle < nodes_.size() && !nodes_[handle].isFree && nodes_[handle].bytes > 0, "frees what it allocated");
+  usedBytes_ -= nodes_[handle].bytes;
+  const Handle before = nodes_[handle].before;
+  if (before != kNone && nodes_[before].isFree) {
+    PopFree(before);
+    nodes_[before].bytes += nodes_[handle].bytes;
+    nodes_[before].after = nodes_[handle].after;
+    DeleteNode(handle);
+    handle = before;
+  }
+  const Handle after = nodes_[handle].after;
+  if (after != kNone && nodes_[after].isFree) {
+    PopFree(after);
+    nodes_[handle].bytes += nodes_[after].bytes;
+    nodes_[handle].after = nodes_[after].after;
+    DeleteNode(after);
+  }
+  if (nodes_[handle].after == kNone) {
+    last_ = handle;
+  } else {
+    nodes_[nodes_[handle].after].before = handle;
+  }
+  PushFree(handle);
+}
+
+uint64_t ArenaAllocator::largestFreeBytes() const {
+  if (summary_ == 0) {
+    return 0;
+  }
+  const auto word = static_cast<uint32_t>(63 - std::countl_zero(summary_));
+  const auto bin = static_cast<uint32_t>(word * 64 + 63 - std::countl_zero(bitmap_[word]));
+  uint64_t largest = 0;
+  for (Handle at = bins_[bin]; at != kNone; at = nodes_[at].next) {
+    largest = std::max(largest, nodes_[at].bytes);
+  }
+  return largest;
+}
+
+std::string ArenaAllocator::CheckInvariants() const {
+  Handle first = last_;
+  while (first != kNone && nodes_[first].before != kNone) {
+    first = nodes_[first].before;
+  }
+  uint64_t offset = 0;
+  uint64_t used = 0;
+  uint64_t freeBlocks = 0;
+  bool freeBefore = false;
+  for (Handle at = first; at != kNone; at = nodes_[at].after) {
+    const Node& node = nodes_[at];
+    if (node.offset != offset || node.bytes == 0 || !IsAligned(node.bytes, kAlignment)) {
+      return "block at " + std::to_string(node.offset) + " should begin at " + std::to_string(offset);
+    }
+    if (node.isFree && freeBefore) {
+      return "two free neighbours at " + std::to_string(offset);
+    }
+    freeBefore = node.isFree;
+    freeBlocks += node.isFree ? 1 : 0;
+    used += node.isFree ? 0 : node.bytes;
+    offset += node.bytes;
+  }
+  uint64_t binned = 0;
+  for (uint32_t bin = 0; bin < kBins; bin++) {
+    const bool marked = (bitmap_[bin / 64] >> (bin % 64) & 1) != 0;
+    if (marked != (bins_[bin] != kNone) || (bitmap_[bin / 64] != 0) != ((summary_ >> (bin / 64) & 1) != 0)) {
+      return "bitmap is wrong at bin " + std::to_string(bin);
+    }
+    for (Handle at = bins_[bin]; at != kNone; at = nodes_[at].next, binned++) {
+      if (!nodes_[at].isFree || BinOf(nodes_[at].bytes / kAlignment) != bin) {
+        return "a block is in the wrong bin " + std::to_string(bin);
+      }
+    }
+  }
+  if (offset != arenaBytes_ || used != usedBytes_ || binned != freeBlocks) {
+    return "sums differ: " + std::to_string(offset) + " of " + std::to_string(arenaBytes_) + ", used " +
+           std::to_string(used) + " of " + std::to_string(usedBytes_) + ", free blocks " + std::to_string(freeBlocks) +
+           " of " + std::to_string(binned);
+  }
+  return "";
+}
+
+// Sizes below 2^kSubBits units have a bin each; above, the bin is the power of two and the kSubBits bits that follow.
+uint32_t ArenaAllocator::BinOf(uint64_t units) {
+  const auto power = static_cast<uint32_t>(std::bit_width(units)) - 1;
+  if (power < kSubBits) {
+    return static_cast<uint32_t>(units);
+  }
+  const auto sub = static_cast<uint32_t>(units >> (power - kSubBits)) & ((1U << kSubBits) - 1);
+  return ((power - kSubBits + 1) << kSubBits) + sub;
+}
+
+ArenaAllocator::Handle ArenaAllocator::NewNode() {
+  if (unusedNodes_ == kNone) {
+    nodes_.emplace_back();
+    return static_cast<Handle>(nodes_.size() - 1);
+  }
+  const Handle handle = unusedNodes_;
+  unusedNodes_ = nodes_[handle].next;
+  nodes_[handle] = Node{};
+  return handle;
+}
+
+void ArenaAllocator::DeleteNode(Handle handle) {
+  nodes_[handle] = Node{};
+  nodes_[handle].next = unusedNodes_;
+  unusedNodes_ = handle;
+}
+
+void ArenaAllocator::PushFree(Handle handle) {
+  Node& node = nodes_[handle];
+  const uint32_t bin = BinOf(node.bytes / kAlignment);
+  node.isFree = true;
+  node.previous = kNone;
+  node.next = bins_[bin];
+  if (node.next != kNone) {
+    nodes_[node.next].previous = handle;
+  }
+  bins_[bin] = handle;
+  bitmap_[bin / 64] |= 1ULL << (bin % 64);
+  summary_ |= 1ULL << (bin / 64);
+}
+
+void ArenaAllocator::PopFree(Handle handle) {
+  Node& node = nodes_[handle];
+  const uint32_t bin = BinOf(node.bytes / kAlignment);
+  if (node.previous != kNone) {
+    nodes_[node.previous].next = node.next;
+  } else {
+    bins_[bin] = node.next;
+  }
+  if (node.next != kNone) {
+    nodes_[node.next].previous = node.previous;
+  }
+  if (bins_[bin] == kNone) {
+    bitmap_[bin / 64] &= ~(1ULL << (bin % 64));
+    if (bitmap_[bin / 64] == 0) {
+      summary_ &= ~(1ULL << (bin / 64));
+    }
+  }
+  node.isFree = false;
+  node.previous = kNone;
+  node.next = kNone;
+}
+
+ArenaAllocator::Handle ArenaAllocator::FindFree(uint64_t bytes) const {
+  const uint32_t own = BinOf(bytes / kAlignment);
+  Handle found = FindInBin(own, bytes, kTriesFirst);
+  if (found == kNone) {
+    found = FindInBinsFrom(own + 1);  // every block of a higher bin is large enough
+  }
+  if (found == kNone) {
+    found = FindInBin(own, bytes, kTriesLast);
+  }
+  return found;
+}
+
+ArenaAllocator::Handle ArenaAllocator::FindInBin(uint32_t bin, uint64_t bytes, uint32_t tries) const {
+  for (Handle at = bins_[bin]; at != kNone && tries > 0; at = nodes_[at].next, tries--) {
+    if (nodes_[at].bytes >= bytes) {
+      return at;
+    }
+  }
+  return kNone;
+}
+
+ArenaAllocator::Handle ArenaAllocator::FindInBinsFrom(uint32_t bin) const {
+  if (bin >= kBins) {
+    return kNone;
+  }
+  uint32_t word = bin / 64;
+  uint64_t bits = bitmap_[word] & (~0ULL << (bin % 64));
+  if (bits == 0) {
+    const uint64_t words = word + 1 < 64 ? summary_ & (~0ULL << (word + 1)) : 0;
+    if (words == 0) {
+      return kNone;
+    }
+    word = static_cast<uint32_t>(std::countr_zero(words));
+    bits = bitmap_[word];
+  }
+  return bins_[word * 64 + static_cast<uint32_t>(std::countr_zero(bits))];
+}
+
+// Cuts a block that is in no bin to `bytes`, and makes a free block of the rest. REQUIRES: it is longer.
+void ArenaAllocator::SplitOff(Handle handle, uint64_t bytes) {
+  const Handle rest = NewNode();  // may move the nodes
+  Node& node = nodes_[handle];
+  Node& tail = nodes_[rest];
+  tail.offset = node.offset + bytes;
+  tail.bytes = node.bytes - bytes;
+  tail.before = handle;
+  tail.after = node.after;
+  node.bytes = bytes;
+  node.after = rest;
+  if (tail.after == kNone) {
+    last_ = rest;
+  } else {
+    nodes_[tail.after].before = rest;
+  }
+  PushFree(rest);
+}
+
+}  // namespace hbmesh

@@ -1,0 +1,260 @@
+// What a kill at any instruction leaves behind is decided by the order of stores to shared memory: a slot's state is
+// written last when an object comes to be (everything below it is whole then), and first when it goes. Shared memory
+// survives the process, so that no more than this order is needed; the state's release stores keep it.
+#include "store/object_store.h"
+
+#include <atomic>
+#include <string>
+
+#include "base/align.h"
+#include "base/check.h"
+#include "store/object_format.h"
+#include "store/shared_object_store.h"
+
+namespace hbmesh {
+
+static_assert(std::atomic_ref<uint32_t>::is_always_lock_free, "another process reads the state after a kill");
+static_assert(ArenaAllocator::kAlignment == object_format::kAlignment);
+
+SharedObjectStore::SharedObjectStore(Fd fd, MappedMemory map)
+    : fd_(std::move(fd)),
+      map_(std::move(map)),
+      header_(*reinterpret_cast<const StoreHeader*>(map_.data())),
+      table_(reinterpret_cast<ObjectSlot*>(map_.data() + kStoreHeaderBytes)),
+      arena_(header_.arenaBytes),
+      index_(header_.slots),
+      local_(header_.slots) {}
+
+SlotState SharedObjectStore::StateOf(uint32_t slot) const { return static_cast<SlotState>(table_[slot].state); }
+
+void SharedObjectStore::SetState(uint32_t slot, SlotState state) {
+  // Release: whoever adopts the table and sees this state also sees what was written before it.
+  std::atomic_ref<uint32_t>(table_[slot].state).store(static_cast<uint32_t>(state), std::memory_order_release);
+}
+
+ObjectView SharedObjectStore::ViewOf(uint32_t slot) const {
+  std::byte* at = BytesOf(slot);
+  const ObjectHeader& header = object_format::HeaderAt(at);
+  ObjectView view;
+  view.slot = slot;
+  view.generation = table_[slot].generation;
+  view.state = StateOf(slot);
+  view.key = object_format::KeyAt(at);
+  view.blobSizes = object_format::BlobSizesAt(at);
+  view.payload = at + header.payloadOffset;
+  view.payloadBytes = header.payloadBytes;
+  view.payloadFdOffset = table_[slot].extentOffset + header.payloadOffset;
+  view.sealedAtMs = table_[slot].sealedAtMs;
+  if ((header.flags & kObjectHasPayloadCrc) != 0) {
+    view.payloadCrc32c = header.payloadCrc32c;
+  }
+  return view;
+}
+
+uint32_t SharedObjectStore::IndexOf(std::string_view key, uint64_t hash) const {
+  return index_.Find(
+      hash, [&](uint32_t slot) { return table_[slot].keyHash == hash && object_format::KeyAt(BytesOf(slot)) == key; });
+}
+
+uint32_t SharedObjectStore::TakeSlot() {
+  if (!freeSlots_.empty()) {
+    const uint32_t slot = freeSlots_.back();
+    freeSlots_.pop_back();
+    return slot;
+  }
+  return slotsTouched_ < header_.slots ? slotsTouched_++ : KeyIndex::kNone;
+}
+
+Status SharedObjectStore::ArenaFull(uint64_t bytes) const {
+  return {StatusCode::kOutOfMemory,
+          "the arena has no room for " + std::to_string(bytes) + " bytes: " + std::to_string(arena_.usedBytes()) +
+              " of " + std::to_string(arena_.arenaBytes()) + " are used, " + std::to_string(heldBytes_) +
+              " of them held by transfers, " + std::to_string(arena_.freeBytes()) + " are free, the largest piece " +
+              std::to_string(arena_.largestFreeBytes()) + "; delete objects, or start the worker with a larger arena"};
+}
+
+Status SharedObjectStore::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, ObjectView* object) {
+  if (key.empty() || key.size() > object_format::kKeyBytesMax || blobSizes.empty() || blobSizes.size() > UINT32_MAX) {
+    return {StatusCode::kInvalid, "an object has a key of 1 to 65535 bytes and at least one blob; got " +
+                                      std::to_string(key.size()) + " bytes and " + std::to_string(blobSizes.size()) +
+                                      " blobs"};
+  }
+  uint64_t payloadBytes = 0;
+  for (const uint64_t bytes : blobSizes) {
+    // An object larger than the arena is refused below; here only sums that leave no room for the header.
+    if (bytes == 0 || !AddChecked(payloadBytes, bytes, &payloadBytes) || payloadBytes > INT64_MAX) {
+      return {StatusCode::kInvalid,
+              "a blob has at least 1 byte, and all of an object less than 2^63; one has " + std::to_string(bytes)};
+    }
+  }
+  const uint64_t bytes = object_format::PayloadOffset(blobSizes.size(), key.size()) + payloadBytes;
+  const ArenaAllocator::Handle extent = arena_.Allocate(bytes);
+  if (extent == ArenaAllocator::kNone) {
+    return ArenaFull(bytes);
+  }
+  const uint32_t slot = TakeSlot();
+  if (slot == KeyIndex::kNone) {
+    arena_.Free(extent);
+    return {StatusCode::kOutOfMemory,
+            "the object table is full: all of its " + std::to_string(header_.slots) + " slots are used, " +
+                std::to_string(objects_) +
+                " by sealed objects; delete objects, or start the worker with a larger arena"};
+  }
+  const ArenaAllocator::Extent place = arena_.extent(extent);
+  local_[slot] = {.extent = extent};
+  ObjectSlot& shared = table_[slot];  // its state is kFree until all else is written
+  shared.generation = 0;
+  shared.extentOffset = header_.arenaOffset + place.offset;
+  shared.extentBytes = place.bytes;
+  shared.keyHash = object_format::HashOf(key);
+  shared.sealedAtMs = 0;
+  shared.ttlMs = 0;
+  shared.flags = 0;
+  shared.reserved = 0;
+  object_format::Write(BytesOf(slot), key, blobSizes, payloadBytes);
+  SetState(slot, SlotState::kWriting);
+  UpdatePinned(slot);
+  *object = ViewOf(slot);
+  return Status::Ok();
+}
+
+void SharedObjectStore::SetPayloadCrc(uint32_t slot, uint32_t payloadCrc32c) {
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWriting, "the object is being written");
+  auto* header = reinterpret_cast<ObjectHeader*>(BytesOf(slot));
+  header->payloadCrc32c = payloadCrc32c;
+  header->flags |= kObjectHasPayloadCrc;
+}
+
+void SharedObjectStore::MarkWritten(uint32_t slot, uint64_t generation) {
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWriting, "the object is being written");
+  HBMESH_CHECK(generation != 0, "generation 0 means any");
+  object_format::Finish(BytesOf(slot), generation);
+  table_[slot].generation = generation;
+  SetState(slot, SlotState::kWritten);
+}
+
+void SharedObjectStore::Seal(uint32_t slot, uint64_t nowMs) {
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWritten, "the object is written");
+  const uint64_t hash = table_[slot].keyHash;
+  const uint32_t before = IndexOf(object_format::KeyAt(BytesOf(slot)), hash);
+  if (before != KeyIndex::kNone && table_[before].generation > table_[slot].generation) {
+    Retire(slot);
+    return;
+  }
+  table_[slot].sealedAtMs = nowMs;
+  // From here on there may be two sealed slots under the key; if we are killed, Adopt keeps the higher generation: this
+  // one.
+  SetState(slot, SlotState::kSealed);
+  if (before != KeyIndex::kNone) {
+    Forget(before);
+    Retire(before);
+  }
+  index_.Insert(hash, slot);
+  objects_++;
+  UpdatePinned(slot);
+}
+
+Status SharedObjectStore::Drop(uint32_t slot, uint64_t generation) {
+  if (slot >= header_.slots) {
+    return {StatusCode::kOutOfRange,
+            "slot " + std::to_string(slot) + " is not in the table of " + std::to_string(header_.slots) + " slots"};
+  }
+  const SlotState state = StateOf(slot);
+  if (state == SlotState::kFree || state == SlotState::kDropped ||
+      (generation != 0 && generation != table_[slot].generation)) {
+    return Status::Ok();
+  }
+  if (state == SlotState::kSealed) {
+    Forget(slot);
+  }
+  Retire(slot);
+  return Status::Ok();
+}
+
+std::optional<ObjectView> SharedObjectStore::FindSealed(std::string_view key) const {
+  const uint32_t slot = IndexOf(key, object_format::HashOf(key));
+  return slot == KeyIndex::kNone ? std::nullopt : std::optional(ViewOf(slot));
+}
+
+Status SharedObjectStore::FindSlot(uint32_t slot, uint64_t generation, ObjectView* object) const {
+  if (slot < header_.slots && generation != 0 && table_[slot].generation == generation &&
+      (StateOf(slot) == SlotState::kWritten || StateOf(slot) == SlotState::kSealed)) {
+    *object = ViewOf(slot);
+    return Status::Ok();
+  }
+  return {StatusCode::kTryAgain, "slot " + std::to_string(slot) + " no longer holds generation " +
+                                     std::to_string(generation) +
+                                     ": the object was deleted or replaced; look the key up again"};
+}
+
+void SharedObjectStore::Hold(uint32_t slot) {
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) != SlotState::kFree, "an object is there");
+  local_[slot].holds++;
+  holds_++;
+  UpdatePinned(slot);
+}
+
+void SharedObjectStore::Release(uint32_t slot) {
+  HBMESH_CHECK(slot < header_.slots && local_[slot].holds > 0, "the object is held");
+  local_[slot].holds--;
+  holds_--;
+  if (local_[slot].holds == 0 && StateOf(slot) == SlotState::kDropped) {
+    FreeSlot(slot);
+  } else {
+    UpdatePinned(slot);
+  }
+}
+
+void SharedObjectStore::ForEachSealed(const std::function<void(const ObjectView&)>& each) const {
+  for (uint32_t slot = 0; slot < slotsTouched_; slot++) {
+    if (StateOf(slot) == SlotState::kSealed) {
+      each(ViewOf(slot));
+    }
+  }
+}
+
+StoreUsage SharedObjectStore::usage() const {
+  return {.arenaBytes = arena_.arenaBytes(),
+          .usedBytes = arena_.usedBytes(),
+          .objects = objects_,
+          .holds = holds_,
+          .heldBytes = heldBytes_,
+          .damaged = damaged_};
+}
+
+// The key no longer leads to this sealed slot.
+void SharedObjectStore::Forget(uint32_t slot) {
+  index_.Remove(table_[slot].keyHash, slot);
+  objects_--;
+}
+
+// Frees the slot, now or after the last hold. REQUIRES: no key leads to it.
+void SharedObjectStore::Retire(uint32_t slot) {
+  SetState(slot, SlotState::kDropped);
+  if (local_[slot].holds == 0) {
+    FreeSlot(slot);
+  } else {
+    UpdatePinned(slot);
+  }
+}
+
+void SharedObjectStore::FreeSlot(uint32_t slot) {
+  SetState(slot, SlotState::kFree);
+  table_[slot].generation = 0;  // a stale reader's generation can't match
+  UpdatePinned(slot);
+  arena_.Free(local_[slot].extent);
+  local_[slot] = {};
+  freeSlots_.push_back(slot);
+}
+
+// Keeps heldBytes in step with the slot's state and holds.
+void SharedObjectStore::UpdatePinned(uint32_t slot) {
+  const SlotState state = StateOf(slot);
+  const bool pinned = state == SlotState::kWriting || state == SlotState::kWritten || local_[slot].holds > 0;
+  if (pinned != local_[slot].pinned) {
+    local_[slot].pinned = pinned;
+    heldBytes_ = pinned ? heldBytes_ + table_[slot].extentBytes : heldBytes_ - table_[slot].extentBytes;
+  }
+}
+
+}  // namespace hbmesh
