@@ -3,6 +3,7 @@
 // Thread rule: the environment's own thread.
 #pragma once
 
+#include <napi.h>
 
 #include <cstddef>
 #include <cstdint>

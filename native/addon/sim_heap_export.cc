@@ -40,7 +40,7 @@ Napi::Value CopyOut(const Napi::CallbackInfo& info) {
   // Asked before the copy's memory is taken: a size that was meant as something else must not exhaust it.
   ExportedRegion region;
   ThrowIfFailed(info.Env(), Heap(info.Env()).Describe(pointer, bytes, &region));
-  const Napi::Uint8Array copy = Napi::Uint8Array::New(info.Env(), bytes);
+  Napi::Uint8Array copy = Napi::Uint8Array::New(info.Env(), bytes);
   const std::span target(reinterpret_cast<std::byte*>(copy.Data()), bytes);
   ThrowIfFailed(info.Env(), Heap(info.Env()).CopyOut(target, pointer));
   return copy;
