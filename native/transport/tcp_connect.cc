@@ -1,0 +1,112 @@
+#include "transport/tcp_connect.h"
+
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/unix_socket.h"
+#include "transport/tcp_wire.h"
+
+namespace hbmesh {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Attempt {
+  const SocketAddress& address;
+  const TransportOptions& options;
+  int cancel;
+  Clock::time_point deadline;
+
+  [[nodiscard]] Status Unavailable(const std::string& why) const {
+    return {StatusCode::kRpcUnavailable, "no tcp transport of hbmesh could be reached at " +
+                                             SocketAddressName(address) + ": " + why +
+                                             "; check that the worker there is running and the address is right"};
+  }
+
+  // Waits until the socket is ready for `events`.
+  [[nodiscard]] Status Wait(int socket, short events) const {
+    for (;;) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+      pollfd polled[] = {{socket, events, 0}, {cancel, POLLIN, 0}};
+      const int ready = left <= 0 ? 0 : ::poll(polled, 2, static_cast<int>(left));
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready < 0) return StatusFromErrno(errno, "waiting for a connection");
+      if (ready == 0) return Unavailable("no answer within " + std::to_string(options.connectTimeoutMs) + " ms");
+      if (polled[1].revents != 0) return {StatusCode::kRpcCancelled, "the endpoint was closed while it connected"};
+      return Status::Ok();
+    }
+  }
+};
+
+Status ConnectOne(const Attempt& attempt, const tcp::Hello& hello, Fd* connected) {
+  Fd made(::socket(attempt.address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!made.valid()) return StatusFromErrno(errno, "making a tcp socket");
+  if (Status status = PrepareTcpSocket(made.get(), attempt.options.stallTimeoutMs); !status.ok()) return status;
+  if (::connect(made.get(), attempt.address.get(), attempt.address.bytes) != 0) {
+    if (errno != EINPROGRESS) return attempt.Unavailable(std::strerror(errno));
+    if (Status status = attempt.Wait(made.get(), POLLOUT); !status.ok()) return status;
+    int error = 0;
+    socklen_t bytes = sizeof error;
+    if (::getsockopt(made.get(), SOL_SOCKET, SO_ERROR, &error, &bytes) != 0) error = errno;
+    if (error != 0) return attempt.Unavailable(std::strerror(error));
+  }
+  // The first bytes of a new connection always fit into its buffer.
+  if (::send(made.get(), &hello, sizeof hello, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof hello)) {
+    return attempt.Unavailable("the connection was closed at once");
+  }
+  *connected = std::move(made);
+  return Status::Ok();
+}
+
+Status AwaitReply(const Attempt& attempt, int socket) {
+  tcp::HelloReply reply{};
+  size_t have = 0;
+  while (have < sizeof reply) {
+    if (Status status = attempt.Wait(socket, POLLIN); !status.ok()) return status;
+    const ssize_t got = ::recv(socket, reinterpret_cast<std::byte*>(&reply) + have, sizeof reply - have, 0);
+    if (got == 0) return attempt.Unavailable("the connection was closed during the handshake");
+    if (got < 0 && errno != EINTR && errno != EAGAIN) return attempt.Unavailable(std::strerror(errno));
+    if (got > 0) have += static_cast<size_t>(got);
+  }
+  if (reply.magic != tcp::kMagic) return attempt.Unavailable("something else than hbmesh answered");
+  reply.text[sizeof reply.text - 1] = '\0';
+  if (reply.code != 0)
+    return {static_cast<StatusCode>(reply.code), SocketAddressName(attempt.address) + ": " + reply.text};
+  if (reply.version != tcp::kVersion) {
+    return {StatusCode::kNotSupported, SocketAddressName(attempt.address) + " speaks version " +
+                                           std::to_string(reply.version) + " of the tcp transport, this side " +
+                                           std::to_string(tcp::kVersion)};
+  }
+  return SetNonBlocking(socket, false);
+}
+
+}  // namespace
+
+Status ConnectLanes(const SocketAddress& address, uint32_t lanes, const TransportOptions& options, int cancel,
+                    std::vector<Fd>* sockets) {
+  const Attempt attempt{address, options, cancel, Clock::now() + std::chrono::milliseconds(options.connectTimeoutMs)};
+  tcp::Hello hello{.magic = tcp::kMagic, .version = tcp::kVersion, .endpoint = {}, .lane = 0, .lanes = lanes};
+  if (::getrandom(hello.endpoint, sizeof hello.endpoint, 0) != static_cast<ssize_t>(sizeof hello.endpoint)) {
+    return StatusFromErrno(errno, "drawing a random endpoint number");
+  }
+  std::vector<Fd> made(lanes);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    hello.lane = lane;
+    if (Status status = ConnectOne(attempt, hello, &made[lane]); !status.ok()) return status;
+  }
+  for (const Fd& socket : made) {
+    if (Status status = AwaitReply(attempt, socket.get()); !status.ok()) return status;
+  }
+  *sockets = std::move(made);
+  return Status::Ok();
+}
+
+}  // namespace hbmesh

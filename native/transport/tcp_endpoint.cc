@@ -1,0 +1,145 @@
+#include "transport/tcp_endpoint.h"
+
+#include <utility>
+
+#include "base/event_fd.h"
+#include "transport/endpoint_id.h"
+#include "transport/request_check.h"
+#include "transport/tcp_connect.h"
+#include "transport/tcp_wire.h"
+
+namespace hbmesh {
+
+TcpLink::TcpLink(std::string peer, uint32_t lanes, const TransportOptions& options, std::shared_ptr<MemoryTable> memory,
+                 TransportSink* sink)
+    : id_(NextEndpointId()),
+      peer_(std::move(peer)),
+      laneCount_(lanes),
+      options_(options),
+      memory_(std::move(memory)),
+      sink_(sink) {}
+
+bool TcpLink::Attach(std::vector<Fd> sockets) {
+  const std::lock_guard lock(mutex_);
+  if (closing_) return false;
+  for (uint32_t lane = 0; lane < sockets.size(); ++lane) {
+    lanes_.push_back(std::make_unique<TcpLane>(std::move(sockets[lane]), lane, options_, memory_.get(), this));
+  }
+  attached_.store(true, std::memory_order_release);
+  return true;
+}
+
+void TcpLink::Start() {
+  const std::lock_guard lock(mutex_);
+  if (closing_) return;
+  threadsStarted_ = true;
+  threads_.store(2 * laneCount_, std::memory_order_release);
+  for (const auto& lane : lanes_) {
+    lane->Start([this](const Status& reason) { OnThreadEnd(reason); });
+  }
+}
+
+void TcpLink::Close() {
+  bool started = false;
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    started = threadsStarted_;
+    for (const auto& lane : lanes_) lane->Shutdown();
+  }
+  for (const auto& lane : lanes_) lane->Join();
+  if (!started) Finish();
+}
+
+Status TcpLink::FindLane(uint32_t lane, TcpLane** found) {
+  if (!attached_.load(std::memory_order_acquire)) {
+    return {StatusCode::kNotReady,
+            "the endpoint to " + peer_ + " is not connected; wait for the completion of Connect"};
+  }
+  const std::lock_guard lock(mutex_);
+  if (broken_) return {StatusCode::kRpcPeerDead, "the connection to " + peer_ + " is broken: " + reason_.message()};
+  *found = lanes_[lane % laneCount_].get();
+  return Status::Ok();
+}
+
+void TcpLink::OnLaneComplete(uint64_t token, Status status) { sink_->OnComplete(token, std::move(status)); }
+
+void TcpLink::OnLaneMessage(std::span<const std::byte> message) { sink_->OnMessage(id_, message); }
+
+void TcpLink::OnThreadEnd(const Status& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!broken_ && !reason.ok()) {
+      broken_ = true;
+      reason_ = reason;
+    }
+    for (const auto& lane : lanes_) lane->Shutdown();
+  }
+  if (threads_.fetch_sub(1, std::memory_order_acq_rel) == 1) Finish();
+}
+
+// No thread of this link receives or sends any more.
+void TcpLink::Finish() {
+  Status reason;
+  bool closing = false;
+  {
+    const std::lock_guard lock(mutex_);
+    closing = closing_;
+    if (!broken_) reason_ = {StatusCode::kRpcPeerDead, "the connection ended"};
+    broken_ = true;
+    reason = {StatusCode::kRpcPeerDead, "peer " + peer_ + ": " + reason_.message()};
+    if (closing)
+      reason = {StatusCode::kRpcCancelled, "the endpoint to " + peer_ + " was closed before the request ended"};
+  }
+  for (const auto& lane : lanes_) {
+    for (const uint64_t token : lane->TakeOutstanding()) sink_->OnComplete(token, reason);
+  }
+  if (!closing) sink_->OnDisconnect(id_, reason);
+}
+
+TcpEndpoint::~TcpEndpoint() {
+  if (cancel_.valid()) SignalEvent(cancel_.get());
+  if (connecting_.joinable()) connecting_.join();
+  link_->Close();
+}
+
+Status TcpEndpoint::StartConnect(const SocketAddress& address, const TransportOptions& options, TransportSink* sink,
+                                 uint64_t token) {
+  if (Status status = CreateEventFd(&cancel_); !status.ok()) return status;
+  connecting_ = std::thread([link = link_, address, options, sink, token, cancel = cancel_.get()] {
+    std::vector<Fd> sockets;
+    const Status status = ConnectLanes(address, link->laneCount(), options, cancel, &sockets);
+    if (status.ok())
+      (void)link->Attach(std::move(sockets));  // only this endpoint's destructor closes, after this thread
+    sink->OnComplete(token, status);
+    if (status.ok()) link->Start();
+  });
+  return Status::Ok();
+}
+
+Status TcpEndpoint::Read(const RemoteRange& source, std::span<const LocalPiece> target, uint32_t lane, uint64_t token) {
+  if (Status status = CheckRequest(source, target); !status.ok()) return status;
+  TcpLane* found = nullptr;
+  if (Status status = link_->FindLane(lane, &found); !status.ok()) return status;
+  return found->Read(source, target, token);
+}
+
+Status TcpEndpoint::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
+                          uint64_t token) {
+  if (Status status = CheckRequest(target, source); !status.ok()) return status;
+  TcpLane* found = nullptr;
+  if (Status status = link_->FindLane(lane, &found); !status.ok()) return status;
+  return found->Write(source, target, token);
+}
+
+Status TcpEndpoint::Send(std::span<const std::byte> message) {
+  if (message.size() > tcp::kMessageBytesMax) {
+    return {StatusCode::kOutOfRange, "a message of " + std::to_string(message.size()) + " bytes; the limit is " +
+                                         std::to_string(tcp::kMessageBytesMax)};
+  }
+  TcpLane* found = nullptr;
+  if (Status status = link_->FindLane(0, &found); !status.ok()) return status;
+  return found->Send(message);
+}
+
+}  // namespace hbmesh

@@ -1,0 +1,95 @@
+// TcpEndpoint: a peer over tcp, reached over one connection for each lane.
+//
+// TcpLink is what its threads share: the lanes, and how the endpoint ends. It ends as a whole: when one thread of one
+// lane stops, all are stopped; the last one completes what is outstanding (so that no byte moves after a completion)
+// and then tells of the disconnect.
+//
+// Thread rule: as Endpoint.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/fd.h"
+#include "transport/memory_table.h"
+#include "transport/socket_address.h"
+#include "transport/tcp_lane.h"
+#include "transport/transport.h"
+#include "transport/transport_options.h"
+
+namespace hbmesh {
+
+class TcpLink final : public TcpLaneEvents {
+ public:
+  TcpLink(std::string peer, uint32_t lanes, const TransportOptions& options, std::shared_ptr<MemoryTable> memory,
+          TransportSink* sink);
+
+  [[nodiscard]] uint64_t id() const { return id_; }
+  [[nodiscard]] const std::string& peer() const { return peer_; }
+  [[nodiscard]] uint32_t laneCount() const { return laneCount_; }
+
+  // Takes the connected sockets, one for each lane. False: Close was called before, they are closed.
+  bool Attach(std::vector<Fd> sockets);
+  // Starts the lanes' threads, unless Close was called. REQUIRES: Attach.
+  void Start();
+  // Ends everything; completes what is outstanding. Returns when no event can follow.
+  void Close();
+
+  // The lane for a request. Not kOk: not connected yet, or broken.
+  [[nodiscard]] Status FindLane(uint32_t lane, TcpLane** found);
+
+  void OnLaneComplete(uint64_t token, Status status) override;
+  void OnLaneMessage(std::span<const std::byte> message) override;
+
+ private:
+  void OnThreadEnd(const Status& reason);
+  void Finish();
+
+  const uint64_t id_;
+  const std::string peer_;
+  const uint32_t laneCount_;
+  const TransportOptions options_;
+  const std::shared_ptr<MemoryTable> memory_;
+  TransportSink* const sink_;
+  std::mutex mutex_;
+  bool closing_ = false;               // guarded by mutex_
+  bool threadsStarted_ = false;        // guarded by mutex_
+  bool broken_ = false;                // guarded by mutex_
+  Status reason_;                      // guarded by mutex_: why it broke
+  std::atomic<bool> attached_{false};  // release: publishes lanes_, which doesn't change afterwards
+  std::atomic<uint32_t> threads_{0};   // not yet ended; acq_rel: the last one sees what the others did
+  std::vector<std::unique_ptr<TcpLane>> lanes_;
+};
+
+class TcpEndpoint final : public Endpoint {
+ public:
+  // Of an accepted peer.
+  explicit TcpEndpoint(std::shared_ptr<TcpLink> link) : link_(std::move(link)) {}
+  ~TcpEndpoint() override;
+
+  // Connects all lanes on a thread of its own; completes `token`.
+  [[nodiscard]] Status StartConnect(const SocketAddress& address, const TransportOptions& options, TransportSink* sink,
+                                    uint64_t token);
+
+  [[nodiscard]] uint64_t id() const override { return link_->id(); }
+  [[nodiscard]] std::string peer() const override { return link_->peer(); }
+  [[nodiscard]] uint32_t lanes() const override { return link_->laneCount(); }
+  [[nodiscard]] Status Read(const RemoteRange& source, std::span<const LocalPiece> target, uint32_t lane,
+                            uint64_t token) override;
+  [[nodiscard]] Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
+                             uint64_t token) override;
+  [[nodiscard]] Status Send(std::span<const std::byte> message) override;
+
+ private:
+  const std::shared_ptr<TcpLink> link_;
+  Fd cancel_;  // eventfd: ends the connecting thread
+  std::thread connecting_;
+};
+
+}  // namespace hbmesh

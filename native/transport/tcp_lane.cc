@@ -1,0 +1,72 @@
+#include "transport/tcp_lane.h"
+
+#include <sys/socket.h>
+
+#include <string>
+#include <utility>
+
+namespace hbmesh {
+
+TcpLane::TcpLane(Fd socket, uint32_t lane, const TransportOptions& options, MemoryTable* memory, TcpLaneEvents* events)
+    : options_(options),
+      socket_(std::move(socket)),
+      requests_(options.requestsPerLaneMax),
+      sender_(socket_.get()),
+      receiver_(socket_.get(), lane, options, memory, &requests_, &sender_, events) {}
+
+void TcpLane::Start(std::function<void(Status)> ended) {
+  sending_ = std::thread([this, ended] { ended(sender_.Run()); });
+  receiving_ = std::thread([this, ended] { ended(receiver_.Run()); });
+}
+
+void TcpLane::Shutdown() {
+  sender_.Stop();
+  ::shutdown(socket_.get(), SHUT_RDWR);
+}
+
+void TcpLane::Join() {
+  if (sending_.joinable()) sending_.join();
+  if (receiving_.joinable()) receiving_.join();
+}
+
+Status TcpLane::Read(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token) {
+  tcp::FrameHeader header{};
+  header.magic = tcp::kMagic;
+  header.type = static_cast<uint16_t>(tcp::FrameType::kRead);
+  header.region = source.region;
+  header.offset = source.offset;
+  header.bytes = source.bytes;
+  if (Status status = requests_.Add(token, false, target, source.bytes, &header.request); !status.ok()) return status;
+  // A broken socket is noticed by the receiving thread too, which completes the request.
+  (void)sender_.SendSmall(header, {});
+  return Status::Ok();
+}
+
+Status TcpLane::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint64_t token) {
+  TcpBulk bulk;
+  bulk.header.magic = tcp::kMagic;
+  bulk.header.type = static_cast<uint16_t>(tcp::FrameType::kWrite);
+  bulk.header.region = target.region;
+  bulk.header.offset = target.offset;
+  bulk.header.bytes = target.bytes;
+  bulk.bytes = target.bytes;
+  bulk.pieces.assign(source.begin(), source.end());
+  if (Status status = requests_.Add(token, true, {}, target.bytes, &bulk.header.request); !status.ok()) return status;
+  (void)sender_.SendBulk(std::move(bulk));
+  return Status::Ok();
+}
+
+Status TcpLane::Send(std::span<const std::byte> message) {
+  // Read requests wait in the same queue, at most requestsPerLaneMax of them.
+  if (sender_.queuedSmall() >= options_.messagesQueuedMax + options_.requestsPerLaneMax) {
+    return {StatusCode::kTryAgain,
+            std::to_string(options_.messagesQueuedMax) + " messages are queued and the peer takes none; retry later"};
+  }
+  tcp::FrameHeader header{};
+  header.magic = tcp::kMagic;
+  header.type = static_cast<uint16_t>(tcp::FrameType::kMessage);
+  header.payloadBytes = static_cast<uint32_t>(message.size());
+  return sender_.SendSmall(header, message);
+}
+
+}  // namespace hbmesh

@@ -1,0 +1,71 @@
+// TcpListener: accepts peers, the server's half of the handshake. One thread waits for new connections and for the
+// Hellos of those that have not said one yet; it never waits for a single peer, and what a peer may occupy is bounded
+// in number and in time.
+//
+// Thread rule: Start and the destructor from the loop; endpoints are announced from the listener's thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "transport/memory_table.h"
+#include "transport/socket_address.h"
+#include "transport/tcp_wire.h"
+#include "transport/transport.h"
+#include "transport/transport_options.h"
+
+namespace hbmesh {
+
+class TcpListener {
+ public:
+  TcpListener(const TransportOptions& options, std::shared_ptr<MemoryTable> memory, TransportSink* sink);
+  // Closes connections in handshake. Endpoints that were announced live on.
+  ~TcpListener();
+
+  // Binds and starts to accept. *bound is the address with the real port.
+  [[nodiscard]] Status Start(const SocketAddress& address, std::string* bound);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // A connection without a whole Hello, or one whose endpoint still lacks lanes.
+  struct Pending {
+    Fd socket;
+    SocketAddress peer;
+    Clock::time_point deadline;
+    tcp::Hello hello{};
+    size_t have = 0;  // bytes of hello
+
+    [[nodiscard]] bool greeted() const { return have == sizeof hello; }
+  };
+  using PendingList = std::list<Pending>;
+
+  void Run();
+  void AcceptAll();
+  // False: the connection is to be dropped.
+  [[nodiscard]] bool ReceiveHello(Pending& pending);
+  void TryAssemble(const tcp::Hello& hello);
+  void Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes);
+  static void Refuse(const Pending& pending, const Status& status);
+
+  const TransportOptions options_;
+  const std::shared_ptr<MemoryTable> memory_;
+  TransportSink* const sink_;
+  std::shared_ptr<std::atomic<uint32_t>> accepted_;  // endpoints that live; relaxed, it only bounds them
+  Fd listener_;
+  Fd stop_;              // eventfd
+  PendingList pending_;  // the thread's only, oldest first
+  std::thread thread_;
+};
+
+}  // namespace hbmesh

@@ -1,0 +1,96 @@
+// TcpReceiver: everything that comes in on one lane. Payloads go from the socket straight to where they belong: into
+// the pieces of our Read, or into the registered memory that the peer writes to.
+//
+// Each call of recvmsg asks for the rest of a payload and the header behind it, so that a stream of frames costs about
+// one call for each.
+//
+// Thread rule: Run is the lane's receiving thread; nothing else is called from others.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "transport/memory_table.h"
+#include "transport/request_table.h"
+#include "transport/tcp_sender.h"
+#include "transport/tcp_wire.h"
+#include "transport/transport_options.h"
+
+namespace hbmesh {
+
+// Told by a lane; the endpoint implements it. From the lane's threads.
+class TcpLaneEvents {
+ public:
+  virtual ~TcpLaneEvents() = default;
+  virtual void OnLaneComplete(uint64_t token, Status status) = 0;
+  virtual void OnLaneMessage(std::span<const std::byte> message) = 0;
+};
+
+class TcpReceiver {
+ public:
+  TcpReceiver(int socket, uint32_t lane, const TransportOptions& options, MemoryTable* memory, RequestTable* requests,
+              TcpSender* sender, TcpLaneEvents* events)
+      : socket_(socket),
+        lane_(lane),
+        // Our own requests and messages wait in the same queues as the answers to the peer's.
+        bulkMax_(2 * static_cast<size_t>(options.requestsPerLaneMax)),
+        smallMax_(options.messagesQueuedMax + 4 * static_cast<size_t>(options.requestsPerLaneMax)),
+        memory_(memory),
+        requests_(requests),
+        sender_(sender),
+        events_(events) {}
+
+  // Receives until the connection ends or the peer breaks the rules; says which.
+  [[nodiscard]] Status Run();
+
+ private:
+  // The Write whose frames are coming in; frames of two Writes don't mix.
+  struct IncomingWrite {
+    bool active = false;
+    uint64_t request = 0;
+    uint64_t bytes = 0;
+    uint64_t received = 0;
+    std::byte* address = nullptr;
+    Status status;  // not kOk: the bytes are thrown away
+    MemoryTable::Use use;
+  };
+
+  [[nodiscard]] Status NextHeader(tcp::FrameHeader* header);
+  // Receives `parts` (used up) and what there is of the next header.
+  [[nodiscard]] Status ReceiveParts(std::vector<iovec>& parts);
+  [[nodiscard]] Status ReceiveInto(void* target, uint64_t bytes);
+  [[nodiscard]] Status Discard(uint64_t bytes);
+  [[nodiscard]] Status ReceiveOnce(msghdr* message, bool betweenFrames, size_t* received);
+
+  [[nodiscard]] Status ReceiveFrames();
+  [[nodiscard]] Status Dispatch(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnRead(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnData(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnWrite(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnWritten(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnFailed(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnMessage(const tcp::FrameHeader& header);
+  [[nodiscard]] Status Answer(uint64_t request, const Status& status);
+
+  const int socket_;
+  const uint32_t lane_;
+  const size_t bulkMax_;
+  const size_t smallMax_;
+  MemoryTable* const memory_;
+  RequestTable* const requests_;
+  TcpSender* const sender_;
+  TcpLaneEvents* const events_;
+  IncomingWrite write_;
+  std::byte header_[sizeof(tcp::FrameHeader)];  // the next header, as far as it has come
+  size_t headerBytes_ = 0;
+  std::vector<iovec> parts_;
+  std::vector<std::byte> buffer_;  // messages, texts, bytes thrown away
+};
+
+}  // namespace hbmesh

@@ -1,0 +1,64 @@
+// What two tcp transports say to each other. A connection ("lane") begins with one Hello and one HelloReply, then
+// carries frames in both directions: a FrameHeader, then payloadBytes bytes. Byte order is that of the hosts,
+// little-endian (checked below); all lengths are checked before they are used, and anything unexpected closes the
+// endpoint.
+//
+//   reader                                            owner of the memory
+//   Read {request, region, offset, bytes}  -------->
+//                                          <--------  Data {request, offset} + bytes, in frames of up to kChunkBytesMax
+//                                          or <-----  Failed {request, code} + text
+//   Write {request, region, offset, bytes} + bytes ->  in frames; `offset` and `bytes` are those of the whole request
+//                                          <--------  Written {request}, or Failed
+//   Message + bytes                        -------->  lane 0 only
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace hbmesh::tcp {
+
+static_assert(std::endian::native == std::endian::little, "the wire format is little-endian");
+
+inline constexpr uint32_t kMagic = 0x31544248;  // "HBT1"
+inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kLanesMax = 16;
+inline constexpr uint32_t kChunkBytesMax = 1 << 20;  // payload of one Data or Write frame: messages pass between two
+inline constexpr uint32_t kMessageBytesMax = 64 << 10;
+inline constexpr uint32_t kTextBytesMax = 512;
+
+struct Hello {
+  uint32_t magic;
+  uint32_t version;
+  uint64_t endpoint[2];  // random, the same on all lanes of one endpoint
+  uint32_t lane;
+  uint32_t lanes;
+};
+static_assert(sizeof(Hello) == 32);
+
+struct HelloReply {
+  uint32_t magic;
+  uint32_t version;
+  uint32_t code;  // StatusCode; not kOk: `text` says why, and the connection is closed
+  uint32_t reserved;
+  char text[kTextBytesMax];  // zero terminated
+};
+static_assert(sizeof(HelloReply) == 16 + kTextBytesMax);
+
+enum class FrameType : uint16_t { kRead = 1, kData = 2, kWrite = 3, kWritten = 4, kFailed = 5, kMessage = 6 };
+
+struct FrameHeader {
+  uint32_t magic;
+  uint16_t type;  // FrameType
+  uint16_t reserved;
+  uint64_t request;  // the requester's number, returned unchanged
+  uint64_t offset;   // Read, Write: in the region; Data: in the request
+  uint64_t bytes;    // Read, Write: of the whole request
+  uint32_t region;
+  uint32_t code;  // Failed: StatusCode
+  uint32_t payloadBytes;
+  uint32_t reserved2;
+};
+static_assert(sizeof(FrameHeader) == 48);
+
+}  // namespace hbmesh::tcp
