@@ -1,6 +1,7 @@
 #include "client/object_codec.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -24,6 +25,16 @@ uint32_t KeyEnd(const ObjectCall& call, uint32_t index) {
   uint32_t end = 0;
   std::memcpy(&end, call.keys.data() + sizeof(layout::KeyBatchHeader) + size_t{index} * sizeof(uint32_t), sizeof(end));
   return end;
+}
+
+// The key's bytes; empty when the batch is malformed.
+std::string_view KeyOf(const ObjectCall& call, uint32_t keyIndex) {
+  const size_t bytesOffset = sizeof(layout::KeyBatchHeader) + size_t{call.keyCount} * sizeof(uint32_t);
+  if (keyIndex >= call.keyCount || call.keys.size() < bytesOffset) return {};
+  const uint32_t begin = keyIndex == 0 ? 0 : KeyEnd(call, keyIndex - 1);
+  const uint32_t end = KeyEnd(call, keyIndex);
+  if (end < begin || bytesOffset + end > call.keys.size()) return {};
+  return {reinterpret_cast<const char*>(call.keys.data()) + bytesOffset + begin, end - begin};
 }
 
 Status CheckKeyBatch(const ObjectCall& call) {
@@ -63,13 +74,12 @@ Status CheckBlobs(const ObjectCall& call) {
   for (uint32_t key = 0; key < call.keyCount; ++key) {
     const uint32_t end = call.blobEnds[key];
     if (end <= begin || end > call.pointers.size()) {
-      return Invalid("key " + std::to_string(key) + " \"" + std::string(KeyOf(call, key)) +
-                     "\" has no blobs: give at least one for each key");
+      return Invalid(DescribeKey(call, key) + " has no blobs: give at least one for each key");
     }
     for (uint32_t blob = begin; blob < end; ++blob) {
       if (call.sizes[blob] != 0) continue;
-      return Invalid("blob " + std::to_string(blob - begin) + " of key " + std::to_string(key) + " \"" +
-                     std::string(KeyOf(call, key)) + "\" has size 0: a blob has at least one byte");
+      return Invalid("blob " + std::to_string(blob - begin) + " of " + DescribeKey(call, key) +
+                     " has size 0: a blob has at least one byte");
     }
     begin = end;
   }
@@ -109,14 +119,22 @@ Status CheckObjectCall(const ObjectCall& call) {
   return CheckBlobs(call);
 }
 
-std::string_view KeyOf(const ObjectCall& call, uint32_t keyIndex) {
-  const size_t bytesOffset = sizeof(layout::KeyBatchHeader) + size_t{call.keyCount} * sizeof(uint32_t);
-  if (keyIndex >= call.keyCount || call.keys.size() < bytesOffset) return {};
-  const uint32_t begin = keyIndex == 0 ? 0 : KeyEnd(call, keyIndex - 1);
-  const uint32_t end = KeyEnd(call, keyIndex);
-  if (end < begin || bytesOffset + end > call.keys.size()) return {};
-  return {reinterpret_cast<const char*>(call.keys.data()) + bytesOffset + begin,
-          std::min<size_t>(end - begin, kKeyTextMax)};
+std::string DescribeKey(const ObjectCall& call, uint32_t keyIndex) {
+  const std::string number = "number " + std::to_string(keyIndex + 1);
+  const std::string_view key = KeyOf(call, keyIndex);
+  if (key.empty()) return "key " + number;
+  std::string text = "key \"";
+  for (const char c : key.substr(0, kKeyTextMax)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte > 0x20 && byte < 0x7F && c != '"' && c != '\\') {
+      text += c;
+      continue;
+    }
+    char escaped[5];
+    std::snprintf(escaped, sizeof(escaped), "\\x%02X", byte);
+    text += escaped;
+  }
+  return text + (key.size() > kKeyTextMax ? "…\" (" : "\" (") + number + ")";
 }
 
 uint32_t KeyIndexOfBlob(const ObjectCall& call, size_t blobIndex) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -38,8 +39,9 @@ struct ObjectCall {
 [[nodiscard]] std::vector<std::byte> EncodeObjectRequest(const ObjectCall& call,
                                                          std::span<const layout::BlobRecord> blobs);
 
-// The key's bytes, for messages; empty when the batch is malformed. A long key is cut.
-[[nodiscard]] std::string_view KeyOf(const ObjectCall& call, uint32_t keyIndex);
+// How messages name a key: `key "name" (number 3)`, counted from 1; bytes that can't be shown are escaped, a long key is
+// cut. The sidecar names keys in the same way, so that callers can tell which one is meant.
+[[nodiscard]] std::string DescribeKey(const ObjectCall& call, uint32_t keyIndex);
 // The key that a blob belongs to. REQUIRES: CheckObjectCall(call) is kOk.
 [[nodiscard]] uint32_t KeyIndexOfBlob(const ObjectCall& call, size_t blobIndex);
 

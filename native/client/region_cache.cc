@@ -14,13 +14,12 @@ std::string Hex(uint64_t pointer) {
   return text;
 }
 
-// "blob 3 of key 7 "name" (pointer 0x…, 4096 bytes)"
+// `blob 3 of key "name" (number 7) with pointer 0x… and 4096 bytes`
 std::string DescribeBlob(const ObjectCall& call, size_t blob) {
   const uint32_t key = KeyIndexOfBlob(call, blob);
   const uint32_t first = key == 0 ? 0 : call.blobEnds[key - 1];
-  return "blob " + std::to_string(blob - first) + " of key " + std::to_string(key) + " \"" +
-         std::string(KeyOf(call, key)) + "\" (pointer " + Hex(call.pointers[blob]) + ", " +
-         std::to_string(call.sizes[blob]) + " bytes)";
+  return "blob " + std::to_string(blob - first) + " of " + DescribeKey(call, key) + " with pointer " +
+         Hex(call.pointers[blob]) + " and " + std::to_string(call.sizes[blob]) + " bytes";
 }
 
 uint64_t BaseOf(const ExportedRegion& segment) { return reinterpret_cast<uint64_t>(segment.regionBase); }
