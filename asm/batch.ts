@@ -15,6 +15,7 @@ import {
   SLICE_RECORD_BYTES,
   SliceRecord,
 } from "./layout";
+import { beginNumbers, memberCount, numberOf } from "./member-numbers";
 import { allocateScratch } from "./memory";
 
 export const LANES_MAX: u32 = 256;
@@ -56,16 +57,16 @@ export function makePlan(input: usize, length: u32, keys: u32, blobs: u32, slice
   sliceBytesMax = sliceMax;
   const checked = checkShapes(keys, blobs);
   if (checked != CALL_OK) return checked;
-  const sourceOf = allocateScratch((<u64>MEMBER_ID_MAX + 1) << 2);
   const sources = allocateScratch(<u64>min(keys, MEMBER_ID_MAX) * SOURCE_BYTES);
-  if (sourceOf == 0 || sources == 0) return CALL_OUT_OF_MEMORY;
-  const sourceCount = countSlices(keys, sourceOf, sources);
+  const numbers = allocateScratch(<u64>keys << 2);
+  if (sources == 0 || numbers == 0 || !beginNumbers(keys)) return CALL_OUT_OF_MEMORY;
+  const sourceCount = countSlices(keys, numbers, sources);
   if (planSlices == u32.MAX_VALUE) return CALL_BAD_ARGUMENT;
   const bySource = allocateScratch(<u64>planSlices * SLICE_RECORD_BYTES);
   planResult = allocateScratch(<u64>planSlices * SLICE_RECORD_BYTES);
   const laneBytes = allocateScratch(<u64>lanes << 3);
   if (bySource == 0 || planResult == 0 || laneBytes == 0) return CALL_OUT_OF_MEMORY;
-  fillSlices(keys, sourceOf, sources, bySource);
+  fillSlices(keys, numbers, sources, bySource);
   chooseLanes(sources, sourceCount, bySource, lanes, laneBytes);
   interleave(sources, sourceCount, bySource);
   return CALL_OK;
@@ -144,38 +145,32 @@ function pieceBytes(size: u64): u64 {
 }
 
 /** Numbers the sources, counts each one's slices, and gives each its part of the slices. Returns how many sources. */
-function countSlices(keys: u32, sourceOf: usize, sources: usize): u32 {
-  memory.fill(sourceOf, 0, (<usize>MEMBER_ID_MAX + 1) << 2);
-  let sourceCount: u32 = 0;
+function countSlices(keys: u32, numbers: usize, sources: usize): u32 {
   let total: u64 = 0;
   for (let key: u32 = 0; key < keys; key += 1) {
-    const member = load<u32>(members + (<usize>key << 2));
-    let number = load<u32>(sourceOf + (<usize>member << 2));
-    if (number == 0) {
-      sourceCount += 1;
-      number = sourceCount;
-      store<u32>(sourceOf + (<usize>member << 2), number);
-      const fresh = changetype<Source>(sources + <usize>(number - 1) * SOURCE_BYTES);
-      fresh.end = 0;
-    }
+    const known = memberCount;
+    const number = numberOf(load<u32>(members + (<usize>key << 2)));
+    store<u32>(numbers + (<usize>key << 2), number);
+    const source = changetype<Source>(sources + <usize>number * SOURCE_BYTES);
+    if (number == known) source.end = 0;
     const slices = slicesOfKey(key);
     total += slices;
     if (total > SLICES_MAX) {
       planSlices = u32.MAX_VALUE;
       return 0;
     }
-    changetype<Source>(sources + <usize>(number - 1) * SOURCE_BYTES).end += <u32>slices;
+    source.end += <u32>slices;
   }
   planSlices = <u32>total;
   let first: u32 = 0;
-  for (let number: u32 = 0; number < sourceCount; number += 1) {
+  for (let number: u32 = 0; number < memberCount; number += 1) {
     const source = changetype<Source>(sources + <usize>number * SOURCE_BYTES);
     const slices = source.end;
     source.next = first;
     source.end = first;
     first += slices;
   }
-  return sourceCount;
+  return memberCount;
 }
 
 /** Large blobs are counted without cutting them, so that an absurd size costs nothing. */
@@ -196,10 +191,10 @@ function slicesOfKey(key: u32): u64 {
 }
 
 /** Writes the slices, source by source; afterwards `end` is each source's end. */
-function fillSlices(keys: u32, sourceOf: usize, sources: usize, bySource: usize): void {
+function fillSlices(keys: u32, numbers: usize, sources: usize, bySource: usize): void {
   for (let key: u32 = 0; key < keys; key += 1) {
     const member = load<u32>(members + (<usize>key << 2));
-    const number = load<u32>(sourceOf + (<usize>member << 2)) - 1;
+    const number = load<u32>(numbers + (<usize>key << 2));
     const source = changetype<Source>(sources + <usize>number * SOURCE_BYTES);
     let at = bySource + <usize>source.end * SLICE_RECORD_BYTES;
     let offset: u64 = 0;

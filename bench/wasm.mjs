@@ -28,8 +28,8 @@ function addRow(name, value, unit, target) {
   rows.push({ name, value, unit, ...(target === undefined ? {} : { target }) });
 }
 
-/** A KeyBatch of keys of 64 bytes, which tell `first` and the position in it. */
-function makeBatch(first, count) {
+/** A KeyBatch of keys of 64 bytes, numbered `first`, `first + stride`, ... */
+function makeBatch(first, count, stride = 1) {
   const batch = new Uint8Array(8 + 4 * count + KEY_BYTES * count + ((4 * count) % 8));
   const view = new DataView(batch.buffer);
   view.setUint32(0, count, true);
@@ -38,7 +38,7 @@ function makeBatch(first, count) {
     view.setUint32(8 + 4 * index, KEY_BYTES * (index + 1), true);
     const at = 8 + 4 * count + KEY_BYTES * index;
     batch.fill(0x6b, at, at + KEY_BYTES);
-    let rest = first + index;
+    let rest = first + index * stride;
     for (let digit = 0; digit < 12; digit += 1) {
       batch[at + 40 + digit] = 0x30 + (rest % 10);
       rest = Math.floor(rest / 10);
@@ -118,12 +118,14 @@ function benchDirectory(batchKeys) {
     view.setUint32(24 * index + 20, 1, true);
   }
   let worstBytes = 0;
-  const pass = (name, call) => {
+  // Committed in sequence and later asked with a stride, so that neighbours in a batch are none in the directory's memory.
+  const inSequence = (number) => makeBatch(number * batchKeys, batchKeys);
+  const spread = (number) => makeBatch(number, batchKeys, batches);
+  const pass = (name, batchOf, call) => {
     let elapsedMs = 0;
     let longestMs = 0;
     for (let number = 0; number < batches; number += 1) {
-      // A stride that visits every batch once, so that neighbours in time are none in memory.
-      const batch = makeBatch(((number * 7919) % batches) * batchKeys, batchKeys);
+      const batch = batchOf(number);
       const start = performance.now();
       const results = call(batch);
       const took = performance.now() - start;
@@ -141,19 +143,19 @@ function benchDirectory(batchKeys) {
     addRow(`directory ${name}, longest batch`, longestMs, "ms");
   };
   const size = `${batches * batchKeys} keys`;
-  pass(`commit up to ${size}`, (batch) => directory.commit(batch, records, 0));
+  pass(`commit up to ${size}`, inSequence, (batch) => directory.commit(batch, records, 0));
   const { keys, memoryBytes } = directory.stats();
   addRow(`directory memory a key beyond the key, ${size}`, memoryBytes / keys - KEY_BYTES, "bytes", 64);
   if (worstBytes > 0) {
     addRow("directory memory a key beyond the key, worst above 1 M keys", worstBytes, "bytes", 64);
   }
-  pass(`reserve at ${size}`, (batch) => directory.reserve(batch, 0));
-  pass(`lookup at ${size}`, (batch) => directory.lookup(batch));
+  pass(`reserve at ${size}`, spread, (batch) => directory.reserve(batch, 0));
+  pass(`lookup at ${size}`, spread, (batch) => directory.lookup(batch));
   worstBytes = 0;
   const start = performance.now();
   directory.forgetMember(2);
   addRow(`directory forgetMember at ${size}`, performance.now() - start, "ms");
-  pass(`remove from ${size}`, (batch) => directory.remove(batch));
+  pass(`remove from ${size}`, spread, (batch) => directory.remove(batch));
 }
 
 for (const members of [8, 1000]) {

@@ -49,15 +49,19 @@ export interface PlanRequest {
 
 /**
  * An owner's directory: keys, sizes, generations and locations. Results are `ResultRecord`s of 64 bytes a key (layout.ts).
- * Returned arrays are copies and stay valid.
+ * Returned arrays are copies and stay valid. A key of 0 or more than 1,024 bytes gets INVALID where it would be put in, and
+ * is not found elsewhere. A damaged KeyBatch, or records that are not one a key, raise INVALID, and nothing is done.
  */
 export interface Directory {
   /** May these keys be written: OK with a new generation; OK with flag existed (skip), or KEY_ALREADY_EXISTS (fail). */
   reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array;
   /**
    * Makes keys visible. `records` are CommitRecords (24 bytes). Under `skip` and `fail` the first commit of a key wins: a
-   * later one gets OK with existed, or KEY_ALREADY_EXISTS. Under `replace` the result carries the locations of the version
-   * that it replaced (flag existed), which must be dropped.
+   * later one gets OK with existed, or KEY_ALREADY_EXISTS, and what is there. Under `replace` the result carries the
+   * generation and the locations of the version that it replaced (flag existed), which must be dropped; if a newer version
+   * was committed meanwhile, TRY_AGAIN: the committer's bytes must be dropped. Telling the very same commit again is OK
+   * without the flag, so that a lost answer can be asked for once more. INVALID: generation 0, member 0, size from 2^48.
+   * OUT_OF_MEMORY: the directory is full, the key is not in it.
    */
   commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode): Uint8Array;
   /** OK with generation, size and locations, or NOT_FOUND. Changes nothing. */
@@ -65,15 +69,20 @@ export interface Directory {
   /** Removes keys; the result carries what was there (flag existed), OK without the flag if nothing was. */
   remove(keys: KeyBatch): Uint8Array;
   /**
-   * Takes over what a member says it holds (CommitRecords). A higher generation wins; the same generation adds a location; a
-   * lower one gets TRY_AGAIN: that holder must drop its bytes.
+   * Takes over what a member says it holds (CommitRecords). A higher generation wins, and the result carries generation and
+   * locations of the version that lost (flag existed), which must be dropped; the same generation adds a location; a lower one
+   * gets TRY_AGAIN: that holder must drop its bytes. NO_SPACE: four others are known already, this one is not taken up and
+   * must drop its bytes. DATA_INCONSISTENCY: the same generation with another size. INVALID, OUT_OF_MEMORY as in `commit`.
    */
   announce(keys: KeyBatch, records: Uint8Array): Uint8Array;
-  /** Removes one location (result's generation and first location) of a key; the key goes with its last location. */
+  /**
+   * Removes one location (result's generation and first location) of a key; the key goes with its last location. OK with
+   * flag existed and the locations left, or OK without the flag if that location was not known.
+   */
   forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array;
   /** Removes every location of a member that is gone. Returns how many keys lost their last one. */
   forgetMember(member: number): number;
-  /** Removes every key that this member does not own under the ring that is set. Returns how many. */
+  /** Removes every key that this member does not own under the ring that is set (none: every key). Returns how many. */
   forgetForeign(self: number): number;
   /** Generations given from now on are above this one; set from the epoch so that a restart never repeats one. */
   raiseGeneration(floor: bigint): void;
