@@ -143,6 +143,13 @@ describe("tidy", () => {
     expect(named.map(([name]) => name)).toEqual([]);
   });
 
+  it("the lock file knows the packages of every platform, so that npm ci works where a registry lacks some", () => {
+    type Entry = { optionalDependencies?: Record<string, string> };
+    const lock = JSON.parse(read("package-lock.json")) as { packages: Record<string, Entry> };
+    const optional = Object.values(lock.packages).flatMap((entry) => Object.keys(entry.optionalDependencies ?? {}));
+    expect(optional.filter((name) => lock.packages[`node_modules/${name}`] === undefined)).toEqual([]);
+  });
+
   it("every package is used", () => {
     const manifest = JSON.parse(read("package.json")) as { dependencies: Record<string, string> };
     const sources = filesWith("src", ".ts").map(read).join("\n");
