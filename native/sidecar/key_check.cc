@@ -41,9 +41,9 @@ Status CheckKeyBytes(std::string_view key, uint32_t index, KeyRule rule) {
     return {StatusCode::kInvalid, "key " + ShowKey(key) + " (number " + number + ") has " + std::to_string(key.size()) +
                                       " bytes, at most " + std::to_string(bytesMax) + " are allowed: shorten it"};
   }
-  const auto& allowed = strict ? key_rule::kStrictAllowed : key_rule::kExtendedAllowed;
+  const auto& allowed = strict ? key_rule::kStrictBytes : key_rule::kExtendedBytes;
   for (size_t i = 0; i < key.size(); ++i) {
-    if (allowed[static_cast<unsigned char>(key[i])] != 0) continue;
+    if (key_rule::Allowed(allowed, static_cast<uint8_t>(key[i]))) continue;
     return {StatusCode::kInvalid, "key " + ShowKey(key) + " (number " + number + ") has the byte " + ShowKey(key.substr(i, 1)) +
                                       " at " + std::to_string(i) + ": allowed are A-Z a-z 0-9 - _ ! @ # % ^ * ( ) + = : ;" +
                                       (strict ? "" : " .")};

@@ -1,0 +1,136 @@
+#include "sidecar/peer_holds.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace hbmesh::sidecar {
+
+namespace {
+
+constexpr size_t kHoldsMax = 65'536;     // of one peer; more get NOT_READY
+constexpr size_t kOutboxMax = 4'096;     // answers that a peer doesn't take; then its connection is closed
+
+}  // namespace
+
+PeerHolds::~PeerHolds() {
+  for (auto& [key, peer] : peers_) Release(peer);
+}
+
+void PeerHolds::OnAccept(uint32_t transport, std::unique_ptr<Endpoint> endpoint) {
+  const EndpointKey key{transport, endpoint->id()};
+  Peer peer;
+  peer.endpoint = std::move(endpoint);
+  peers_.insert_or_assign(key, std::move(peer));
+}
+
+bool PeerHolds::OnMessage(EndpointKey from, std::span<const std::byte> message) {
+  const auto found = peers_.find(from);
+  if (found == peers_.end()) return false;
+  Peer& peer = found->second;
+  peer::MessageHeader header{};
+  const bool good = peer::ParseHeader(message, &header);
+  if (good && header.type == static_cast<uint16_t>(peer::Type::kOpen)) {
+    Open(from, peer, message, header.count);
+  } else if (good && header.type == static_cast<uint16_t>(peer::Type::kClose)) {
+    Close(peer, message, header.count);
+  } else {
+    Log().warn("peer {} sent a malformed message: its connection is closed", peer.endpoint->peer());
+    OnDisconnect(from);
+    return true;
+  }
+  if (peer.outbox.size() > kOutboxMax) {
+    Log().warn("peer {} doesn't take its answers: its connection is closed", peer.endpoint->peer());
+    OnDisconnect(from);
+  }
+  return true;
+}
+
+void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> message, uint32_t count) {
+  const uint32_t bytesMax = transports_[from.transport].transport->capabilities().messageBytesMax;
+  const size_t perMessage = peer::RecordsPerMessage<peer::OpenedRecord>(bytesMax);
+  std::vector<peer::OpenedRecord> answers;
+  for (uint32_t i = 0; i < count; ++i) {
+    answers.push_back(OpenOne(from, peer, peer::RecordAt<peer::OpenRecord>(message, i)));
+    if (answers.size() < perMessage && i + 1 < count) continue;
+    peer.outbox.push_back(peer::MakeMessage<peer::OpenedRecord>(peer::Type::kOpened, answers));
+    answers.clear();
+  }
+  Flush(peer);
+}
+
+peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request) {
+  peer::OpenedRecord answer{};
+  answer.tag = request.tag;
+  ObjectView object;
+  const Status status = peer.holds.size() < kHoldsMax
+                            ? store_.FindSlot(request.slot, request.generation, &object)
+                            : Status(StatusCode::kNotReady, "too many objects are open");
+  answer.code = static_cast<uint32_t>(status.code());
+  if (!status.ok()) return answer;
+  store_.Hold(object.slot);
+  answer.hold = ++lastHold_;
+  peer.holds.emplace(answer.hold, object.slot);
+  const std::array<uint64_t, 2> hash = peer::ShapeHash(object.blobSizes);
+  answer.shapeHash[0] = hash[0];
+  answer.shapeHash[1] = hash[1];
+  answer.blobCount = static_cast<uint32_t>(object.blobSizes.size());
+  answer.payloadBytes = object.payloadBytes;
+  answer.region = transports_[from.transport].arena.id;
+  answer.offset = object.payloadFdOffset;  // the region is the whole memfd
+  std::copy_n(object.blobSizes.begin(), std::min<size_t>(object.blobSizes.size(), peer::kShownSizes), answer.firstSizes);
+  return answer;
+}
+
+void PeerHolds::Close(Peer& peer, std::span<const std::byte> message, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto found = peer.holds.find(peer::RecordAt<peer::CloseRecord>(message, i).hold);
+    if (found == peer.holds.end()) continue;  // closed twice, or made up: nothing of others is touched
+    store_.Release(found->second);
+    peer.holds.erase(found);
+  }
+}
+
+void PeerHolds::Release(Peer& peer) {
+  // First the connection: no read may be under way when the bytes are let go.
+  peer.endpoint.reset();
+  for (const auto& [hold, slot] : peer.holds) store_.Release(slot);
+  peer.holds.clear();
+}
+
+bool PeerHolds::OnDisconnect(EndpointKey which) {
+  const auto found = peers_.find(which);
+  if (found == peers_.end()) return false;
+  Release(found->second);
+  peers_.erase(found);
+  return true;
+}
+
+bool PeerHolds::Flush(Peer& peer) {
+  bool sent = false;
+  while (!peer.outbox.empty()) {
+    const Status status = peer.endpoint->Send(peer.outbox.front());
+    if (status.code() == StatusCode::kTryAgain) break;
+    peer.outbox.pop_front();  // any other fault ends the connection, of which OnDisconnect tells
+    sent = true;
+  }
+  return sent;
+}
+
+bool PeerHolds::Poll() {
+  bool sent = false;
+  for (auto& [key, peer] : peers_) sent = Flush(peer) || sent;
+  return sent;
+}
+
+bool PeerHolds::waiting() const {
+  return std::any_of(peers_.begin(), peers_.end(), [](const auto& entry) { return !entry.second.outbox.empty(); });
+}
+
+size_t PeerHolds::holds() const {
+  size_t count = 0;
+  for (const auto& [key, peer] : peers_) count += peer.holds.size();
+  return count;
+}
+
+}  // namespace hbmesh::sidecar

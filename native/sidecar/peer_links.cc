@@ -1,0 +1,309 @@
+#include "sidecar/peer_links.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "base/log.h"
+
+namespace hbmesh::sidecar {
+
+PeerLink::~PeerLink() {
+  environment_.timers.Cancel(connectTimer_);
+  if (connecting_) environment_.tokens.Withdraw(connectToken_);
+}
+
+std::string PeerLink::Name() const {
+  return "worker " + address_.workerAddress + " (member " + std::to_string(address_.member) + ")";
+}
+
+Status PeerLink::Dead(const Status& cause) const {
+  return {StatusCode::kRpcPeerDead, Name() + " can't be read from: " + cause.message()};
+}
+
+layout::TransportId PeerLink::transport() const { return environment_.transports[transport_].id; }
+
+void PeerLink::Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint64_t tag) {
+  const uint64_t opening = ++lastOpen_;
+  opening_.emplace(opening, Opening{reader, tag});
+  opens_.push_back({opening, generation, slot, 0});
+  if (!connected_ && !connecting_) Connect();
+}
+
+void PeerLink::ForgetOpens(PeerReader* reader) {
+  for (auto& [number, opening] : opening_) {
+    if (opening.reader == reader) opening.reader = nullptr;
+  }
+}
+
+void PeerLink::Connect() {
+  candidates_.clear();
+  for (const std::string& name : TransportNames(environment_.options.transport)) {
+    for (uint32_t i = 0; i < environment_.transports.size(); ++i) {
+      if (environment_.transports[i].name == name && address_.transports.contains(name)) candidates_.push_back(i);
+    }
+  }
+  TryNext({StatusCode::kRpcUnavailable, "it offers no transport that this worker has"});
+}
+
+void PeerLink::TryNext(Status last) {
+  connecting_ = false;
+  environment_.timers.Cancel(connectTimer_);
+  while (!candidates_.empty()) {
+    transport_ = candidates_.front();
+    candidates_.erase(candidates_.begin());
+    OpenTransport& open = environment_.transports[transport_];
+    connectToken_ = environment_.tokens.Add(this, 0);
+    const Status status = open.transport->Connect(address_.transports.at(open.name), environment_.options.lanes,
+                                                  connectToken_, &endpoint_);
+    if (status.ok()) {
+      connecting_ = true;
+      const uint64_t deadline = environment_.clock.NowNs() + environment_.options.connectTimeoutMs * kNsPerMs;
+      connectTimer_ = environment_.timers.Add(deadline, [this] {
+        connectTimer_ = {};
+        environment_.tokens.Withdraw(connectToken_);
+        endpoint_.reset();
+        TryNext({StatusCode::kRpcDeadlineExceeded, "no connection within " +
+                                                       std::to_string(environment_.options.connectTimeoutMs) + " ms"});
+      });
+      return;
+    }
+    environment_.tokens.Withdraw(connectToken_);
+    last = status;
+  }
+  Reset(last);
+}
+
+void PeerLink::OnCompletion(uint64_t /*tag*/, const Status& status) {
+  if (status.ok()) {
+    OnConnected();
+    return;
+  }
+  endpoint_.reset();
+  TryNext(status);
+}
+
+void PeerLink::OnConnected() {
+  environment_.timers.Cancel(connectTimer_);
+  connecting_ = false;
+  connected_ = true;
+  ++connection_;
+  const std::string& used = environment_.transports[transport_].name;
+  const TransportChoice choice = environment_.options.transport;
+  const std::string wanted = TransportNames(choice).front();
+  // Under kAuto a peer on another machine is reached by tcp: that is the choice, not a fallback.
+  fallback_ = choice != TransportChoice::kAuto && used != wanted;
+  if (fallback_) Log().warn("{} is read over {} instead of {}, which can't be used with it", Name(), used, wanted);
+}
+
+Status PeerLink::Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target, uint32_t lane,
+                      CompletionTarget* completion, uint64_t tag) {
+  if (!connected_ || connection != connection_) {
+    return Dead({StatusCode::kRpcPeerDead, "the connection ended before the object was read"});
+  }
+  reads_.push_back({source, std::move(target), lane % std::max(1U, endpoint_->lanes()), completion, tag});
+  return Status::Ok();
+}
+
+void PeerLink::CloseHold(uint64_t connection, uint64_t hold) {
+  // The holder releases what belongs to an ended connection by itself.
+  if (connected_ && connection == connection_) closes_.push_back({hold});
+}
+
+void PeerLink::Reset(const Status& why) {
+  environment_.timers.Cancel(connectTimer_);
+  if (std::exchange(connecting_, false)) environment_.tokens.Withdraw(connectToken_);
+  connected_ = false;
+  endpoint_.reset();  // completes what it has accepted
+  opens_.clear();
+  closes_.clear();
+  const Status dead = Dead(why);
+  const auto opening = std::exchange(opening_, {});
+  const auto reads = std::exchange(reads_, {});
+  for (const auto& [number, waiting] : opening) {
+    if (waiting.reader != nullptr) waiting.reader->OnOpenFailed(waiting.tag, dead);
+  }
+  for (const PendingRead& read : reads) read.completion->OnCompletion(read.tag, dead);
+}
+
+bool PeerLink::Owns(EndpointKey endpoint) const {
+  return endpoint_ != nullptr && endpoint.transport == transport_ && endpoint.endpoint == endpoint_->id();
+}
+
+void PeerLink::OnMessage(std::span<const std::byte> message) {
+  peer::MessageHeader header{};
+  if (!peer::ParseHeader(message, &header) || header.type != static_cast<uint16_t>(peer::Type::kOpened)) {
+    Log().warn("{} sent a malformed message: its connection is closed", Name());
+    Reset({StatusCode::kDataInconsistency, "it sent a malformed message; both must be of the same release"});
+    return;
+  }
+  const uint64_t connection = connection_;
+  for (uint32_t i = 0; i < header.count; ++i) {
+    const auto opened = peer::RecordAt<peer::OpenedRecord>(message, i);
+    const auto found = opening_.find(opened.tag);
+    if (found == opening_.end()) continue;
+    const Opening waiting = found->second;
+    opening_.erase(found);
+    if (waiting.reader != nullptr) {
+      waiting.reader->OnOpened(waiting.tag, opened, connection);
+    } else if (opened.code == static_cast<uint32_t>(StatusCode::kOk)) {
+      CloseHold(connection, opened.hold);
+    }
+  }
+}
+
+void PeerLink::OnDisconnect(const Status& reason) {
+  if (connecting_) return;  // the completion of Connect tells
+  Log().info("the connection to {} ended: {}", Name(), reason.message());
+  Reset(reason);
+}
+
+bool PeerLink::FlushReads() {
+  bool sent = false;
+  while (!reads_.empty()) {
+    PendingRead& read = reads_.front();
+    const uint64_t token = environment_.tokens.Add(read.completion, read.tag);
+    const Status status = endpoint_->Read(read.source, read.target, read.lane, token);
+    if (status.ok()) {
+      reads_.pop_front();
+      sent = true;
+      continue;
+    }
+    environment_.tokens.Withdraw(token);
+    if (status.code() == StatusCode::kTryAgain) break;
+    const PendingRead failed = std::move(read);
+    reads_.pop_front();
+    failed.completion->OnCompletion(failed.tag, status);
+    sent = true;
+    if (!connected_) break;  // the reader may have ended the connection
+  }
+  return sent;
+}
+
+bool PeerLink::FlushMessages() {
+  const uint32_t bytesMax = environment_.transports[transport_].transport->capabilities().messageBytesMax;
+  bool sent = false;
+  const auto send = [&](auto& queue, peer::Type type) {
+    using Record = typename std::remove_reference_t<decltype(queue)>::value_type;
+    while (!queue.empty()) {
+      const size_t count = std::min(queue.size(), peer::RecordsPerMessage<Record>(bytesMax));
+      const std::vector<Record> records(queue.begin(), queue.begin() + static_cast<ptrdiff_t>(count));
+      const Status status = endpoint_->Send(peer::MakeMessage<Record>(type, records));
+      // Another fault than "full" is the connection's end, of which OnDisconnect tells.
+      if (!status.ok()) return;
+      queue.erase(queue.begin(), queue.begin() + static_cast<ptrdiff_t>(count));
+      sent = true;
+    }
+  };
+  send(opens_, peer::Type::kOpen);
+  send(closes_, peer::Type::kClose);
+  return sent;
+}
+
+bool PeerLink::Flush() {
+  if (!connected_) return false;
+  const bool read = FlushReads();
+  return (connected_ && FlushMessages()) || read;
+}
+
+namespace {
+
+std::vector<std::string_view> Split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(separator), text.size());
+    if (end != 0) parts.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return parts;
+}
+
+bool ParseMember(std::string_view text, uint32_t* member) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *member);
+  return error == std::errc() && end == text.data() + text.size() && *member != 0;
+}
+
+bool ParsePeer(const std::vector<std::string_view>& words, PeerAddress* peer) {
+  if (words.size() < 2 || !ParseMember(words[0], &peer->member)) return false;
+  peer->workerAddress = words[1];
+  for (size_t i = 2; i < words.size(); ++i) {
+    const size_t equals = words[i].find('=');
+    if (equals == std::string_view::npos || equals == 0) return false;
+    peer->transports.emplace(words[i].substr(0, equals), words[i].substr(equals + 1));
+  }
+  return true;
+}
+
+}  // namespace
+
+Status PeerLinks::Update(std::string_view text) {
+  uint32_t self = self_;
+  std::map<uint32_t, PeerAddress> peers;
+  for (const std::string_view line : Split(text, '\n')) {
+    const std::vector<std::string_view> words = Split(line, ' ');
+    PeerAddress peer;
+    const bool good = !words.empty() && words[0] == "self" ? words.size() == 2 && ParseMember(words[1], &self)
+                                                           : ParsePeer(words, &peer);
+    if (!good) return {StatusCode::kInvalid, "the list of peers has the line \"" + std::string(line) + "\""};
+    if (peer.member != 0) peers[peer.member] = std::move(peer);
+  }
+  self_ = self;
+  peers.erase(self);
+  for (auto link = links_.begin(); link != links_.end();) {
+    const auto known = peers.find(link->first);
+    if (known != peers.end() && known->second == link->second->address()) {
+      peers.erase(known);
+      ++link;
+      continue;
+    }
+    const std::unique_ptr<PeerLink> left = std::move(link->second);
+    link = links_.erase(link);
+    left->Reset({StatusCode::kRpcPeerDead, "it left the cluster or was restarted"});
+  }
+  for (auto& [member, peer] : peers) links_.emplace(member, std::make_unique<PeerLink>(environment_, std::move(peer)));
+  return Status::Ok();
+}
+
+PeerLink* PeerLinks::Find(uint32_t member) {
+  const auto found = links_.find(member);
+  return found == links_.end() ? nullptr : found->second.get();
+}
+
+void PeerLinks::ForgetOpens(PeerReader* reader) {
+  for (auto& [member, link] : links_) link->ForgetOpens(reader);
+}
+
+PeerLink* PeerLinks::Owner(EndpointKey endpoint) {
+  for (auto& [member, link] : links_) {
+    if (link->Owns(endpoint)) return link.get();
+  }
+  return nullptr;
+}
+
+bool PeerLinks::OnMessage(EndpointKey from, std::span<const std::byte> message) {
+  PeerLink* link = Owner(from);
+  if (link != nullptr) link->OnMessage(message);
+  return link != nullptr;
+}
+
+bool PeerLinks::OnDisconnect(EndpointKey which, const Status& reason) {
+  PeerLink* link = Owner(which);
+  if (link != nullptr) link->OnDisconnect(reason);
+  return link != nullptr;
+}
+
+bool PeerLinks::Poll() {
+  bool sent = false;
+  for (auto& [member, link] : links_) sent = link->Flush() || sent;
+  return sent;
+}
+
+bool PeerLinks::waiting() const {
+  return std::any_of(links_.begin(), links_.end(), [](const auto& entry) { return entry.second->waiting(); });
+}
+
+void PeerLinks::Clear(const Status& why) {
+  for (auto& [member, link] : std::exchange(links_, {})) link->Reset(why);
+}
+
+}  // namespace hbmesh::sidecar

@@ -1,0 +1,150 @@
+// PeerLinks: the reader's side. One link to each other worker's sidecar: connected at first use, over the wanted transport or
+// the next one that works; opens objects in batches; reads; closes.
+//
+// A link that breaks tells everyone who waits, and connects anew at the next use. Holds and reads belong to one connection:
+// its number goes with them, so that no read is made under a hold that ended with an earlier connection.
+//
+// Thread rule: the loop. A reader must ForgetOpens before it dies.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "sidecar/peer_protocol.h"
+#include "sidecar/timers.h"
+#include "sidecar/transports.h"
+
+namespace hbmesh::sidecar {
+
+class PeerReader {
+ public:
+  // The holder's answer, whatever its code. `connection` goes with reads and the hold.
+  virtual void OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint64_t connection) = 0;
+  virtual void OnOpenFailed(uint64_t tag, const Status& why) = 0;
+
+ protected:
+  ~PeerReader() = default;
+};
+
+// A member as kPeers tells of it.
+struct PeerAddress {
+  uint32_t member = 0;
+  std::string workerAddress;
+  std::map<std::string, std::string> transports;  // name to address
+  bool operator==(const PeerAddress&) const = default;
+};
+
+class PeerLink final : private CompletionTarget {
+ public:
+  struct Environment {
+    const SidecarOptions& options;
+    Clock& clock;
+    Timers& timers;
+    TokenTable& tokens;
+    std::vector<OpenTransport>& transports;
+  };
+
+  PeerLink(const Environment& environment, PeerAddress address) : environment_(environment), address_(std::move(address)) {}
+  ~PeerLink();
+
+  [[nodiscard]] const PeerAddress& address() const { return address_; }
+  // "worker 10.0.0.2:31501 (member 7)"
+  [[nodiscard]] std::string Name() const;
+
+  void Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint64_t tag);
+  void ForgetOpens(PeerReader* reader);
+  // Completes through `target` exactly once if kOk was returned.
+  [[nodiscard]] Status Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target, uint32_t lane,
+                            CompletionTarget* completion, uint64_t tag);
+  void CloseHold(uint64_t connection, uint64_t hold);
+
+  // Of the connection that is there: what carries the bytes, in how many lanes, and is it not what was asked for.
+  [[nodiscard]] layout::TransportId transport() const;
+  [[nodiscard]] const Transport& carrier() const { return *environment_.transports[transport_].transport; }
+  [[nodiscard]] uint32_t lanes() const { return endpoint_ == nullptr ? 1 : endpoint_->lanes(); }
+  [[nodiscard]] bool fallback() const { return fallback_; }
+
+  // Ends the connection; everything that waits or reads is told `why`.
+  void Reset(const Status& why);
+  [[nodiscard]] bool Owns(EndpointKey endpoint) const;
+  void OnMessage(std::span<const std::byte> message);
+  void OnDisconnect(const Status& reason);
+  // Sends what is collected. True if anything left.
+  bool Flush();
+  [[nodiscard]] bool waiting() const { return connected_ && (!opens_.empty() || !closes_.empty() || !reads_.empty()); }
+
+ private:
+  struct Opening {
+    PeerReader* reader;  // null: it doesn't want the answer any more
+    uint64_t tag;
+  };
+  struct PendingRead {
+    RemoteRange source;
+    std::vector<LocalPiece> target;
+    uint32_t lane;
+    CompletionTarget* completion;
+    uint64_t tag;
+  };
+
+  void OnCompletion(uint64_t tag, const Status& status) override;  // of Connect
+  void Connect();
+  void TryNext(Status last);
+  void OnConnected();
+  bool FlushReads();
+  bool FlushMessages();
+  [[nodiscard]] Status Dead(const Status& cause) const;
+
+  const Environment environment_;
+  const PeerAddress address_;
+  std::unique_ptr<Endpoint> endpoint_;
+  uint32_t transport_ = 0;          // index in environment_.transports
+  std::vector<uint32_t> candidates_;  // transports still to be tried
+  bool connecting_ = false;
+  bool connected_ = false;
+  bool fallback_ = false;
+  uint64_t connection_ = 0;   // number of the connection that is there, or was last
+  uint64_t connectToken_ = 0;
+  TimerId connectTimer_;
+  uint64_t lastOpen_ = 0;
+  std::unordered_map<uint64_t, Opening> opening_;  // not answered yet, by the tag of OpenRecord
+  std::deque<peer::OpenRecord> opens_;             // not sent yet
+  std::deque<peer::CloseRecord> closes_;           // not sent yet
+  std::deque<PendingRead> reads_;                  // not accepted yet
+};
+
+class PeerLinks {
+ public:
+  explicit PeerLinks(const PeerLink::Environment& environment) : environment_(environment) {}
+
+  // Takes the text of kPeers: `self <id>`, then `<id> <workerAddress> tcp=<addr> shm=<name>` a line. Links to members that
+  // left, or have other addresses now, are closed. kInvalid: names the line; nothing was changed.
+  [[nodiscard]] Status Update(std::string_view text);
+  [[nodiscard]] uint32_t self() const { return self_; }
+  [[nodiscard]] PeerLink* Find(uint32_t member);
+  void ForgetOpens(PeerReader* reader);
+
+  // False: the endpoint is none of ours.
+  bool OnMessage(EndpointKey from, std::span<const std::byte> message);
+  bool OnDisconnect(EndpointKey which, const Status& reason);
+  bool Poll();
+  [[nodiscard]] bool waiting() const;
+  // Ends all connections.
+  void Clear(const Status& why);
+
+ private:
+  [[nodiscard]] PeerLink* Owner(EndpointKey endpoint);
+
+  const PeerLink::Environment environment_;
+  uint32_t self_ = 0;
+  std::map<uint32_t, std::unique_ptr<PeerLink>> links_;
+};
+
+}  // namespace hbmesh::sidecar

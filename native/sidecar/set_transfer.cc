@@ -1,0 +1,257 @@
+#include "sidecar/set_transfer.h"
+
+#include <cstring>
+#include <utility>
+
+namespace hbmesh::sidecar {
+
+SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call)
+    : Request(core, session, entry), call_(std::move(call)), existence_(static_cast<layout::Existence>(entry.args[0])) {}
+
+SetTransfer::~SetTransfer() {
+  if (questionId_ != 0) core_.control.Forget(questionId_);
+}
+
+void SetTransfer::Start() {
+  startNs_ = core_.clock.NowNs();
+  reply_.Reset(call_.count());
+  keys_.resize(call_.count());
+  std::vector<CopyPiece> pieces = Prepare();
+  if (!asked_.empty()) {
+    SetDeadline(TransferLimitMs(call_.totalBytes()));
+    Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
+  }
+  // After the question: the owners work while the bytes move. Nothing is copied when it could not be asked.
+  if (questionId_ != 0) {
+    copying_ = true;
+    core_.copier.Copy(call_.device(), CopyKind::kDeviceToHost, std::move(pieces), this, 0);
+  }
+  Advance();
+}
+
+std::vector<CopyPiece> SetTransfer::Prepare() {
+  std::vector<CopyPiece> pieces;
+  for (uint32_t i = 0; i < call_.count(); ++i) {
+    Key& key = keys_[i];
+    const auto sealed =
+        existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
+    if (sealed.has_value()) {
+      if (existence_ == layout::Existence::kFail) {
+        FailKey(i, {StatusCode::kKeyAlreadyExists, TextOf(StatusCode::kKeyAlreadyExists, "set")});
+        continue;
+      }
+      layout::KeyResult& result = reply_.result(i);
+      result.flags = layout::kExisted;
+      result.generation = sealed->generation;
+      result.bytes = sealed->payloadBytes;
+      key.state = State::kEnded;
+      continue;
+    }
+    ObjectView object;
+    if (const Status status = core_.store.Allocate(call_.key(i), call_.blobSizes(i), &object); !status.ok()) {
+      FailKey(i, status);
+      continue;
+    }
+    key.allocated = true;
+    key.slot = object.slot;
+    std::byte* target = object.payload;
+    for (uint32_t blob = call_.blobBegin(i); blob < call_.blobEnd(i); ++blob) {
+      pieces.push_back({target, call_.blobAddress(blob), call_.blobSize(blob)});
+      target += call_.blobSize(blob);
+    }
+    copiedBytes_ += object.payloadBytes;
+    asked_.push_back(i);
+  }
+  slices_ = static_cast<uint32_t>(pieces.size());
+  return pieces;
+}
+
+void SetTransfer::Ask(layout::Op op, std::vector<std::byte> payload) {
+  layout::KeyBatchHeader header{};
+  std::memcpy(&header, payload.data(), sizeof(header));
+  batchBytes_ = AlignTo8(sizeof(header) + 4ULL * header.count + header.keyBytes);
+  Question question;
+  question.op = op;
+  question.count = header.count;
+  question.args[0] = entry().args[0];
+  question.payload = std::move(payload);
+  const Status status = core_.control.Ask(std::move(question), this, static_cast<uint64_t>(op), &questionId_);
+  if (!status.ok()) FailRest(status);
+}
+
+void SetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) {
+  const bool reserving = tag == static_cast<uint64_t>(layout::Op::kReserve);
+  const char* asked = reserving ? "reserving" : "committing";
+  if (!last) core_.control.Forget(questionId_);
+  questionId_ = 0;
+  if (reply.entry.code != static_cast<uint32_t>(StatusCode::kOk)) {
+    FailRest(RefusalOf(reply, asked));
+    Advance();
+    return;
+  }
+  const auto records = RecordsOf(reply, batchBytes_, asked_.size() * sizeof(layout::ResultRecord));
+  if (records.empty()) {
+    FailRest({StatusCode::kDataInconsistency, std::string("the control process answered ") + asked +
+                                                  " with records that don't fit: both must be of the same release"});
+  } else if (reserving) {
+    OnReserved(reinterpret_cast<const layout::ResultRecord*>(records.data()));
+  } else {
+    OnCommitted(reinterpret_cast<const layout::ResultRecord*>(records.data()));
+  }
+  Advance();
+}
+
+void SetTransfer::OnReserved(const layout::ResultRecord* records) {
+  for (size_t n = 0; n < asked_.size(); ++n) {
+    const uint32_t i = asked_[n];
+    const layout::ResultRecord& record = records[n];
+    if (keys_[i].state != State::kPending) continue;
+    const auto code = static_cast<StatusCode>(record.code);
+    if (code != StatusCode::kOk) {
+      FailKey(i, {code, TextOf(code, "reserving")});
+    } else if ((record.flags & layout::kExisted) != 0 && existence_ != layout::Existence::kReplace) {
+      reply_.result(i).flags = layout::kExisted;
+      reply_.result(i).generation = record.generation;
+      reply_.result(i).bytes = record.bytes;
+      End(i);
+    } else {
+      keys_[i].state = State::kReserved;
+      keys_[i].generation = record.generation;
+    }
+  }
+}
+
+void SetTransfer::Commit() {
+  asked_.clear();
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state != State::kReserved) continue;
+    keys_[i].state = State::kCommitting;
+    core_.store.MarkWritten(keys_[i].slot, keys_[i].generation);
+    asked_.push_back(i);
+  }
+  if (asked_.empty()) return;
+  std::vector<std::byte> payload = MakeKeyBatch(call_, asked_);
+  const size_t batchBytes = payload.size();
+  payload.resize(batchBytes + asked_.size() * sizeof(layout::CommitRecord));
+  for (size_t n = 0; n < asked_.size(); ++n) {
+    const Key& key = keys_[asked_[n]];
+    const layout::CommitRecord record{key.generation, call_.objectBytes(asked_[n]), key.slot, 0};
+    std::memcpy(payload.data() + batchBytes + n * sizeof(record), &record, sizeof(record));
+  }
+  committed_ = true;
+  Ask(layout::Op::kCommit, std::move(payload));
+}
+
+void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
+  const uint64_t nowMs = core_.clock.NowMs();
+  for (size_t n = 0; n < asked_.size(); ++n) {
+    const uint32_t i = asked_[n];
+    const layout::ResultRecord& record = records[n];
+    if (keys_[i].state != State::kCommitting) continue;
+    const auto code = static_cast<StatusCode>(record.code);
+    if (code != StatusCode::kOk) {
+      FailKey(i, {code, TextOf(code, "committing")});
+      continue;
+    }
+    layout::KeyResult& result = reply_.result(i);
+    if ((record.flags & layout::kExisted) != 0 && existence_ != layout::Existence::kReplace) {
+      result.flags = layout::kExisted;
+      result.generation = record.generation;
+      result.bytes = record.bytes;
+      End(i);
+      continue;
+    }
+    // A delete may have reached this worker before the owner's answer: then the slot is someone else's by now.
+    ObjectView written;
+    if (core_.store.FindSlot(keys_[i].slot, keys_[i].generation, &written).ok()) core_.store.Seal(keys_[i].slot, nowMs);
+    keys_[i].state = State::kEnded;
+    keys_[i].allocated = false;  // it is the store's now
+    result.flags = record.flags & layout::kExisted;
+    result.generation = keys_[i].generation;
+    result.bytes = call_.objectBytes(i);
+    ++core_.counters.transfers;
+    core_.counters.transferredBytes += result.bytes;
+  }
+}
+
+void SetTransfer::OnCompletion(uint64_t /*tag*/, const Status& status) {
+  copying_ = false;
+  if (!status.ok()) FailRest(status);
+  layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
+  path.lanes = core_.devices[call_.device()]->capabilities().copyThreads;
+  path.slices = slices_;
+  path.bytes = copiedBytes_;
+  path.nanoseconds = core_.clock.NowNs() - startNs_;
+  if (status.ok()) reply_.AddPath(path);
+  Advance();
+}
+
+void SetTransfer::End(uint32_t i) {
+  keys_[i].state = State::kEnded;
+  // While a copy writes to it the slot stays; Advance drops it when the copy is done.
+  if (copying_ || !keys_[i].allocated) return;
+  (void)core_.store.Drop(keys_[i].slot, keys_[i].generation).ok();
+  keys_[i].allocated = false;
+}
+
+void SetTransfer::FailKey(uint32_t key, const Status& status) {
+  reply_.Fail(key, status);
+  End(key);
+}
+
+void SetTransfer::FailRest(const Status& status) {
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state != State::kEnded) FailKey(i, status);
+  }
+}
+
+void SetTransfer::OnControlLost(uint64_t /*tag*/, const Status& why) {
+  questionId_ = 0;
+  FailRest(why);
+  Advance();
+}
+
+void SetTransfer::Stop(const Status& why) {
+  // Bytes are on their way from the first moment; only what waits for the owners' first answer can still be taken back.
+  if (committed_ || copying_) return;
+  FailRest(why);
+  Advance();
+}
+
+void SetTransfer::OnAbandoned() {
+  if (committed_) return;
+  FailRest({StatusCode::kInterrupted, "the client ended"});
+  Advance();
+}
+
+void SetTransfer::OnDeadline() {
+  const char* waitedFor = copying_ ? "the copy from device memory"
+                                   : (committed_ ? "the owners to confirm the keys" : "the owners to reserve the keys");
+  FailRest({StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(TransferLimitMs(call_.totalBytes())) +
+                                                  " ms for " + waitedFor + "; try again, or lower --floor_mb_s"});
+  Advance();
+}
+
+void SetTransfer::Advance() {
+  bool waiting = false;
+  bool reserved = false;
+  for (const Key& key : keys_) {
+    waiting = waiting || key.state == State::kPending || key.state == State::kCommitting;
+    reserved = reserved || key.state == State::kReserved;
+  }
+  if (reserved && !waiting && !copying_) {
+    Commit();  // fails its keys if there is nobody to ask
+    waiting = questionId_ != 0;
+    reserved = false;
+  }
+  if (waiting || reserved) return;
+  if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
+  if (!answered()) Answer(reply_.Build());
+  if (copying_) return;
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].allocated) End(i);
+  }
+  Finish();
+}
+
+}  // namespace hbmesh::sidecar
