@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <chrono>
 #include <limits>
 #include <string>
 #include <utility>
@@ -48,12 +49,24 @@ Status MemoryTable::Add(std::byte* base, uint64_t bytes, int fd, uint64_t fdOffs
 }
 
 void MemoryTable::Remove(uint32_t region) {
+  Retire(region);
+  while (!AwaitUnused(region, 1000)) {
+  }
+}
+
+void MemoryTable::Retire(uint32_t region) {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = entries_.find(region); found != entries_.end()) found->second.removed = true;
+}
+
+bool MemoryTable::AwaitUnused(uint32_t region, uint32_t timeoutMs) {
   std::unique_lock lock(mutex_);
   const auto found = entries_.find(region);
-  if (found == entries_.end() || found->second.removed) return;
-  found->second.removed = true;
-  unused_.wait(lock, [&] { return found->second.users == 0; });
+  if (found == entries_.end()) return true;
+  const auto limit = std::chrono::milliseconds(timeoutMs);
+  if (!unused_.wait_for(lock, limit, [&] { return found->second.users == 0; })) return false;
   entries_.erase(found);
+  return true;
 }
 
 Status MemoryTable::Acquire(const RemoteRange& range, bool write, Use* use, std::byte** address) {

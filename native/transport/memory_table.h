@@ -49,6 +49,9 @@ class MemoryTable : public std::enable_shared_from_this<MemoryTable> {
                            MemoryRegion* region);
   // Later uses fail. Returns when those under way have ended.
   void Remove(uint32_t region);
+  // The two halves of Remove, for who has to end uses first. AwaitUnused: false after `timeoutMs`; true: it is gone.
+  void Retire(uint32_t region);
+  [[nodiscard]] bool AwaitUnused(uint32_t region, uint32_t timeoutMs);
 
   // kNotFound: no such region; kNotAuthorized: a write to read-only memory; kOutOfRange: the range leaves it.
   [[nodiscard]] Status Acquire(const RemoteRange& range, bool write, Use* use, std::byte** address);

@@ -1,5 +1,6 @@
 #include "transport/transport_factory.h"
 
+#include "transport/shm_transport.h"
 #include "transport/tcp_transport.h"
 
 namespace hbmesh {
@@ -13,6 +14,10 @@ Status CreateTransport(std::string_view name, const TransportOptions& options, T
                        std::unique_ptr<Transport>* transport) {
   if (name == "tcp") {
     *transport = CreateTcpTransport(options, sink);
+    return Status::Ok();
+  }
+  if (name == "shm") {
+    *transport = CreateShmTransport(options, sink);
     return Status::Ok();
   }
   if (name == "rdma" || name == "hccs") {
