@@ -4,7 +4,6 @@
 #include <initializer_list>
 
 #include "queue/layout.h"
-#include "sidecar/session_protocol.h"
 
 namespace hbmesh::addon {
 
@@ -112,8 +111,7 @@ Napi::Object MakeFlags(Napi::Env env) {
 Napi::Object MakeLimits(Napi::Env env) {
   return MakeNumbers(env, {{"KeysPerCallMax", layout::kKeysPerCallMax},
                            {"KeysPerQueryMax", layout::kKeysPerQueryMax},
-                           {"KeyBytesMax", layout::kKeyBytesMax},
-                           {"TokenBytesMax", session::kTextBytes - 1}});
+                           {"KeyBytesMax", layout::kKeyBytesMax}});
 }
 
 Napi::Object MakeTransports(Napi::Env env) {

@@ -2,9 +2,11 @@
  * Every native type, declared once. The addon is hbmesh.node, built by cmake-js from native/addon; it holds no policy: the
  * client core, the session socket, the channels, simulated device memory.
  */
-import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { PortMessage } from "./port.js";
 
 /** One field of a shared record: byte offset and width. */
@@ -13,12 +15,22 @@ export interface NativeField {
   bytes: number;
 }
 
-/** Offsets, sizes, operations, flags, limits and codes of native/queue/layout.h and native/base/status.h. */
+/** A shared record: its size, and its fields under their C++ names. */
+export interface NativeStruct {
+  bytes: number;
+  fields: Record<string, NativeField>;
+}
+
+/**
+ * Offsets, sizes, operations, flags, limits and codes of native/queue/layout.h and native/base/status.h. Constants have their
+ * C++ names without the `k` ("SetD2H", "KeysPerCallMax"), transports and codes their names for users ("tcp", "NOT_FOUND").
+ */
 export interface NativeLayout {
-  structs: Record<string, { bytes: number; fields: Record<string, NativeField> }>;
+  structs: Record<string, NativeStruct>;
   ops: Record<string, number>;
   flags: Record<string, number>;
   limits: Record<string, number>;
+  transports: Record<string, number>;
   statusCodes: Record<string, number>;
 }
 
@@ -31,9 +43,12 @@ export interface NativeControlPort {
   readonly deviceCount: number;
   readonly backend: string;
   readonly transports: string;
-  /** The store's memfd, duplicated for this process; to be given to a restarted sidecar. */
+  /**
+   * The store's memfd, duplicated for this process; to be given to a restarted sidecar. It belongs to the receiver and stays
+   * open after close(), until fs.closeSync.
+   */
   readonly storeFd: number;
-  /** false: the queue is full. */
+  /** false: the queue is full. Throws once the sidecar is gone or the port was closed. */
   send(message: PortMessage): boolean;
   close(): void;
 }
@@ -48,8 +63,10 @@ export interface NativeClient {
   readonly deviceCount: number;
   readonly backend: string;
   /**
-   * Submits a set or get. `keys` is a KeyBatch; blob i of key k is at blobEnds[k-1] <= i < blobEnds[k]. Rejects with INVALID for a
-   * pointer that is no device memory. `requestId` (chosen by the caller, above 0) can be given to cancel.
+   * Submits a request. `keys` is a KeyBatch; blob i of key k is at blobEnds[k-1] <= i < blobEnds[k], and all three arrays are
+   * empty where there are no blobs. Arrays may be reused after return. Rejects with INVALID for a pointer that is no device
+   * memory, naming the key as `key "name" (number 3)`; with the cause when the session ends first. `requestId` (chosen by the
+   * caller, above 0) can be given to cancel. An outstanding request keeps the process alive, an idle client does not.
    */
   submit(request: {
     requestId: bigint;
@@ -62,8 +79,10 @@ export interface NativeClient {
     pointers: BigUint64Array;
     sizes: BigUint64Array;
   }): Promise<NativeReply>;
+  /** Asks for the end of a request; its promise still settles, with RPC_CANCELLED or with the answer. */
   cancel(requestId: bigint): void;
-  registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): void;
+  registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): Promise<void>;
+  /** Outstanding requests reject with SHUTTING_DOWN. */
   close(): void;
 }
 
@@ -77,7 +96,10 @@ export interface NativeSimHeap {
 export interface NativeAddon {
   readonly layout: NativeLayout;
   readonly simHeap: NativeSimHeap;
-  /** Both reject with NO_AVAILABLE_WORKER when nothing listens at the address. `onClosed` is called once. */
+  /**
+   * Both reject with NO_AVAILABLE_WORKER when nothing listens at the address. `onClosed` is called once, when the session ended
+   * from the other side.
+   */
   connectClient(options: {
     workerAddress: string;
     token: string;
@@ -87,22 +109,32 @@ export interface NativeAddon {
   }): Promise<NativeClient>;
   connectControl(options: {
     workerAddress: string;
+    token?: string;
     connectTimeoutMs: number;
     onMessages: (messages: PortMessage[]) => void;
     onClosed: (reason: string) => void;
   }): Promise<NativeControlPort>;
-  /** Bytes a second of one copy with `threads` threads and streaming stores between two buffers of `bytes`. */
+  /**
+   * Bytes a second of one copy with `threads` threads and streaming stores between two buffers of `bytes`, the best of `rounds`.
+   * The source is read in pieces of `pieceBytes` from anywhere, as a gather reads blobs.
+   */
   measureCopyBandwidth(threads: number, bytes: bigint, pieceBytes: bigint, rounds: number): Promise<number>;
 }
 
 let loaded: NativeAddon | undefined;
 
-/** Loads the addon at first use. Throws with the command to run when it was not built. */
+/** Where the addon and the sidecar program are: HBMESH_NATIVE_DIR, or what `npm run setup` builds. */
+export function nativePath(name: string): string {
+  const folder = process.env["HBMESH_NATIVE_DIR"];
+  return folder === undefined ? fileURLToPath(new URL(`../../build/Release/${name}`, import.meta.url)) : join(folder, name);
+}
+
+/** Loads the addon at first use. Throws NOT_READY with the command to run when it was not built. */
 export function loadAddon(): NativeAddon {
   if (loaded === undefined) {
-    const path = fileURLToPath(new URL("../../build/Release/hbmesh.node", import.meta.url));
+    const path = nativePath("hbmesh.node");
     if (!existsSync(path)) {
-      throw new Error(`the native addon is not built (${path} is missing): run npm run setup`);
+      throw new HbmeshError(StatusCode.NOT_READY, `the native addon is not built (${path} is missing): run npm run setup`);
     }
     loaded = createRequire(import.meta.url)(path) as NativeAddon;
   }

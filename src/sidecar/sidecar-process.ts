@@ -1,0 +1,236 @@
+/**
+ * The sidecar as a child process: started with its settings as flags, awaited until it says `ready` on a descriptor of its own,
+ * watched, and ended by its process id. What it writes goes to the log, line by line.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+import { type Clock, createSystemClock, type Timer } from "../base/clock.js";
+import type { KeyRuleChoice, TransportChoice } from "../base/config.js";
+import { createDeferred } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
+import { nativePath } from "./addon.js";
+
+/** Settings that become flags of hbmesh-sidecar. */
+export interface SidecarFlags {
+  /** IP:PORT; names the session socket. */
+  workerAddress: string;
+  devices: number;
+  /** Rounded up to whole MiB. A store that is adopted keeps its own size. */
+  arenaBytes: number;
+  transport: TransportChoice;
+  /** IP:PORT of the tcp transport. Default: the worker's IP and a free port. */
+  transportListen?: string | undefined;
+  /** Connections to each peer. */
+  lanes: number;
+  /** Threads of the copy engines. Default: the sidecar's own choice. */
+  copyThreads?: number | undefined;
+  spinMicros: number;
+  orphanGraceMs: number;
+  keyRule: KeyRuleChoice;
+  hugePages: boolean;
+}
+
+export interface SidecarProcessOptions extends SidecarFlags {
+  log: Logger;
+  /** A store's descriptor of this process, whose objects the sidecar takes over. It stays the caller's. */
+  adoptFd?: number | undefined;
+  /** How long it may take until it is ready. Touching a large arena takes its time. Default 30,000 ms. */
+  startTimeoutMs?: number | undefined;
+  /** How long it may take to end after SIGTERM, before SIGKILL. Default 5,000 ms. */
+  stopTimeoutMs?: number | undefined;
+  /** The program. Default: hbmesh-sidecar beside the addon. */
+  program?: string | undefined;
+  clock?: Clock | undefined;
+}
+
+/** How the process ended: `exit code 1`, `signal SIGKILL`. */
+export interface SidecarExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly text: string;
+}
+
+export interface SidecarProcess {
+  readonly pid: number;
+  /** Resolves when it has ended, for whatever reason; never rejects. */
+  readonly exited: Promise<SidecarExit>;
+  /** SIGTERM, then SIGKILL after the time limit; resolves when it has ended. May be called again, and after it ended. */
+  stop(): Promise<SidecarExit>;
+}
+
+const READY_FD = 3;
+const ADOPT_FD = 4;
+/** Lines of its output that are quoted when it doesn't start. */
+const QUOTED_LINES_MAX = 5;
+
+/** The flags that hbmesh-sidecar understands (native/sidecar/main.cc). */
+export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[] {
+  const settings: [string, string | number | boolean | undefined][] = [
+    ["worker_address", flags.workerAddress],
+    ["devices", flags.devices],
+    ["arena_mb", Math.max(1, Math.ceil(flags.arenaBytes / 2 ** 20))],
+    ["transport", flags.transport],
+    ["transport_listen", flags.transportListen],
+    ["lanes", flags.lanes],
+    ["copy_threads", flags.copyThreads],
+    ["spin_us", flags.spinMicros],
+    ["orphan_grace_ms", flags.orphanGraceMs],
+    ["key_rule", flags.keyRule],
+    ["huge_pages", flags.hugePages],
+    ["ready_fd", READY_FD],
+    ["adopt_fd", adopts ? ADOPT_FD : undefined],
+  ];
+  return settings.filter(([, value]) => value !== undefined).map(([name, value]) => `--${name}=${value}`);
+}
+
+/**
+ * Starts a sidecar and resolves when it is ready. Rejects with what the sidecar gave as the reason, with NOT_READY when it ended
+ * or could not be started, and with WORKER_TIMEOUT when the time was over; then no process is left.
+ */
+export async function startSidecarProcess(options: SidecarProcessOptions): Promise<SidecarProcess> {
+  const program = options.program ?? nativePath("hbmesh-sidecar");
+  if (!existsSync(program)) {
+    throw notReady(options, `the sidecar is not built (${program} is missing): run npm run setup`);
+  }
+  const child = spawn(program, sidecarArguments(options, options.adoptFd !== undefined), {
+    stdio: ["ignore", "pipe", "pipe", "pipe", ...(options.adoptFd === undefined ? [] : [options.adoptFd])],
+  });
+  const running = new RunningSidecar(child, options);
+  try {
+    await running.whenReady();
+  } catch (error) {
+    await running.stop();
+    throw error;
+  }
+  return running;
+}
+
+class RunningSidecar implements SidecarProcess {
+  readonly exited: Promise<SidecarExit>;
+  readonly #child: ChildProcess;
+  readonly #options: SidecarProcessOptions;
+  readonly #clock: Clock;
+  readonly #lastLines: string[] = [];
+  #ended = false;
+
+  constructor(child: ChildProcess, options: SidecarProcessOptions) {
+    this.#child = child;
+    this.#options = options;
+    this.#clock = options.clock ?? createSystemClock();
+    const exited = createDeferred<SidecarExit>();
+    this.exited = exited.promise;
+    const finish = (code: number | null, signal: NodeJS.Signals | null, text: string): void => {
+      this.#ended = true;
+      exited.resolve({ code, signal, text });
+    };
+    // Without a process id there is no exit event: the program could not be started at all.
+    child.once("error", (error) => {
+      if (child.pid === undefined) {
+        finish(null, null, error.message);
+      }
+    });
+    child.once("exit", (code, signal) => finish(code, signal, signal === null ? `exit code ${code}` : `signal ${signal}`));
+    for (const stream of [child.stdout, child.stderr]) {
+      this.#forward(stream);
+    }
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? -1;
+  }
+
+  /** Settles with the first line on the ready descriptor, the process's end, or the time limit. */
+  async whenReady(): Promise<void> {
+    const { workerAddress } = this.#options;
+    const timeoutMs = this.#options.startTimeoutMs ?? 30_000;
+    const outcome = createDeferred<void>();
+    const timer = this.#clock.setTimer(timeoutMs, () =>
+      outcome.reject(
+        new HbmeshError(
+          StatusCode.WORKER_TIMEOUT,
+          `waited ${timeoutMs} ms for the sidecar of ${workerAddress} (process ${this.pid}) to be ready${this.#quote()}; ` +
+            "give it longer, or a smaller arena",
+          { node: workerAddress },
+        ),
+      ),
+    );
+    const ready = this.#child.stdio[READY_FD] as Readable;
+    ready.on("error", () => undefined); // its end is told by the exit event
+    const lines = createInterface({ input: ready });
+    lines.once("line", (line) => {
+      if (line === "ready" || line.startsWith("ready ")) {
+        outcome.resolve();
+      } else {
+        outcome.reject(this.#startError(line));
+      }
+    });
+    // The descriptor closes after its last line was read, so a reason that was given is not overtaken by the exit.
+    ready.once("close", () => {
+      void this.exited.then(({ text }) =>
+        outcome.reject(
+          notReady(this.#options, `the sidecar of ${workerAddress} ended before it was ready (${text})${this.#quote()}`),
+        ),
+      );
+    });
+    try {
+      await outcome.promise;
+    } finally {
+      timer.cancel();
+      lines.close();
+      ready.destroy();
+    }
+  }
+
+  async stop(): Promise<SidecarExit> {
+    if (this.#ended) {
+      return await this.exited;
+    }
+    this.#child.kill("SIGTERM");
+    const timeoutMs = this.#options.stopTimeoutMs ?? 5_000;
+    const timer: Timer = this.#clock.setTimer(timeoutMs, () => {
+      this.#options.log.warn(
+        { workerAddress: this.#options.workerAddress, pid: this.pid, timeoutMs },
+        "the sidecar did not end after SIGTERM and is killed",
+      );
+      this.#child.kill("SIGKILL");
+    });
+    try {
+      return await this.exited;
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** `error: OUT_OF_MEMORY: the arena …`, or without the code. */
+  #startError(line: string): HbmeshError {
+    const match = /^error: (?:([A-Z_]+): )?(.*)$/.exec(line);
+    const code = StatusCode[(match?.[1] ?? "") as keyof typeof StatusCode] ?? StatusCode.NOT_READY;
+    const { workerAddress } = this.#options;
+    return new HbmeshError(code, `the sidecar of ${workerAddress} could not start: ${match?.[2] ?? line}`, { node: workerAddress });
+  }
+
+  #quote(): string {
+    return this.#lastLines.length === 0 ? "" : `; its last words: ${this.#lastLines.join(" | ")}`;
+  }
+
+  #forward(stream: Readable | null): void {
+    if (stream === null) {
+      return;
+    }
+    stream.on("error", () => undefined); // a broken pipe means that it ended, which is told elsewhere
+    createInterface({ input: stream }).on("line", (line) => {
+      this.#lastLines.push(line);
+      if (this.#lastLines.length > QUOTED_LINES_MAX) {
+        this.#lastLines.shift();
+      }
+      this.#options.log.info({ sidecar: this.#options.workerAddress, pid: this.pid }, `[sidecar] ${line}`);
+    });
+  }
+}
+
+function notReady(options: SidecarProcessOptions, message: string): HbmeshError {
+  return new HbmeshError(StatusCode.NOT_READY, message, { node: options.workerAddress });
+}
