@@ -16,7 +16,7 @@ export class ClientProcess {
   /** `name` is for messages: "set client". */
   constructor(name: string) {
     this.#name = name;
-    this.#child = fork(clientPath, [], { stdio: ["ignore", "ignore", "pipe", "ipc"] });
+    this.#child = fork(clientPath, [], { execArgv: [], stdio: ["ignore", "ignore", "pipe", "ipc"] });
     this.#child.stderr?.setEncoding("utf8").on("data", (text: string) => {
       this.#output = (this.#output + text).slice(-keptOutputBytesMax);
     });

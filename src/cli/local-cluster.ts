@@ -119,7 +119,7 @@ interface StartingWorker {
 }
 
 function spawnWorker(args: readonly string[]): StartingWorker {
-  const child = fork(mainPath, args, { stdio: ["ignore", "ignore", "pipe", "ipc"] });
+  const child = fork(mainPath, args, { execArgv: [], stdio: ["ignore", "ignore", "pipe", "ipc"] });
   let output = "";
   child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     output = (output + text).slice(-keptOutputBytesMax);

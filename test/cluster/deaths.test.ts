@@ -148,6 +148,7 @@ describe("the launcher is killed", () => {
   it("its workers and their sidecars end too", async () => {
     const before = leftoversNow();
     const dev = fork(mainPath, ["dev", "--port", "0", "--json", "--shared_memory_size_mb", "16"], {
+      execArgv: [],
       stdio: ["ignore", "pipe", "inherit", "ipc"],
     });
     let output = "";

@@ -49,7 +49,7 @@ function longNativeFunctions(name: string): string[] {
       continue;
     }
     let first = index;
-    while (first > 0 && /^\s+\S/.test(lines[first] ?? "") && /[,(]$/.test(lines[first - 1] ?? "")) {
+    while (first > 0 && (/[,(]$/.test(lines[first - 1] ?? "") || /^\s*:\s/.test(lines[first] ?? ""))) {
       first -= 1;
     }
     const indent = /^\s*/.exec(lines[first] ?? "")?.[0] ?? "";
