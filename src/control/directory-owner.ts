@@ -1,0 +1,351 @@
+/**
+ * The owner's side of the directory: what members ask this one about the keys that it owns. Decides nothing itself: the directory in Wasm does; here are the
+ * epochs, the waiting, and the drops that follow from a decision.
+ *
+ * Every request carries the epoch of its asker. An owner that is behind catches up first, for as long as its patience lasts; one that is ahead answers `stale`.
+ *
+ * After a change of the ring an owner may not know of objects yet that others hold. Until every live member has announced for the epoch, a key that
+ * isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends first.
+ */
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { Clock } from "../base/clock.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type Decisions, type ExistenceMode, type KeyBatch, decodeKeys, keyCountOf, readCommit } from "../decision/index.js";
+import type { DirectoryReply, DirectoryRequest, DirectoryService } from "../gen/hbmesh/v1/directory_pb.js";
+import type { Holders } from "./holders.js";
+import type { KeyCheck } from "./key-check.js";
+import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
+import type { MembershipView } from "./membership.js";
+import { COMMIT_RECORD_BYTES, RESULT_RECORD_BYTES, Results, checkRecordCount, pickKeys, pickRecords } from "./records.js";
+import { WaitList } from "./wait-list.js";
+
+export interface DirectoryOwnerOptions {
+  decisions: Decisions;
+  clock: Clock;
+  holders: Holders;
+  checkKeys: KeyCheck;
+  /** How long a request waits for this owner to become able to answer. */
+  patienceMs: number;
+}
+
+/** What is asked; a DirectoryRequest without what only protobuf needs. */
+export type OwnerRequest = Omit<DirectoryRequest, "$typeName" | "$unknown">;
+export type OwnerReply = Omit<DirectoryReply, "$typeName" | "$unknown">;
+
+/** Generations of one epoch are above all of the one before: 2^32 of them would have to be given between two changes to overrun. */
+const GENERATION_BITS = 32n;
+
+export class DirectoryOwner {
+  readonly #options: DirectoryOwnerOptions;
+  #view: MembershipView | undefined;
+  /** Members that have announced everything for the current epoch. */
+  readonly #announced = new Set<number>();
+  /** Requests that wait for an epoch, or for the announcements. */
+  readonly #changes: WaitList;
+  /** Lookups that wait for keys. */
+  readonly #arrivals: WaitList;
+
+  constructor(options: DirectoryOwnerOptions) {
+    this.#options = options;
+    this.#changes = new WaitList(options.clock);
+    this.#arrivals = new WaitList(options.clock);
+  }
+
+  /** Takes a new ring into use. */
+  setView(view: MembershipView): void {
+    const { decisions } = this.#options;
+    const before = this.#view;
+    this.#view = view;
+    const ring = [...view.members.values()].map(({ member }) => ({ id: member.id, weight: member.weight, name: member.workerAddress }));
+    decisions.setRing(ring);
+    decisions.directory.raiseGeneration(view.epoch << GENERATION_BITS);
+    for (const [id, { revision }] of before?.members ?? []) {
+      // A member that has started anew tells again what it holds; what it doesn't tell is gone.
+      if (view.members.get(id)?.revision !== revision) {
+        decisions.directory.forgetMember(id);
+      }
+    }
+    decisions.directory.forgetForeign(view.selfId);
+    this.#announced.clear();
+    this.#changes.wakeAll();
+    this.#arrivals.wakeAll();
+  }
+
+  /** Has every live member announced for the current epoch? */
+  get complete(): boolean {
+    return this.#view !== undefined && this.missing.length === 0;
+  }
+
+  /** Members that have not announced yet. */
+  get missing(): number[] {
+    return [...(this.#view?.members.keys() ?? [])].filter((id) => !this.#announced.has(id));
+  }
+
+  close(): void {
+    const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "the owner of the keys is shutting down; try again");
+    this.#changes.close(reason);
+    this.#arrivals.close(reason);
+  }
+
+  /** For the control link. */
+  service(): ServiceImpl<typeof DirectoryService> {
+    const signalOf = (context: HandlerContext): AbortSignal => context.signal;
+    return {
+      reserve: (request, context) => this.reserve(request, signalOf(context)),
+      commit: (request, context) => this.commit(request, signalOf(context)),
+      lookup: (request, context) => this.lookup(request, signalOf(context)),
+      remove: (request, context) => this.remove(request, signalOf(context)),
+      announce: (request, context) => this.announce(request, signalOf(context)),
+      reportMissing: (request, context) => this.reportMissing(request, signalOf(context)),
+    };
+  }
+
+  async reserve(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const existence = checkExistence(request.existence);
+    const state = await this.#prepare(request, signal, true);
+    if (state !== "ready") {
+      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+    }
+    return this.#answer(this.#options.decisions.directory.reserve(request.keys, existence));
+  }
+
+  async commit(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const existence = checkExistence(request.existence);
+    checkOwnRecords(request);
+    const state = await this.#prepare(request, signal, true);
+    if (state !== "ready") {
+      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+    }
+    const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence);
+    const results = new Results(bytes, keyCountOf(request.keys));
+    this.#wakeLookups(request.keys);
+    if (existence === EXISTENCE_REPLACE) {
+      // Before the answer: when a set is done, no reader finds the old bytes any more. The setter's own sidecar swaps them as it seals.
+      await this.#dropReplaced(results, request.memberId);
+    }
+    return this.#answer(bytes);
+  }
+
+  async lookup(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const { decisions, clock } = this.#options;
+    const count = keyCountOf(request.keys);
+    const deadlineMs = clock.monotonicMs() + request.waitMs;
+    if ((await this.#prepare(request, signal, false)) === "stale") {
+      return this.#stale();
+    }
+    for (;;) {
+      const results = new Results(decisions.directory.lookup(request.keys), count);
+      const misses = countCode(results, StatusCode.NOT_FOUND);
+      if (misses === 0) {
+        return this.#answer(results.bytes);
+      }
+      if (!this.complete) {
+        // Hits don't wait for what is not known of other keys.
+        const state = misses < count ? "late" : await this.#awaitAnnouncements(request.epoch, signal);
+        if (state === "late") {
+          return this.#answer(replaceCode(results, StatusCode.NOT_FOUND, StatusCode.TRY_AGAIN).bytes);
+        }
+      } else {
+        const leftMs = deadlineMs - clock.monotonicMs();
+        if (misses < count || leftMs <= 0) {
+          return this.#answer(results.bytes);
+        }
+        await this.#arrivals.wait(decodeKeys(request.keys), leftMs, signal);
+      }
+      if (this.#view?.epoch !== request.epoch) {
+        return this.#stale();
+      }
+    }
+  }
+
+  /** Answers `stale` with results when the ring changed on the way: the asker keeps what existed, and asks the new owner too. */
+  async remove(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const state = await this.#prepare(request, signal, true);
+    if (state !== "ready") {
+      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+    }
+    const bytes = this.#options.decisions.directory.remove(request.keys);
+    const results = new Results(bytes, keyCountOf(request.keys));
+    const versions: { generation: bigint; locations: ReturnType<Results["locations"]> }[] = [];
+    for (let index = 0; index < results.count; index++) {
+      if (results.existed(index)) {
+        versions.push({ generation: results.generation(index), locations: results.locations(index) });
+      }
+    }
+    await this.#options.holders.dropEverywhere(versions);
+    return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results: bytes };
+  }
+
+  async announce(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    checkOwnRecords(request);
+    const state = await this.#prepare(request, signal, false);
+    if (state === "stale") {
+      return this.#stale();
+    }
+    const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#takeOver(request);
+    if (request.last && this.#view?.members.has(request.memberId) === true) {
+      this.#announced.add(request.memberId);
+      if (this.complete) {
+        this.#changes.wakeAll();
+      }
+    }
+    return this.#answer(results.bytes);
+  }
+
+  /** A reader may be wrong: the holder itself is asked before its location is forgotten. */
+  async reportMissing(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    checkRecordCount(request.records, RESULT_RECORD_BYTES, request.keys);
+    const state = await this.#prepare(request, signal, false);
+    if (state === "stale") {
+      return this.#stale();
+    }
+    const reported = new Results(request.records, keyCountOf(request.keys));
+    const gone: number[] = [];
+    for (let index = 0; index < reported.count; index++) {
+      const location = reported.locations(index)[0];
+      if (location !== undefined && (await this.#isGone(location.member, location.slot, reported.generation(index)))) {
+        gone.push(index);
+      }
+    }
+    if (gone.length > 0) {
+      const keys = pickKeys(request.keys, gone);
+      this.#options.decisions.directory.forgetLocations(keys, pickRecords(request.records, RESULT_RECORD_BYTES, gone));
+    }
+    return this.#answer(Results.empty(reported.count).bytes);
+  }
+
+  async #isGone(member: number, slot: number, generation: bigint): Promise<boolean> {
+    try {
+      const [described] = await this.#options.holders.describe(member, [{ slot, generation }]);
+      return described?.code === StatusCode.NOT_FOUND || described?.code === StatusCode.TRY_AGAIN;
+    } catch {
+      // Not reached: it may well have the object.
+      return false;
+    }
+  }
+
+  #takeOver(request: OwnerRequest): Results {
+    const { decisions, holders } = this.#options;
+    const count = keyCountOf(request.keys);
+    const results = Results.empty(count);
+    const wanted: number[] = [];
+    for (let index = 0; index < count; index++) {
+      const object = readCommit(request.records, index);
+      if (holders.owesDrop(request.memberId, object)) {
+        // Deleted or replaced while its holder could not be reached.
+        holders.settleDrop(request.memberId, object);
+        results.fail(index, StatusCode.TRY_AGAIN);
+      } else {
+        wanted.push(index);
+      }
+    }
+    if (wanted.length > 0) {
+      const keys = pickKeys(request.keys, wanted);
+      const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
+      const taken = new Results(decisions.directory.announce(keys, records), wanted.length);
+      void this.#dropReplaced(taken, 0);
+      wanted.forEach((index, position) => results.setRecord(index, taken.record(position)));
+      this.#wakeLookups(keys);
+    }
+    return results;
+  }
+
+  /** Results that carry a replaced version have it dropped at its holders, all but `exceptMember`. */
+  #dropReplaced(results: Results, exceptMember: number): Promise<void> {
+    const versions: { generation: bigint; locations: ReturnType<Results["locations"]> }[] = [];
+    for (let index = 0; index < results.count; index++) {
+      if (results.code(index) === StatusCode.OK && results.existed(index)) {
+        const locations = results.locations(index).filter(({ member }) => member !== exceptMember);
+        versions.push({ generation: results.generation(index), locations });
+      }
+    }
+    return this.#options.holders.dropEverywhere(versions);
+  }
+
+  #wakeLookups(keys: KeyBatch): void {
+    if (!this.#arrivals.isEmpty) {
+      this.#arrivals.wake(decodeKeys(keys));
+    }
+  }
+
+  /** Checks the batch and the epoch; with `complete` it also waits for the announcements. */
+  async #prepare(request: OwnerRequest, signal: AbortSignal, complete: boolean): Promise<"ready" | "stale" | "late"> {
+    if (keyCountOf(request.keys) > 0 || !request.last) {
+      this.#options.checkKeys(request.keys, KEYS_PER_CALL_MAX);
+    }
+    const { clock, patienceMs } = this.#options;
+    const deadlineMs = clock.monotonicMs() + patienceMs;
+    while ((this.#view?.epoch ?? 0n) < request.epoch && clock.monotonicMs() < deadlineMs) {
+      await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);
+    }
+    if (this.#view?.epoch !== request.epoch) {
+      return "stale";
+    }
+    return complete && !this.complete ? this.#awaitAnnouncements(request.epoch, signal) : "ready";
+  }
+
+  async #awaitAnnouncements(epoch: bigint, signal: AbortSignal): Promise<"ready" | "stale" | "late"> {
+    const { clock, patienceMs } = this.#options;
+    const deadlineMs = clock.monotonicMs() + patienceMs;
+    while (!this.complete && this.#view?.epoch === epoch && clock.monotonicMs() < deadlineMs) {
+      await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);
+    }
+    if (this.#view?.epoch !== epoch) {
+      return "stale";
+    }
+    return this.complete ? "ready" : "late";
+  }
+
+  #answer(results: Uint8Array): OwnerReply {
+    return { stale: false, epoch: this.#view?.epoch ?? 0n, results };
+  }
+
+  #stale(): OwnerReply {
+    return { stale: true, epoch: this.#view?.epoch ?? 0n, results: new Uint8Array(0) };
+  }
+
+  #allTryAgain(keys: KeyBatch): OwnerReply {
+    const results = Results.empty(keyCountOf(keys));
+    for (let index = 0; index < results.count; index++) {
+      results.setCode(index, StatusCode.TRY_AGAIN);
+    }
+    return this.#answer(results.bytes);
+  }
+}
+
+const EXISTENCE_REPLACE = 2;
+
+function checkExistence(value: number): ExistenceMode {
+  if (value !== 0 && value !== 1 && value !== EXISTENCE_REPLACE) {
+    throw new HbmeshError(StatusCode.INVALID, `existence ${value} is none of 0 (skip), 1 (fail), 2 (replace)`);
+  }
+  return value;
+}
+
+/** A member speaks only for itself. */
+function checkOwnRecords(request: OwnerRequest): void {
+  checkRecordCount(request.records, COMMIT_RECORD_BYTES, request.keys);
+  for (let index = 0; index < keyCountOf(request.keys); index++) {
+    const { member } = readCommit(request.records, index);
+    if (member !== request.memberId) {
+      throw new HbmeshError(StatusCode.INVALID, `member ${request.memberId} spoke for objects of member ${member}`);
+    }
+  }
+}
+
+function countCode(results: Results, code: StatusCode): number {
+  let found = 0;
+  for (let index = 0; index < results.count; index++) {
+    found += results.code(index) === code ? 1 : 0;
+  }
+  return found;
+}
+
+function replaceCode(results: Results, from: StatusCode, to: StatusCode): Results {
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === from) {
+      results.setCode(index, to);
+    }
+  }
+  return results;
+}

@@ -1,0 +1,35 @@
+/**
+ * Operations, flags and sizes of the messages between control process and sidecar, as far as TypeScript needs them. The definition is
+ * native/queue/layout.h; test/contract/layout.test.ts compares the two.
+ */
+
+export const Op = {
+  cancel: 6,
+  // Sidecar -> control.
+  reserve: 32,
+  commit: 33,
+  lookup: 34,
+  remove: 35,
+  presence: 36,
+  meta: 37,
+  reportMissing: 38,
+  sessions: 39,
+  // Control -> sidecar.
+  drop: 64,
+  describe: 65,
+  listHeld: 66,
+  peers: 67,
+  stats: 68,
+  shutdown: 69,
+} as const;
+
+export const FLAG_REPLY = 1;
+export const FLAG_MORE = 2;
+
+// Records of lookups and figures; those that Wasm knows too are in src/decision/layout.ts.
+export const LOOKUP_REPLY_BYTES = 16;
+export const FOUND_RECORD_BYTES = 80;
+export const SIDECAR_STATS_BYTES = 64;
+
+export const KEYS_PER_CALL_MAX = 10_000;
+export const KEYS_PER_QUERY_MAX = 100_000;

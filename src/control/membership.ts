@@ -1,0 +1,284 @@
+/**
+ * Membership: who is in the cluster, as the store says, and this process as one of them.
+ *
+ *   hbmesh/<cluster>/settings/key_rule   the rule that all members keep; written by the first
+ *   hbmesh/<cluster>/next_member_id      counter, compare-and-swap
+ *   hbmesh/<cluster>/members/<id>        Member, bound to the member's lease
+ *
+ * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
+ * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
+ */
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { Clock } from "../base/clock.js";
+import type { KeyRuleChoice } from "../base/config.js";
+import { type Deferred, createDeferred, pause, withDeadline } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
+import { type Member, MemberSchema } from "../gen/hbmesh/v1/cluster_pb.js";
+import type { Store, WatchBatch } from "../metadata/store.js";
+
+export interface MemberEntry {
+  member: Member;
+  /** Revision of its record: another one means that the member has started anew. */
+  revision: bigint;
+}
+
+export interface MembershipView {
+  epoch: bigint;
+  /** This process. */
+  selfId: number;
+  /** Live members by id, at most one for each worker address: the one that joined last. */
+  members: ReadonlyMap<number, MemberEntry>;
+}
+
+/** What a member says of itself, its id apart. */
+export type SelfDescription = Pick<Member, "workerAddress" | "linkAddress" | "transports" | "weight" | "hostId" | "deviceCount">;
+
+export interface MembershipOptions {
+  store: Store;
+  clock: Clock;
+  log: Logger;
+  clusterName: string;
+  keyRule: KeyRuleChoice;
+  leaseMs: number;
+  /** Asked each time the record is written. */
+  describeSelf: () => SelfDescription;
+  /** Called in order, for every new epoch. */
+  onView: (view: MembershipView) => void;
+  /** This member can't go on: another process took over its address. */
+  onEvicted: (reason: HbmeshError) => void;
+}
+
+const MEMBER_ID_MAX = 65_535;
+const RETRY_MS = 500;
+/** How long joining waits to see its own record. */
+const JOIN_TIMEOUT_MS = 10_000;
+
+export class Membership {
+  readonly #options: MembershipOptions;
+  readonly #prefix: string;
+  readonly #ending = new AbortController();
+  readonly #known = new Map<string, MemberEntry>();
+  readonly #firstSnapshot = createDeferred<void>();
+  readonly #joined: Deferred<void> = createDeferred<void>();
+  #selfId = 0;
+  #leaseId: bigint | undefined;
+  #view: MembershipView | undefined;
+  #tasks: Promise<void>[] = [];
+  #writing: Promise<void> = Promise.resolve();
+
+  constructor(options: MembershipOptions) {
+    this.#options = options;
+    this.#prefix = `hbmesh/${options.clusterName}/`;
+  }
+
+  /** Undefined before join(). */
+  get view(): MembershipView | undefined {
+    return this.#view;
+  }
+
+  get selfId(): number {
+    return this.#selfId;
+  }
+
+  /** Resolves once this member's record is in the view. On failure nothing of it is left in the store. */
+  async join(): Promise<void> {
+    await this.#agreeOnKeyRule();
+    this.#selfId = await this.#takeId();
+    this.#tasks.push(this.#watch());
+    const limits = { clock: this.#options.clock, timeoutMs: JOIN_TIMEOUT_MS, signal: this.#ending.signal };
+    await withDeadline(this.#firstSnapshot.promise, { ...limits, what: "reading the members from the store" });
+    await this.#writeSelf();
+    await withDeadline(this.#joined.promise, { ...limits, what: "joining the cluster" });
+    this.#tasks.push(this.#renewLease());
+    await this.#removePredecessors();
+  }
+
+  /** Writes this member's record again; everyone then gets a new epoch, and takes this member for newly started. */
+  announceSelf(): Promise<void> {
+    return this.#writeSelf();
+  }
+
+  /** The others learn at once that this member is gone. Never rejects. */
+  async leave(): Promise<void> {
+    this.#ending.abort(new HbmeshError(StatusCode.SHUTTING_DOWN, "this member is leaving the cluster"));
+    await Promise.all([...this.#tasks, this.#writing]);
+    if (this.#leaseId !== undefined) {
+      await this.#options.store.revokeLease(this.#leaseId, { timeoutMs: 2_000 }).catch((reason: unknown) => {
+        this.#options.log.warn({ cause: String(reason) }, "could not take back the lease; the others notice when it ends");
+      });
+    }
+  }
+
+  async #agreeOnKeyRule(): Promise<void> {
+    const { store, keyRule, clusterName } = this.#options;
+    const key = `${this.#prefix}settings/key_rule`;
+    const { written } = await store.put(key, Buffer.from(keyRule), { expectedRevision: 0n });
+    if (written) {
+      return;
+    }
+    const entry = await store.get(key);
+    const agreed = entry === undefined ? keyRule : Buffer.from(entry.value).toString("utf8");
+    if (agreed !== keyRule) {
+      const message = `cluster ${clusterName} has the key rule ${agreed} and this worker ${keyRule}; start it with the cluster's`;
+      throw new HbmeshError(StatusCode.INVALID, message);
+    }
+  }
+
+  async #takeId(): Promise<number> {
+    const { store } = this.#options;
+    const key = `${this.#prefix}next_member_id`;
+    for (;;) {
+      const entry = await store.get(key, { signal: this.#ending.signal });
+      const id = entry === undefined ? 1 : Number(Buffer.from(entry.value).toString("utf8"));
+      if (!Number.isInteger(id) || id < 1) {
+        throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `the store's ${key} is no member id; delete it while no worker runs`);
+      }
+      if (id > MEMBER_ID_MAX) {
+        const message = `all ${MEMBER_ID_MAX} member ids of the cluster were used; start it anew under another cluster name`;
+        throw new HbmeshError(StatusCode.OUT_OF_RANGE, message);
+      }
+      const next = Buffer.from(String(id + 1));
+      if ((await store.put(key, next, { expectedRevision: entry?.modifyRevision ?? 0n })).written) {
+        return id;
+      }
+    }
+  }
+
+  /** One write at a time: two leases must not race for the record. */
+  #writeSelf(): Promise<void> {
+    const work = this.#writing.then(async () => {
+      const { store, leaseMs, describeSelf } = this.#options;
+      const { signal } = this.#ending;
+      const member = create(MemberSchema, { id: this.#selfId, ...describeSelf() });
+      const value = toBinary(MemberSchema, member);
+      for (let attempt = 0; ; attempt++) {
+        this.#leaseId ??= await store.grantLease(leaseMs, { signal });
+        try {
+          await store.put(`${this.#prefix}members/${this.#selfId}`, value, { leaseId: this.#leaseId, signal });
+          return;
+        } catch (reason) {
+          // The lease ended before it was used: take another one, once.
+          if (attempt > 0 || !(reason instanceof HbmeshError) || reason.code !== StatusCode.NOT_FOUND) {
+            throw reason;
+          }
+          this.#leaseId = undefined;
+        }
+      }
+    });
+    this.#writing = work.catch(() => {});
+    return work;
+  }
+
+  /** Records of earlier processes with this worker address: they are dead, since this process has the address. */
+  async #removePredecessors(): Promise<void> {
+    const address = this.#options.describeSelf().workerAddress;
+    for (const [key, { member }] of this.#known) {
+      if (member.workerAddress === address && member.id < this.#selfId) {
+        await this.#options.store.delete(key).catch(() => {});
+      }
+    }
+  }
+
+  async #renewLease(): Promise<void> {
+    const { store, clock, log, leaseMs } = this.#options;
+    const { signal } = this.#ending;
+    let waitMs = leaseMs / 3;
+    for (;;) {
+      await pause(clock, waitMs, signal);
+      if (signal.aborted) {
+        return;
+      }
+      const leaseId = this.#leaseId;
+      try {
+        const alive = leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: leaseMs / 3 }));
+        if (!alive) {
+          log.warn({ leaseMs }, "the store ended this worker's lease; joining again");
+          if (this.#leaseId === leaseId) {
+            this.#leaseId = undefined;
+          }
+          await this.#writeSelf();
+        }
+        waitMs = leaseMs / 3;
+      } catch (reason) {
+        if (!signal.aborted) {
+          log.warn({ cause: String(reason) }, "could not renew this worker's lease");
+        }
+        waitMs = Math.min(RETRY_MS, leaseMs / 10);
+      }
+    }
+  }
+
+  async #watch(): Promise<void> {
+    const { store, clock, log } = this.#options;
+    const { signal } = this.#ending;
+    const prefix = `${this.#prefix}members/`;
+    while (!signal.aborted) {
+      try {
+        for await (const batch of store.watch(prefix, { signal })) {
+          await this.#take(batch);
+        }
+      } catch (reason) {
+        if (!signal.aborted) {
+          log.warn({ cause: String(reason) }, "lost sight of the store; the members stay as they were");
+        }
+        await pause(clock, RETRY_MS, signal);
+      }
+    }
+  }
+
+  async #take(batch: WatchBatch): Promise<void> {
+    if (batch.snapshot) {
+      this.#known.clear();
+    }
+    let changedAt = 0n;
+    for (const { entry, deleted } of batch.events) {
+      if (deleted) {
+        this.#known.delete(entry.key);
+      } else {
+        this.#known.set(entry.key, { member: fromBinary(MemberSchema, entry.value), revision: entry.modifyRevision });
+      }
+      changedAt = entry.modifyRevision > changedAt ? entry.modifyRevision : changedAt;
+    }
+    if (batch.snapshot) {
+      this.#firstSnapshot.resolve();
+      if (this.#view !== undefined) {
+        await this.#writeSelf();
+      }
+      return;
+    }
+    const own = `${this.#prefix}members/${this.#selfId}`;
+    if (this.#known.has(own)) {
+      this.#publish(changedAt);
+    } else if (this.#view !== undefined && !this.#ending.signal.aborted) {
+      await this.#returnOrEnd();
+    }
+  }
+
+  /** This member's record was deleted: its lease ended, or another process has its address now. */
+  async #returnOrEnd(): Promise<void> {
+    const { workerAddress } = this.#options.describeSelf();
+    for (const { member } of this.#known.values()) {
+      if (member.workerAddress === workerAddress && member.id > this.#selfId) {
+        const message = `another process joined as worker ${workerAddress}; only one may run at an address`;
+        this.#options.onEvicted(new HbmeshError(StatusCode.INTERRUPTED, message, { node: workerAddress }));
+        return;
+      }
+    }
+    await this.#writeSelf();
+  }
+
+  #publish(epoch: bigint): void {
+    const byAddress = new Map<string, MemberEntry>();
+    for (const entry of this.#known.values()) {
+      const other = byAddress.get(entry.member.workerAddress);
+      if (other === undefined || other.member.id < entry.member.id) {
+        byAddress.set(entry.member.workerAddress, entry);
+      }
+    }
+    const sorted = [...byAddress.values()].sort((a, b) => a.member.id - b.member.id);
+    this.#view = { epoch, selfId: this.#selfId, members: new Map(sorted.map((entry) => [entry.member.id, entry])) };
+    this.#joined.resolve();
+    this.#options.onView(this.#view);
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * ObjectCalls: exist, getMetaInfo and delete as people and tools ask for them, and the same for the sidecar's batches.
+ */
+import { StatusCode, type HbmeshError } from "../base/errors.js";
+import { type HeldObject, type KeyBatch, encodeKeys, keyCountOf } from "../decision/index.js";
+import { Presence } from "../gen/hbmesh/v1/objects_pb.js";
+import type { CallOptions, DeleteAnswer, KeyAnswer, MetaAnswer, ObjectCalls, PresenceAnswer } from "./contract.js";
+import type { Holders } from "./holders.js";
+import type { KeyCheck } from "./key-check.js";
+import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX } from "./layout-constants.js";
+import type { Answer, OwnerCalls } from "./owner-calls.js";
+import { Results, pickKeys } from "./records.js";
+import type { DescribedObject } from "./sidecar-link.js";
+
+export interface ObjectCallsOptions {
+  calls: OwnerCalls;
+  holders: Holders;
+  checkKeys: KeyCheck;
+  nameOf: (memberId: number) => string;
+}
+
+/** Looks keys up without waiting, however many there are: owners take KEYS_PER_CALL_MAX at a time. */
+export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: AbortSignal): Promise<Answer> {
+  const count = keyCountOf(keys);
+  if (count <= KEYS_PER_CALL_MAX) {
+    return calls.ask({ method: "lookup", keys, signal });
+  }
+  const answer: Answer = { results: Results.empty(count), errors: new Map() };
+  for (let from = 0; from < count; from += KEYS_PER_CALL_MAX) {
+    const length = Math.min(KEYS_PER_CALL_MAX, count - from);
+    const indexes = Array.from({ length }, (_, at) => from + at);
+    const part = await calls.ask({ method: "lookup", keys: pickKeys(keys, indexes), signal });
+    indexes.forEach((index, at) => answer.results.setRecord(index, part.results.record(at)));
+    for (const [at, error] of part.errors) {
+      answer.errors.set(from + at, error);
+    }
+  }
+  return answer;
+}
+
+/** Blob sizes of what a lookup found, in its order; undefined where nothing was found. A holder that can't be asked fails its keys in `answer`. */
+export async function describeFound(answer: Answer, holders: Holders): Promise<(readonly bigint[] | undefined)[]> {
+  const { results, errors } = answer;
+  const byMember = new Map<number, { index: number; object: HeldObject }[]>();
+  for (let index = 0; index < results.count; index++) {
+    const location = results.code(index) === StatusCode.OK ? results.locations(index)[0] : undefined;
+    if (location !== undefined) {
+      const wanted = byMember.get(location.member) ?? [];
+      byMember.set(location.member, wanted);
+      wanted.push({ index, object: { generation: results.generation(index), slot: location.slot } });
+    }
+  }
+  const blobSizes: (readonly bigint[] | undefined)[] = Array.from({ length: results.count });
+  const take = (index: number, described: DescribedObject | undefined): void => {
+    if (described?.code === StatusCode.OK) {
+      blobSizes[index] = described.blobSizes;
+    } else {
+      // Dropped between the lookup and the question.
+      results.fail(index, StatusCode.TRY_AGAIN);
+    }
+  };
+  await Promise.all(
+    [...byMember].map(async ([member, wanted]) => {
+      try {
+        const described = await holders.describe(member, wanted.map(({ object }) => object));
+        wanted.forEach(({ index }, at) => take(index, described[at]));
+      } catch (reason) {
+        for (const { index } of wanted) {
+          results.fail(index, (reason as HbmeshError).code);
+          errors.set(index, reason as HbmeshError);
+        }
+      }
+    }),
+  );
+  return blobSizes;
+}
+
+export function createObjectCalls(options: ObjectCallsOptions): ObjectCalls {
+  const { calls, holders, checkKeys, nameOf } = options;
+  const batchOf = (keys: readonly string[], keysMax: number): KeyBatch => {
+    const batch = encodeKeys(keys);
+    checkKeys(batch, keysMax);
+    return batch;
+  };
+  return {
+    async exist(keys, callOptions: CallOptions = {}): Promise<PresenceAnswer[]> {
+      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX), callOptions.signal);
+      return keys.map((key, index) => presenceOf(key, answer, index));
+    },
+    async getMetaInfo(keys, callOptions: CallOptions = {}): Promise<MetaAnswer[]> {
+      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX), callOptions.signal);
+      const blobSizes = await describeFound(answer, holders);
+      const { results } = answer;
+      return keys.map((key, index) => ({
+        ...statusOf(key, answer, index),
+        sizeBytes: results.sizeBytes(index),
+        blobSizes: [...(blobSizes[index] ?? [])],
+        generation: results.generation(index),
+        locations: results.locations(index).map(({ member }) => nameOf(member)),
+      }));
+    },
+    async delete(keys, callOptions: CallOptions = {}): Promise<DeleteAnswer[]> {
+      const batch = batchOf(keys, KEYS_PER_CALL_MAX);
+      const answer = await calls.ask({ method: "remove", keys: batch, signal: callOptions.signal });
+      return keys.map((key, index) => ({ ...statusOf(key, answer, index), existed: answer.results.existed(index) }));
+    },
+  };
+}
+
+function presenceOf(key: string, answer: Answer, index: number): PresenceAnswer {
+  const status = statusOf(key, answer, index);
+  switch (status.code) {
+    case StatusCode.OK:
+      return { ...status, presence: Presence.HIT };
+    case StatusCode.NOT_FOUND:
+      // A sure answer, and so no fault.
+      return { key, code: StatusCode.OK, message: "", presence: Presence.MISS };
+    default:
+      return { ...status, presence: Presence.UNKNOWN };
+  }
+}
+
+function statusOf(key: string, answer: Answer, index: number): KeyAnswer {
+  const code = answer.results.code(index);
+  return { key, code, message: answer.errors.get(index)?.message ?? MESSAGES[code] ?? `the owner of the key answered ${StatusCode[code] ?? code}` };
+}
+
+const MESSAGES: Partial<Record<StatusCode, string>> = {
+  [StatusCode.OK]: "",
+  [StatusCode.NOT_FOUND]: "no object is set under this key; set it first",
+  [StatusCode.TRY_AGAIN]: "the owner of the key can't tell yet, since the ring is changing; try again",
+};

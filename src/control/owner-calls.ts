@@ -1,0 +1,248 @@
+/**
+ * OwnerCalls: the asker's side of the directory. Splits a batch by owner (in Wasm), asks the owners at once, merges their answers, and asks again when the
+ * ring has changed. Every key gets an answer: a code of its own where its owner could not be asked.
+ */
+import type { Clock } from "../base/clock.js";
+import { pause } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type Decisions, type ExistenceMode, type KeyBatch, keyCountOf } from "../decision/index.js";
+import type { DirectoryOwner, OwnerReply, OwnerRequest } from "./directory-owner.js";
+import type { MembershipView } from "./membership.js";
+import type { Peers } from "./peers.js";
+import { COMMIT_RECORD_BYTES, Results, pickKeys, pickRecords } from "./records.js";
+import { WaitList } from "./wait-list.js";
+
+export type OwnerMethod = "reserve" | "commit" | "lookup" | "remove" | "announce" | "reportMissing";
+
+export interface OwnerCallsOptions {
+  decisions: Decisions;
+  clock: Clock;
+  peers: Peers;
+  /** Answers for the keys that this member owns. */
+  owner: DirectoryOwner;
+  /** How long one question may take, its waiting apart. */
+  requestTimeoutMs: number;
+}
+
+export interface Question {
+  method: OwnerMethod;
+  keys: KeyBatch;
+  /** One record a key, of `recordBytes` each. */
+  records?: Uint8Array;
+  recordBytes?: number;
+  existence?: ExistenceMode;
+  signal?: AbortSignal | undefined;
+}
+
+/** Results in the order of the keys, and what to tell of those whose owner could not be asked. */
+export interface Answer {
+  results: Results;
+  errors: Map<number, HbmeshError>;
+}
+
+/** What one owner said of its part of a batch. */
+export type OwnerAnswer =
+  | { t: "results"; results: Results }
+  | { t: "stale"; epoch: bigint; results: Results | undefined }
+  | { t: "failed"; error: HbmeshError };
+
+/** Keys that are still to be asked for, and where they are in the question. */
+interface Remaining {
+  keys: KeyBatch;
+  indexes: number[];
+}
+
+/** Between two questions about keys that their owner can't decide yet. */
+const RETRY_MS = 20;
+
+export class OwnerCalls {
+  readonly #options: OwnerCallsOptions;
+  readonly #epochs: WaitList;
+  readonly #ending = new AbortController();
+  #view: MembershipView | undefined;
+
+  constructor(options: OwnerCallsOptions) {
+    this.#options = options;
+    this.#epochs = new WaitList(options.clock);
+  }
+
+  setView(view: MembershipView): void {
+    this.#view = view;
+    this.#epochs.wakeAll();
+  }
+
+  get view(): MembershipView {
+    if (this.#view === undefined) {
+      throw new HbmeshError(StatusCode.NOT_READY, "this worker has not joined its cluster yet; try again");
+    }
+    return this.#view;
+  }
+
+  close(): void {
+    const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "this worker is shutting down");
+    this.#ending.abort(reason);
+    this.#epochs.close(reason);
+  }
+
+  /** Rejects only when the signal aborts, or at shutdown. */
+  async ask(question: Question): Promise<Answer> {
+    const { clock, requestTimeoutMs } = this.#options;
+    const count = keyCountOf(question.keys);
+    const answer: Answer = { results: Results.empty(count), errors: new Map() };
+    const existed = new Set<number>();
+    const deadlineMs = clock.monotonicMs() + requestTimeoutMs;
+    let left: Remaining = { keys: question.keys, indexes: Array.from({ length: count }, (_, index) => index) };
+    for (;;) {
+      const epoch = this.view.epoch;
+      const again = await this.#askRound(question, left, answer, existed);
+      if (again.length === 0) {
+        break;
+      }
+      left = { keys: pickKeys(question.keys, again), indexes: again };
+      if (clock.monotonicMs() >= deadlineMs) {
+        break;
+      }
+      await this.awaitEpochAbove(epoch, RETRY_MS, question.signal);
+    }
+    for (const index of existed) {
+      answer.results.setExisted(index);
+    }
+    return answer;
+  }
+
+  /**
+   * A commit whose keys stay known whatever the ring does meanwhile: an owner that took them over under an older ring may not own them any more, so they are announced to those who do.
+   * `records` are CommitRecords that name this member.
+   */
+  async commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, signal?: AbortSignal): Promise<Answer> {
+    let epoch = this.view.epoch;
+    const answer = await this.ask({ method: "commit", keys, records, recordBytes: COMMIT_RECORD_BYTES, existence, signal });
+    while (this.view.epoch !== epoch) {
+      epoch = this.view.epoch;
+      const mine: number[] = [];
+      for (let index = 0; index < answer.results.count; index++) {
+        const left = answer.results.existed(index) && existence !== EXISTENCE_REPLACE;
+        if (answer.results.code(index) === StatusCode.OK && !left) {
+          mine.push(index);
+        }
+      }
+      if (mine.length === 0) {
+        break;
+      }
+      const part = { keys: pickKeys(keys, mine), records: pickRecords(records, COMMIT_RECORD_BYTES, mine) };
+      const told = await this.ask({ method: "announce", ...part, recordBytes: COMMIT_RECORD_BYTES, signal });
+      mine.forEach((index, position) => {
+        const error = told.errors.get(position);
+        if (error !== undefined) {
+          answer.errors.set(index, error);
+        }
+        if (told.results.code(position) !== StatusCode.OK) {
+          answer.results.fail(index, told.results.code(position));
+        }
+      });
+    }
+    return answer;
+  }
+
+  /** Asks one owner once. */
+  async askOwner(owner: number, epoch: bigint, part: Omit<OwnerRequest, "epoch" | "memberId">, question: Question): Promise<OwnerAnswer> {
+    if (owner === 0) {
+      const message = "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
+      return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message) };
+    }
+    const { peers } = this.#options;
+    const request: OwnerRequest = { epoch, memberId: this.view.selfId, ...part };
+    try {
+      const reply = await this.#call(owner, question, request);
+      const results = reply.results.byteLength === 0 && reply.stale ? undefined : new Results(reply.results, keyCountOf(part.keys));
+      return reply.stale ? { t: "stale", epoch: reply.epoch, results } : { t: "results", results: results as Results };
+    } catch (reason) {
+      const error = owner === this.view.selfId ? HbmeshError.from(reason) : peers.errorOf(owner, reason);
+      this.#ending.signal.throwIfAborted();
+      question.signal?.throwIfAborted();
+      // It leaves in an orderly way: its keys have another owner as soon as the store has told.
+      return error.code === StatusCode.SHUTTING_DOWN ? { t: "stale", epoch: epoch + 1n, results: undefined } : { t: "failed", error };
+    }
+  }
+
+  /** Resolves when the ring has changed since `epoch`, or the time is over. */
+  async awaitEpochAbove(epoch: bigint, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    if (this.view.epoch > epoch) {
+      return;
+    }
+    const signals = signal === undefined ? [this.#ending.signal] : [this.#ending.signal, signal];
+    await this.#epochs.wait([], timeoutMs, AbortSignal.any(signals));
+  }
+
+  /** Longest wait between two questions about keys that can't be decided yet. */
+  async pauseBeforeRetry(signal?: AbortSignal): Promise<void> {
+    await pause(this.#options.clock, RETRY_MS, signal);
+  }
+
+  /** One round over all owners. Returns the positions to ask for again, ascending. */
+  async #askRound(question: Question, left: Remaining, answer: Answer, existed: Set<number>): Promise<number[]> {
+    const { epoch } = this.view;
+    const groups = this.#options.decisions.groupByOwner(left.keys);
+    const again: number[] = [];
+    await Promise.all(
+      groups.map(async (group) => {
+        const positions = Array.from(group.indexes, (index) => left.indexes[index] as number);
+        const { records = EMPTY, recordBytes = 0, existence = 0 } = question;
+        const part = { keys: group.keys, records: pickRecords(records, recordBytes, positions), existence, waitMs: 0, last: false };
+        const said = await this.askOwner(group.member, epoch, part, question);
+        again.push(...mergeAnswer(said, positions, question.method, answer, existed));
+      }),
+    );
+    return again.sort((a, b) => a - b);
+  }
+
+  #call(owner: number, question: Question, request: OwnerRequest): Promise<OwnerReply> {
+    const { peers, requestTimeoutMs } = this.#options;
+    const { method, signal } = question;
+    const signals = signal === undefined ? [this.#ending.signal] : [this.#ending.signal, signal];
+    const ended = signals.length === 1 ? this.#ending.signal : AbortSignal.any(signals);
+    if (owner === this.view.selfId) {
+      return this.#options.owner[method](request, ended);
+    }
+    return peers.get(owner).directory[method](request, { timeoutMs: requestTimeoutMs + request.waitMs, signal: ended });
+  }
+}
+
+const EMPTY = new Uint8Array(0);
+const EXISTENCE_REPLACE = 2;
+
+/** Enters what an owner said into the answer. Returns the positions that have to be asked for again. */
+function mergeAnswer(
+  said: OwnerAnswer,
+  positions: readonly number[],
+  method: OwnerMethod,
+  answer: Answer,
+  existed: Set<number>,
+): number[] {
+  const { results, errors } = answer;
+  if (said.t === "failed") {
+    for (const position of positions) {
+      results.fail(position, said.error.code);
+      errors.set(position, said.error);
+    }
+    return [];
+  }
+  const again: number[] = [];
+  positions.forEach((position, at) => {
+    errors.delete(position);
+    if (said.results === undefined) {
+      results.fail(position, StatusCode.TRY_AGAIN);
+    } else {
+      results.setRecord(position, said.results.record(at));
+      if (method === "remove" && said.results.existed(at)) {
+        existed.add(position);
+      }
+    }
+    // An announcement's or a commit's TRY_AGAIN is final: another version is newer.
+    const undecided = results.code(position) === StatusCode.TRY_AGAIN && method !== "announce" && method !== "commit";
+    if (said.t === "stale" || undecided) {
+      again.push(position);
+    }
+  });
+  return again;
+}

@@ -1,0 +1,155 @@
+/**
+ * Batches of records as the control plane handles them: results that are merged and changed in place, and the payloads of messages with the sidecar.
+ * Single records are read and written by src/decision/layout.ts.
+ */
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import {
+  COMMIT_RECORD_BYTES,
+  FLAG_EXISTED,
+  HELD_OBJECT_BYTES,
+  type KeyBatch,
+  LOCATIONS_MAX,
+  type Location,
+  RESULT_RECORD_BYTES,
+  fillMember,
+  keyBatchBytes,
+  keyCountOf,
+  selectKeys,
+  viewOf,
+} from "../decision/index.js";
+
+/** Results of a batch, one ResultRecord a key, read and changed in place. */
+export class Results {
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+
+  /** Throws DATA_INCONSISTENCY unless there is one record for each of `count` keys. */
+  constructor(bytes: Uint8Array, count: number) {
+    if (bytes.byteLength !== count * RESULT_RECORD_BYTES) {
+      const message = `${bytes.byteLength} bytes of results don't fit ${count} keys; install the same release everywhere`;
+      throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
+    }
+    this.bytes = bytes;
+    this.#view = viewOf(bytes);
+  }
+
+  static empty(count: number): Results {
+    return new Results(new Uint8Array(count * RESULT_RECORD_BYTES), count);
+  }
+
+  get count(): number {
+    return this.bytes.byteLength / RESULT_RECORD_BYTES;
+  }
+
+  code(index: number): StatusCode {
+    return this.#view.getUint32(index * RESULT_RECORD_BYTES, true);
+  }
+
+  setCode(index: number, code: StatusCode): void {
+    this.#view.setUint32(index * RESULT_RECORD_BYTES, code, true);
+  }
+
+  existed(index: number): boolean {
+    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_EXISTED) !== 0;
+  }
+
+  setExisted(index: number): void {
+    this.#view.setUint32(index * RESULT_RECORD_BYTES + 4, FLAG_EXISTED, true);
+  }
+
+  generation(index: number): bigint {
+    return this.#view.getBigUint64(index * RESULT_RECORD_BYTES + 8, true);
+  }
+
+  sizeBytes(index: number): bigint {
+    return this.#view.getBigUint64(index * RESULT_RECORD_BYTES + 16, true);
+  }
+
+  locations(index: number): Location[] {
+    const at = index * RESULT_RECORD_BYTES;
+    const count = Math.min(this.#view.getUint32(at + 24, true), LOCATIONS_MAX);
+    return Array.from({ length: count }, (_, n) => ({
+      member: this.#view.getUint32(at + 32 + 8 * n, true),
+      slot: this.#view.getUint32(at + 36 + 8 * n, true),
+    }));
+  }
+
+  /** Nothing is known of the key but this code. */
+  fail(index: number, code: StatusCode): void {
+    this.bytes.fill(0, index * RESULT_RECORD_BYTES, (index + 1) * RESULT_RECORD_BYTES);
+    this.setCode(index, code);
+  }
+
+  record(index: number): Uint8Array {
+    return this.bytes.subarray(index * RESULT_RECORD_BYTES, (index + 1) * RESULT_RECORD_BYTES);
+  }
+
+  setRecord(index: number, record: Uint8Array): void {
+    this.bytes.set(record, index * RESULT_RECORD_BYTES);
+  }
+}
+
+/** The keys at these positions (ascending), as a batch of their own; the same batch when it is all of them. */
+export function pickKeys(batch: KeyBatch, indexes: ArrayLike<number>): KeyBatch {
+  return indexes.length === keyCountOf(batch) ? batch : selectKeys(batch, indexes);
+}
+
+/** The records at these positions, one after the other. */
+export function pickRecords(records: Uint8Array, recordBytes: number, indexes: ArrayLike<number>): Uint8Array {
+  const picked = new Uint8Array(indexes.length * recordBytes);
+  for (let at = 0; at < indexes.length; at++) {
+    const from = (indexes[at] as number) * recordBytes;
+    picked.set(records.subarray(from, from + recordBytes), at * recordBytes);
+  }
+  return picked;
+}
+
+/** A copy of CommitRecords in which each names this member. */
+export function stampMember(records: Uint8Array, member: number): Uint8Array {
+  const stamped = records.slice();
+  fillMember(stamped, member);
+  return stamped;
+}
+
+/** A payload that begins with a KeyBatch, cut in two. Throws INVALID when it is too short. */
+export function splitKeys(payload: Uint8Array): { keys: KeyBatch; rest: Uint8Array } {
+  if (payload.byteLength >= 8) {
+    const view = viewOf(payload);
+    const bytes = keyBatchBytes(view.getUint32(0, true), view.getUint32(4, true));
+    if (bytes <= payload.byteLength) {
+      return { keys: payload.subarray(0, bytes), rest: payload.subarray(bytes) };
+    }
+  }
+  throw new HbmeshError(StatusCode.INVALID, `a batch of keys is cut short: ${payload.byteLength} bytes`);
+}
+
+/** Throws DATA_INCONSISTENCY unless there is one record a key. */
+export function checkRecordCount(records: Uint8Array, recordBytes: number, keys: KeyBatch): void {
+  if (records.byteLength !== keyCountOf(keys) * recordBytes) {
+    const message = `${records.byteLength} bytes of records don't fit ${keyCountOf(keys)} keys; install the same release everywhere`;
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
+  }
+}
+
+export function alignTo8(bytes: number): number {
+  return Math.ceil(bytes / 8) * 8;
+}
+
+/** u32 codes; throws DATA_INCONSISTENCY when there are fewer than `count`. */
+export function decodeCodes(bytes: Uint8Array, count: number): number[] {
+  if (bytes.byteLength < 4 * count) {
+    const message = `${bytes.byteLength} bytes are too few for the codes of ${count} objects`;
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
+  }
+  const view = viewOf(bytes);
+  return Array.from({ length: count }, (_, index) => view.getUint32(4 * index, true));
+}
+
+export function encodeCodes(codes: readonly number[]): Uint8Array {
+  const bytes = new Uint8Array(4 * codes.length);
+  const view = viewOf(bytes);
+  codes.forEach((code, index) => view.setUint32(4 * index, code, true));
+  return bytes;
+}
+
+export { COMMIT_RECORD_BYTES, HELD_OBJECT_BYTES, RESULT_RECORD_BYTES };

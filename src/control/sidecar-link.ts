@@ -1,0 +1,263 @@
+/**
+ * SidecarLink: questions to the sidecar over its port, with replies; and the sidecar's own messages, handed on. Everything pending ends with the port.
+ */
+import type { Clock, Timer } from "../base/clock.js";
+import { createDeferred, withDeadline } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type HeldObject, type KeyBatch, encodeHeld, viewOf } from "../decision/index.js";
+import type { PortMessage, SidecarPort } from "../sidecar/port.js";
+import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
+import { COMMIT_RECORD_BYTES, alignTo8, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
+
+export interface DescribedObject {
+  code: number;
+  blobSizes: bigint[];
+}
+
+export interface SidecarStats {
+  arenaBytes: bigint;
+  arenaUsedBytes: bigint;
+  objects: bigint;
+  sessions: bigint;
+}
+
+/** Sealed objects, as the sidecar lists them. `records` are CommitRecords. */
+export interface HeldChunk {
+  keys: KeyBatch;
+  records: Uint8Array;
+}
+
+/** Messages that may wait while the queue to the sidecar is full. A sidecar that is so far behind is stuck. */
+const OUTBOX_MAX = 4_096;
+const OUTBOX_RETRY_MS = 2;
+
+interface PendingQuestion {
+  onReply(message: PortMessage): void;
+  fail(reason: HbmeshError): void;
+}
+
+export class SidecarLink {
+  readonly #port: SidecarPort;
+  readonly #clock: Clock;
+  readonly #pending = new Map<bigint, PendingQuestion>();
+  readonly #outbox: PortMessage[] = [];
+  readonly #what: string;
+  #outboxTimer: Timer | undefined;
+  #lastId = 0n;
+  #closed: HbmeshError | undefined;
+
+  /** `onRequest` gets what the sidecar asks; `onClose` is called once. */
+  constructor(
+    port: SidecarPort,
+    options: {
+      clock: Clock;
+      workerAddress: string;
+      onRequest: (message: PortMessage) => void;
+      onClose: (reason: HbmeshError) => void;
+    },
+  ) {
+    this.#port = port;
+    this.#clock = options.clock;
+    this.#what = `the sidecar of worker ${options.workerAddress}`;
+    port.onMessage((message) => {
+      if ((message.flags & FLAG_REPLY) === 0) {
+        options.onRequest(message);
+      } else {
+        this.#pending.get(message.id)?.onReply(message);
+      }
+    });
+    port.onClose((cause) => {
+      const error = new HbmeshError(StatusCode.RPC_PEER_DEAD, `${this.#what} is gone (${cause.message}); it is being restarted, try again`, {
+        node: options.workerAddress,
+        cause,
+      });
+      this.#end(error);
+      options.onClose(error);
+    });
+  }
+
+  get info(): SidecarPort["info"] {
+    return this.#port.info;
+  }
+
+  /** Answers a request of the sidecar's. */
+  reply(request: PortMessage, answer: { code?: number; payload?: Uint8Array; count?: number; more?: boolean }): void {
+    this.#send({
+      id: request.id,
+      op: request.op,
+      flags: answer.more === true ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY,
+      code: answer.code ?? StatusCode.OK,
+      count: answer.count ?? 0,
+      args: [0n, 0n, 0n, 0n],
+      payload: answer.payload ?? new Uint8Array(0),
+    });
+  }
+
+  /** One code an object: OK also for one that was not there any more. */
+  async drop(objects: readonly HeldObject[], timeoutMs: number): Promise<number[]> {
+    const reply = await this.#ask(Op.drop, encodeHeld(objects), objects.length, timeoutMs, "dropping objects");
+    return decodeCodes(reply.payload, objects.length);
+  }
+
+  async describe(objects: readonly HeldObject[], timeoutMs: number): Promise<DescribedObject[]> {
+    const reply = await this.#ask(Op.describe, encodeHeld(objects), objects.length, timeoutMs, "describing objects");
+    return decodeDescribed(reply.payload, objects.length);
+  }
+
+  /** Calls `onChunk` for everything sealed, in order, and resolves after the last. */
+  async listHeld(onChunk: (chunk: HeldChunk) => void, timeoutMs: number): Promise<void> {
+    await this.#ask(Op.listHeld, new Uint8Array(0), 0, timeoutMs, "listing what it holds", (message) => {
+      if (message.payload.byteLength > 0) {
+        onChunk(decodeHeldChunk(message.payload));
+      }
+    });
+  }
+
+  async stats(timeoutMs: number): Promise<SidecarStats> {
+    const { payload } = await this.#ask(Op.stats, new Uint8Array(0), 0, timeoutMs, "its figures");
+    if (payload.byteLength < SIDECAR_STATS_BYTES) {
+      throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
+    }
+    const view = viewOf(payload);
+    return {
+      arenaBytes: view.getBigUint64(0, true),
+      arenaUsedBytes: view.getBigUint64(8, true),
+      objects: view.getBigUint64(16, true),
+      sessions: view.getBigUint64(24, true),
+    };
+  }
+
+  /** Tells the sidecar who its peers are: one line a member. */
+  tellPeers(text: string): void {
+    this.#send({
+      id: ++this.#lastId,
+      op: Op.peers,
+      flags: 0,
+      code: 0,
+      count: 0,
+      args: [0n, 0n, 0n, 0n],
+      payload: Buffer.from(text, "utf8"),
+    });
+  }
+
+  /** Asks the sidecar to end, transfers first. */
+  async shutdown(timeoutMs: number): Promise<void> {
+    await this.#ask(Op.shutdown, new Uint8Array(0), 0, timeoutMs, "shutting down");
+  }
+
+  close(): void {
+    this.#end(new HbmeshError(StatusCode.SHUTTING_DOWN, `${this.#what} was let go: the worker is shutting down`));
+    this.#port.close();
+  }
+
+  async #ask(
+    op: number,
+    payload: Uint8Array,
+    count: number,
+    timeoutMs: number,
+    doing: string,
+    onPart?: (message: PortMessage) => void,
+  ): Promise<PortMessage> {
+    if (this.#closed !== undefined) {
+      throw this.#closed;
+    }
+    const id = ++this.#lastId;
+    const last = createDeferred<PortMessage>();
+    this.#pending.set(id, {
+      fail: last.reject,
+      onReply: (message) => {
+        if (message.code !== StatusCode.OK) {
+          const text = Buffer.from(message.payload).toString("utf8");
+          last.reject(new HbmeshError(message.code, `${this.#what}, ${doing}: ${text || `code ${message.code}`}`));
+          return;
+        }
+        try {
+          onPart?.(message);
+        } catch (reason) {
+          last.reject(HbmeshError.from(reason));
+          return;
+        }
+        if ((message.flags & FLAG_MORE) === 0) {
+          last.resolve(message);
+        }
+      },
+    });
+    try {
+      this.#send({ id, op, flags: 0, code: 0, count, args: op === Op.shutdown ? [1n, 0n, 0n, 0n] : [0n, 0n, 0n, 0n], payload });
+      const what = `${this.#what}, ${doing},`;
+      return await withDeadline(last.promise, { clock: this.#clock, timeoutMs, what, code: StatusCode.WORKER_TIMEOUT });
+    } finally {
+      this.#pending.delete(id);
+    }
+  }
+
+  #send(message: PortMessage): void {
+    if (this.#closed !== undefined) {
+      return;
+    }
+    if (this.#outbox.length > 0 || !this.#trySend(message)) {
+      if (this.#outbox.length >= OUTBOX_MAX) {
+        // Its end is noticed like a death: the supervisor starts another one.
+        this.#port.close();
+        return;
+      }
+      this.#outbox.push(message);
+      this.#outboxTimer ??= this.#clock.setTimer(OUTBOX_RETRY_MS, () => this.#flush());
+    }
+  }
+
+  #flush(): void {
+    this.#outboxTimer = undefined;
+    while (this.#outbox[0] !== undefined && this.#trySend(this.#outbox[0])) {
+      this.#outbox.shift();
+    }
+    if (this.#outbox.length > 0) {
+      this.#outboxTimer = this.#clock.setTimer(OUTBOX_RETRY_MS, () => this.#flush());
+    }
+  }
+
+  /** False: the queue is full. Any other fault means that the port is closing, which onClose will tell. */
+  #trySend(message: PortMessage): boolean {
+    try {
+      this.#port.send(message);
+      return true;
+    } catch (reason) {
+      return !(reason instanceof HbmeshError && reason.code === StatusCode.TRY_AGAIN);
+    }
+  }
+
+  #end(reason: HbmeshError): void {
+    if (this.#closed === undefined) {
+      this.#closed = reason;
+      this.#outbox.length = 0;
+      this.#outboxTimer?.cancel();
+      for (const question of this.#pending.values()) {
+        question.fail(reason);
+      }
+      this.#pending.clear();
+    }
+  }
+}
+
+/** codes u32 x count, padded to 8 │ counts u32 x count, padded to 8 │ blob sizes u64 x the sum of the counts */
+function decodeDescribed(payload: Uint8Array, count: number): DescribedObject[] {
+  const codes = decodeCodes(payload, count);
+  const counts = decodeCodes(payload.subarray(Math.min(alignTo8(4 * count), payload.byteLength)), count);
+  const view = viewOf(payload);
+  let at = 2 * alignTo8(4 * count);
+  return codes.map((code, index) => {
+    const blobs = counts[index] as number;
+    if (at + 8 * blobs > payload.byteLength) {
+      throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, "the sidecar's description of an object is cut short");
+    }
+    const blobSizes = Array.from({ length: blobs }, (_, blob) => view.getBigUint64(at + 8 * blob, true));
+    at += 8 * blobs;
+    return { code, blobSizes };
+  });
+}
+
+function decodeHeldChunk(payload: Uint8Array): HeldChunk {
+  const { keys, rest } = splitKeys(payload);
+  checkRecordCount(rest, COMMIT_RECORD_BYTES, keys);
+  return { keys, records: rest };
+}
