@@ -18,11 +18,14 @@
 
 #include "base/event_fd.h"
 #include "base/mapped_memory.h"
+#include "base/test_support.h"
 #include "base/unix_socket.h"
 
 namespace hbmesh {
 namespace {
 
+using testing_support::Pattern;
+using testing_support::Seed;
 using Bytes = std::vector<std::byte>;
 
 constexpr int kPatienceMs = 20'000;  // a wake-up that takes longer is lost
@@ -43,21 +46,6 @@ struct Pair {
   std::unique_ptr<Channel> sidecar;
   std::unique_ptr<Channel> peer;
 };
-
-uint64_t Seed() {
-  const char* given = std::getenv("HBMESH_SEED");
-  const uint64_t seed = given != nullptr ? std::stoull(given) : std::random_device{}();
-  std::printf("HBMESH_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
-
-Bytes Pattern(uint64_t id, size_t bytes) {
-  Bytes made(bytes);
-  for (size_t i = 0; i < bytes; i++) {
-    made[i] = static_cast<std::byte>(id * 31 + i * 7 + (i >> 8));
-  }
-  return made;
-}
 
 layout::Entry EntryOf(uint64_t id) {
   layout::Entry entry{};

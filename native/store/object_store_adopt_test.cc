@@ -330,15 +330,12 @@ TEST(ObjectStoreAdopt, SurvivesAnyScribble) {
   std::mt19937_64 random(testing_support::Seed());
   for (int round = 0; round < 2000; round++) {
     Tampered tampered;
-    const uint64_t used = tampered.slot(2).extentOffset + tampered.slot(2).extentBytes;
+    const uint64_t objects = tampered.slot(0).extentOffset;
     for (int i = 0; i < 4; i++) {
-      // A word of the three slots, or of an object.
-      const uint64_t offset = random() % 2 == 0 ? 4096 + random() % (3 * sizeof(ObjectSlot))
-                                                : tampered.table[0].extentOffset % used + random() % 256;
+      // A word of the three slots, or of the first object's header, sizes and key.
+      const uint64_t offset = random() % 2 == 0 ? 4096 + random() % (3 * sizeof(ObjectSlot)) : objects + random() % 64;
       const uint64_t value = random() % 2 == 0 ? random() : random() % 4;
-      if (offset + 8 <= tampered.store->memory().size()) {
-        std::memcpy(tampered.store->memory().data() + offset / 8 * 8, &value, sizeof(value));
-      }
+      std::memcpy(tampered.store->memory().data() + offset / 8 * 8, &value, sizeof(value));
     }
     const auto adopted = AdoptCopyOf(*tampered.store);
     ASSERT_NE(adopted, nullptr);
