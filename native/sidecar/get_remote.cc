@@ -241,10 +241,15 @@ void GetTransfer::EndReads(uint32_t index) {
   Remote& remote = remotes_[index];
   --moving_;
   const uint32_t member = remote.found.locations[remote.location].member;
-  if (PeerLink* link = core_.peers.Find(member); link != nullptr) link->CloseHold(remote.connection, remote.hold);
+  PeerLink* link = core_.peers.Find(member);
+  if (link != nullptr) link->CloseHold(remote.connection, remote.hold);
   if (!remote.fault.ok()) {
     Unstage(remote);
-    Log().warn("reading from member {} failed: {}", member, remote.fault.message());
+    // A read that was cancelled ended with its connection.
+    const StatusCode code = remote.fault.code() == StatusCode::kRpcCancelled ? StatusCode::kRpcPeerDead : remote.fault.code();
+    const std::string name = link != nullptr ? link->Name() : "member " + std::to_string(member);
+    remote.fault = {code, "reading from " + name + " failed: " + remote.fault.message() + "; try again"};
+    Log().warn("{}", remote.fault.message());
     LocalBatch local;
     TryNext(index, &local);
     StartLocal(std::move(local));

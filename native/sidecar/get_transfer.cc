@@ -80,7 +80,6 @@ void GetTransfer::AddLocal(uint32_t key, const ObjectView& object, LocalBatch* b
 namespace {
 constexpr uint64_t kLocalTag = 0;
 constexpr uint64_t kReadTag = 1;
-constexpr uint64_t kScatterTag = 2;
 constexpr uint64_t MakeTag(uint64_t kind, size_t index) { return (static_cast<uint64_t>(index) << 2) | kind; }
 }  // namespace
 
@@ -318,7 +317,9 @@ void GetTransfer::OnDeadline() {
 void GetTransfer::Advance() {
   if (open_ != 0) return;
   if (!answered()) {
-    for (const Source& source : sources_) reply_.AddPath(source.path);
+    for (const Source& source : sources_) {
+      if (source.path.bytes != 0) reply_.AddPath(source.path);
+    }
     Answer(reply_.Build());
   }
   if (moving_ == 0) Finish();

@@ -1,0 +1,43 @@
+// ControlService: what the control process asks of the sidecar: drop, describe and list objects, peers, figures, shutdown.
+//
+// Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count padded
+// to 8, blob counts u32 x count padded to 8, blob sizes u64. A request that doesn't fit is answered INVALID, with a text.
+//
+// Thread rule: the loop.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "queue/channel.h"
+#include "sidecar/peer_links.h"
+#include "sidecar/session.h"
+#include "store/object_store.h"
+
+namespace hbmesh::sidecar {
+
+class ControlService {
+ public:
+  struct Hooks {
+    std::function<layout::SidecarStats()> stats;
+    // Begins the shutdown; `done` is called when transfers were drained (or not waited for).
+    std::function<void(bool drain, std::function<void()> done)> shutdown;
+  };
+
+  ControlService(ObjectStore& store, PeerLinks& peers, Hooks hooks)
+      : store_(store), peers_(peers), hooks_(std::move(hooks)) {}
+
+  // A message of the control session without kFlagReply. `find` gives the session again later, if it is still there.
+  void Handle(Session& session, const Message& message, const std::function<Session*(uint64_t)>& find);
+
+ private:
+  void Drop(Session& session, const Message& message);
+  void Describe(Session& session, const Message& message);
+  void ListHeld(Session& session, const Message& message);
+
+  ObjectStore& store_;
+  PeerLinks& peers_;
+  const Hooks hooks_;
+};
+
+}  // namespace hbmesh::sidecar

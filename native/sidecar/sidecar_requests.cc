@@ -1,0 +1,127 @@
+// The part of Sidecar that turns a client's message into a request, or refuses it.
+#include <utility>
+
+#include "sidecar/get_transfer.h"
+#include "sidecar/query.h"
+#include "sidecar/set_transfer.h"
+#include "sidecar/sidecar.h"
+
+namespace hbmesh::sidecar {
+
+namespace {
+
+constexpr uint64_t kWaitMsMax = 1'800'000;  // of a get
+
+}  // namespace
+
+void Sidecar::HandleClient(Session& session, Message& message) {
+  const layout::Entry& entry = message.entry;
+  if ((entry.flags & layout::kFlagReply) != 0) {
+    Refuse(session, entry, {StatusCode::kInvalid, "a client has nothing to answer: the entry is flagged as a reply"});
+    return;
+  }
+  switch (static_cast<layout::Op>(entry.op)) {
+    case layout::Op::kSetD2H:
+    case layout::Op::kGetH2D:
+      HandleTransfer(session, message);
+      return;
+    case layout::Op::kDelete:
+    case layout::Op::kExist:
+    case layout::Op::kGetMeta:
+      HandleQuery(session, message);
+      return;
+    case layout::Op::kCancel:
+      Cancel(session, entry.args[0]);
+      return;
+    default:
+      Refuse(session, entry, {StatusCode::kNotSupported, "operation " + std::to_string(entry.op) +
+                                                             " is not one of a client's: use the release of the worker"});
+  }
+}
+
+Status Sidecar::CheckRoom(Session& session, const layout::Entry& entry) const {
+  if (stopping_) {
+    return {StatusCode::kShuttingDown, "worker " + options_.workerAddress + " is being stopped: use another worker"};
+  }
+  if (session.requests().contains(entry.id)) {
+    return {StatusCode::kInvalid, "request " + std::to_string(entry.id) + " is under way: give each request its own number"};
+  }
+  if (session.requests().size() >= options_.inflightMax) {
+    return {StatusCode::kTryAgain, "this client has " + std::to_string(session.requests().size()) +
+                                       " requests under way, the most it may have: try again when one is answered"};
+  }
+  return Status::Ok();
+}
+
+Status Sidecar::CheckArgs(const layout::Entry& entry) const {
+  if (static_cast<layout::Op>(entry.op) == layout::Op::kGetH2D) {
+    if (entry.args[0] > kWaitMsMax) {
+      return {StatusCode::kInvalid, "timeoutMs " + std::to_string(entry.args[0]) + " is more than " +
+                                        std::to_string(kWaitMsMax) + ": wait in several calls"};
+    }
+    if (entry.args[1] != 0) return {StatusCode::kNotSupported, "flags of a get are not supported by this worker: leave them out"};
+    return Status::Ok();
+  }
+  if (entry.args[0] > static_cast<uint64_t>(layout::Existence::kReplace)) {
+    return {StatusCode::kInvalid, "existence " + std::to_string(entry.args[0]) +
+                                      " doesn't exist: give 0 (skip), 1 (fail) or 2 (replace)"};
+  }
+  if (entry.args[1] != 0) {
+    return {StatusCode::kNotSupported, "a time to live is not supported by this worker: leave ttlSeconds out, delete the keys"};
+  }
+  if (entry.args[2] != 0) {
+    return {StatusCode::kNotSupported, "pin and checksum are not supported by this worker: leave them out"};
+  }
+  return Status::Ok();
+}
+
+void Sidecar::HandleTransfer(Session& session, Message& message) {
+  const layout::Entry entry = message.entry;
+  Status status = CheckRoom(session, entry);
+  if (status.ok()) status = CheckArgs(entry);
+  ObjectCall call;
+  const ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), true};
+  if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);
+  if (!status.ok()) {
+    Refuse(session, entry, status);
+    return;
+  }
+  if (static_cast<layout::Op>(entry.op) == layout::Op::kSetD2H) {
+    requests_.Add(std::make_unique<SetTransfer>(*core_, session, entry, std::move(call))).Start();
+  } else {
+    requests_.Add(std::make_unique<GetTransfer>(*core_, session, entry, std::move(call))).Start();
+  }
+}
+
+void Sidecar::HandleQuery(Session& session, Message& message) {
+  const layout::Entry entry = message.entry;
+  const bool deleting = static_cast<layout::Op>(entry.op) == layout::Op::kDelete;
+  const uint32_t keysMax = deleting ? layout::kKeysPerCallMax : layout::kKeysPerQueryMax;
+  const ParseLimits limits{options_.keyRule, keysMax, static_cast<uint32_t>(devices_.size()), false};
+  ObjectCall call;
+  Status status = CheckRoom(session, entry);
+  if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);
+  if (!status.ok()) {
+    Refuse(session, entry, status);
+    return;
+  }
+  requests_.Add(std::make_unique<Query>(*core_, session, entry, std::move(call))).Start();
+}
+
+void Sidecar::Refuse(Session& session, const layout::Entry& entry, const Status& status) {
+  layout::Entry reply{};
+  reply.id = entry.id;
+  reply.op = entry.op;
+  reply.flags = layout::kFlagReply;
+  reply.code = static_cast<uint32_t>(status.code());
+  // A session that can't be answered is about to be closed.
+  (void)session.Send(reply, ReplyBuilder::BuildRefusal(status.message())).ok();
+}
+
+void Sidecar::Cancel(Session& session, uint64_t request) {
+  const auto found = session.requests().find(request);
+  if (found == session.requests().end()) return;  // answered already
+  found->second->Stop({StatusCode::kRpcCancelled, "cancelled by the caller"});
+}
+
+}  // namespace hbmesh::sidecar
