@@ -477,5 +477,24 @@ TEST(ChannelCreate, RefusesCapacitiesThatAreNoPowersOfTwo) {
   EXPECT_EQ(channel, nullptr);
 }
 
+TEST(FormatsDocument, ShowsWhatAChannelHolds) {
+  const Bytes example = testing_support::ReadExample("channel");
+  ASSERT_EQ(example.size(), 0x2108U) << "docs/FORMATS.md has no such example";
+  Fd wake;
+  ASSERT_TRUE(CreateEventFd(&wake).ok());
+  std::unique_ptr<Channel> channel;
+  ASSERT_TRUE(Channel::Create({.entryCapacity = 2, .payloadCapacity = 4096}, wake.get(), &channel).ok());
+  layout::Entry entry{};
+  entry.id = 7;
+  entry.op = static_cast<uint16_t>(layout::Op::kExist);
+  entry.flags = layout::kFlagReply;
+  entry.count = 1;
+  entry.args[0] = 3;
+  ASSERT_TRUE(channel->Send(entry, std::as_bytes(std::span("pong", 4))).ok());
+  MappedMemory map;
+  ASSERT_TRUE(MappedMemory::Map(channel->memoryFd(), 0, example.size(), false, &map).ok());
+  EXPECT_EQ(Bytes(map.data(), map.data() + example.size()), example);
+}
+
 }  // namespace
 }  // namespace hbmesh

@@ -285,5 +285,19 @@ TEST(ObjectStore, AgreesWithAModel) {
   EXPECT_EQ(store->usage().heldBytes, 0U);
 }
 
+TEST(FormatsDocument, ShowsWhatAStoreHolds) {
+  const auto example = testing_support::ReadExample("store");
+  ASSERT_EQ(example.size(), 0x11088U) << "docs/FORMATS.md has no such example";
+  const auto store = MakeStore({.arenaBytes = 65536, .slots = 1024});
+  ObjectView view;
+  const uint64_t sizes[] = {5, 3};
+  ASSERT_TRUE(store->Allocate("model:7", sizes, &view).ok());
+  std::memcpy(view.payload, "helloabc", 8);
+  store->SetPayloadCrc(view.slot, Crc32c({view.payload, 8}));
+  store->MarkWritten(view.slot, 258);
+  store->Seal(view.slot, 1000);
+  EXPECT_EQ(std::vector<std::byte>(store->memory().data(), store->memory().data() + example.size()), example);
+}
+
 }  // namespace
 }  // namespace hbmesh
