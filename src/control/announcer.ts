@@ -1,0 +1,146 @@
+/**
+ * Announcer: after each change of the ring this member tells the owners what its sidecar holds, and then every member that it has told everything. What an owner
+ * knows of as newer, or deleted, is dropped here.
+ *
+ * One run for each epoch; a newer epoch ends the run before it. A run goes on until every owner has been told, or is no member any more.
+ */
+import type { Clock } from "../base/clock.js";
+import { pause } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
+import { type Decisions, type HeldObject, type KeyBatch, encodeKeys, readCommit } from "../decision/index.js";
+import type { MembershipView } from "./membership.js";
+import type { OwnerCalls, Question } from "./owner-calls.js";
+import { COMMIT_RECORD_BYTES, type Results, pickRecords, stampMember } from "./records.js";
+import type { SidecarLink } from "./sidecar-link.js";
+
+export interface AnnouncerOptions {
+  decisions: Decisions;
+  clock: Clock;
+  log: Logger;
+  calls: OwnerCalls;
+  /** This member's sidecar: undefined if it has none at all; throws NOT_READY while there is none. */
+  sidecar: () => SidecarLink | undefined;
+  requestTimeoutMs: number;
+}
+
+const RETRY_MS = 200;
+/** How long listing a large arena may take. */
+const LIST_TIMEOUT_MS = 60_000;
+
+export class Announcer {
+  readonly #options: AnnouncerOptions;
+  #run = new AbortController();
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(options: AnnouncerOptions) {
+    this.#options = options;
+  }
+
+  setView(view: MembershipView): void {
+    this.#run.abort();
+    const run = new AbortController();
+    this.#run = run;
+    this.#running = this.#announce(view, run.signal);
+  }
+
+  /** Resolves when nothing runs any more. */
+  async close(): Promise<void> {
+    this.#run.abort();
+    await this.#running;
+  }
+
+  /** Never rejects. */
+  async #announce(view: MembershipView, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options;
+    // Replies to commits that were decided under the old ring are on their way to the sidecar before it is asked what it holds.
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    while (!signal.aborted) {
+      try {
+        await this.#tellHeld(view, signal);
+        await this.#tellDone(view, signal);
+        return;
+      } catch (reason) {
+        if (signal.aborted) {
+          return;
+        }
+        const error = HbmeshError.from(reason);
+        if (error.code !== StatusCode.NOT_READY && error.code !== StatusCode.RPC_PEER_DEAD) {
+          log.warn({ epoch: view.epoch, cause: error.message }, "could not announce what this worker holds; trying again");
+        }
+        await pause(clock, RETRY_MS, signal);
+      }
+    }
+  }
+
+  async #tellHeld(view: MembershipView, signal: AbortSignal): Promise<void> {
+    const sidecar = this.#options.sidecar();
+    if (sidecar === undefined) {
+      return;
+    }
+    let told: Promise<unknown> = Promise.resolve();
+    let failure: unknown;
+    await sidecar.listHeld((chunk) => {
+      const records = stampMember(chunk.records, view.selfId);
+      // One chunk after the other, so that owners aren't flooded.
+      told = told
+        .then(() => (failure === undefined && !signal.aborted ? this.#tellChunk(view, sidecar, chunk.keys, records, signal) : undefined))
+        .catch((reason: unknown) => {
+          failure = reason;
+        });
+    }, LIST_TIMEOUT_MS);
+    await told;
+    if (failure !== undefined) {
+      throw failure as Error;
+    }
+  }
+
+  async #tellChunk(view: MembershipView, sidecar: SidecarLink, keys: KeyBatch, records: Uint8Array, signal: AbortSignal): Promise<void> {
+    const { decisions, log, requestTimeoutMs } = this.#options;
+    const outdated: HeldObject[] = [];
+    for (const group of decisions.groupByOwner(keys)) {
+      if (signal.aborted) {
+        return;
+      }
+      const part = { keys: group.keys, records: pickRecords(records, COMMIT_RECORD_BYTES, group.indexes) };
+      const results = await this.#tell(group.member, view, { ...part, last: false }, signal);
+      for (let at = 0; results !== undefined && at < results.count; at++) {
+        if (results.code(at) === StatusCode.TRY_AGAIN) {
+          outdated.push(readCommit(part.records, at));
+        }
+      }
+    }
+    if (outdated.length > 0) {
+      log.info({ objects: outdated.length }, "dropping objects that were deleted or replaced while their owner could not reach this worker");
+      await sidecar.drop(outdated, requestTimeoutMs);
+    }
+  }
+
+  async #tellDone(view: MembershipView, signal: AbortSignal): Promise<void> {
+    const done = { keys: encodeKeys([]), records: new Uint8Array(0), last: true };
+    await Promise.all([...view.members.keys()].map((member) => this.#tell(member, view, done, signal)));
+  }
+
+  /** Asks until this owner has answered or the epoch is over; undefined if it is. */
+  async #tell(
+    member: number,
+    view: MembershipView,
+    part: { keys: KeyBatch; records: Uint8Array; last: boolean },
+    signal: AbortSignal,
+  ): Promise<Results | undefined> {
+    const { calls, clock, log } = this.#options;
+    const question: Question = { method: "announce", keys: part.keys, signal };
+    for (let attempt = 0; !signal.aborted; attempt++) {
+      const said = await calls.askOwner(member, view.epoch, { ...part, existence: 0, waitMs: 0 }, question);
+      if (said.t === "results") {
+        return said.results;
+      }
+      if (said.t === "failed" && attempt === 0) {
+        log.debug({ epoch: view.epoch, cause: said.error.message }, "an owner can't be told yet what this worker holds");
+      }
+      // Stale: one of the two will see a newer ring, which ends this run.
+      await pause(clock, RETRY_MS, signal);
+    }
+    return undefined;
+  }
+}

@@ -1,0 +1,311 @@
+/**
+ * The control process of a worker: joins the cluster, owns its part of the directory, asks the other owners, and serves its sidecar. This file wires the parts; each
+ * of them has a file of its own.
+ *
+ * Order of start: store, link server, sidecar, membership. What is asked of this process before it has joined waits or answers NOT_READY. Close goes the other way round.
+ */
+import { type Clock, createSystemClock } from "../base/clock.js";
+import type { WorkerConfig } from "../base/config.js";
+import { createDeferred, pause, withDeadline } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type Logger, createLogger } from "../base/log.js";
+import { type Decisions, createDecisions } from "../decision/index.js";
+import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
+import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
+import { type Store, openStore } from "../metadata/index.js";
+import { createLinkRoutes } from "../rpc/link-routes.js";
+import { Announcer } from "./announcer.js";
+import type { ControlDependencies, ControlProcess, ObjectCalls, SpawnSidecar } from "./contract.js";
+import { DirectoryOwner } from "./directory-owner.js";
+import { Holders, type HolderOptions, createHolderService } from "./holders.js";
+import { readHostId } from "./host-id.js";
+import { createKeyCheck } from "./key-check.js";
+import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
+import type { ControlListener, ControlNetwork } from "./network.js";
+import { createObjectCalls } from "./object-calls.js";
+import { OwnerCalls } from "./owner-calls.js";
+import { Peers } from "./peers.js";
+import { SidecarRequests } from "./sidecar-requests.js";
+import type { SidecarLink } from "./sidecar-link.js";
+import { SidecarSupervisor } from "./sidecar-supervisor.js";
+import { createTcpNetwork } from "./tcp-network.js";
+
+/** Rejects with the cause when the worker can't start; nothing of it is left then. */
+export async function startControlProcess(config: WorkerConfig, dependencies: ControlDependencies = {}): Promise<ControlProcess> {
+  const control = new ControlProcessImpl(config, dependencies);
+  try {
+    await control.start();
+  } catch (reason) {
+    await control.close();
+    throw reason;
+  }
+  return control;
+}
+
+/** An owner gives up before its askers do, so that its answer still reaches them. */
+const OWNER_PATIENCE_SHARE = 0.6;
+const READY_POLL_MS = 20;
+const STATS_TIMEOUT_MS = 2_000;
+
+class ControlProcessImpl implements ControlProcess {
+  readonly config: WorkerConfig;
+  readonly objects: ObjectCalls;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #store: Store;
+  readonly #ownsStore: boolean;
+  readonly #network: ControlNetwork;
+  readonly #peers: Peers;
+  readonly #holders: Holders;
+  readonly #owner: DirectoryOwner;
+  readonly #calls: OwnerCalls;
+  readonly #announcer: Announcer;
+  readonly #membership: Membership;
+  readonly #supervisor: SidecarSupervisor | undefined;
+  readonly #holderOptions: HolderOptions;
+  readonly #failed = createDeferred<HbmeshError>();
+  #requests: SidecarRequests | undefined;
+  #listener: ControlListener | undefined;
+  #sessions = 0;
+  #closing: Promise<void> | undefined;
+
+  constructor(config: WorkerConfig, dependencies: ControlDependencies) {
+    this.config = config;
+    this.#clock = dependencies.clock ?? createSystemClock();
+    this.#log = dependencies.log ?? createLogger("worker");
+    this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock);
+    this.#ownsStore = dependencies.store === undefined;
+    this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log);
+    const decisions = dependencies.decisions ?? createDecisions();
+    const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs: config.requestTimeoutMs };
+    const checkKeys = createKeyCheck(decisions, config.keyRule);
+    this.#peers = new Peers(this.#network);
+    this.#holderOptions = { ...shared, peers: this.#peers, sidecar: () => this.#sidecar() };
+    this.#holders = new Holders(this.#holderOptions);
+    const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
+    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs });
+    this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner });
+    const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);
+    this.#announcer = new Announcer({ ...shared, calls: this.#calls, sidecar });
+    this.#membership = this.#createMembership();
+    this.#supervisor = this.#createSupervisor(dependencies.spawnSidecar, { ...shared, checkKeys });
+    const nameOf = (member: number): string => this.#peers.nameOf(member);
+    this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
+  }
+
+  get memberId(): number {
+    return this.#membership.selfId;
+  }
+
+  get epoch(): bigint {
+    return this.#membership.view?.epoch ?? 0n;
+  }
+
+  get members(): readonly Member[] {
+    return [...(this.#membership.view?.members.values() ?? [])].map(({ member }) => member);
+  }
+
+  get failed(): Promise<HbmeshError> {
+    return this.#failed.promise;
+  }
+
+  async start(): Promise<void> {
+    const routes = createLinkRoutes()
+      .service(DirectoryService, this.#owner.service())
+      .service(HolderService, createHolderService(this.#holderOptions));
+    this.#listener = await this.#network.listen(this.config.linkAddress, routes);
+    await this.#supervisor?.start();
+    await this.#membership.join();
+    const { workerAddress, keyRule } = this.config;
+    this.#log.info({ workerAddress, member: this.memberId, epoch: this.epoch, keyRule }, "joined the cluster");
+  }
+
+  async whenReady(options: { signal?: AbortSignal; timeoutMs?: number } = {}): Promise<void> {
+    const ending = new AbortController();
+    const waiting = (async (): Promise<void> => {
+      while (this.#reason() !== "" && !ending.signal.aborted) {
+        this.#throwIfClosing();
+        await pause(this.#clock, READY_POLL_MS, ending.signal);
+      }
+    })();
+    try {
+      await withDeadline(waiting, { clock: this.#clock, ...options, what: "waiting for the worker to become ready", code: StatusCode.NOT_READY });
+    } catch (reason) {
+      const error = HbmeshError.from(reason);
+      const why = this.#reason();
+      throw new HbmeshError(error.code, why === "" ? error.message : `${error.message}: ${why}`, { node: this.config.workerAddress, cause: reason });
+    } finally {
+      ending.abort();
+    }
+  }
+
+  async health(): ReturnType<ControlProcess["health"]> {
+    const reason = this.#reason();
+    const supervisor = this.#supervisor;
+    const figures = supervisor?.isUp === true ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    return {
+      ready: reason === "",
+      workerAddress: this.config.workerAddress,
+      reason,
+      arenaBytes: figures?.arenaBytes ?? 0n,
+      arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
+      objects: figures?.objects ?? 0n,
+      sessions: this.#sessions,
+    };
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Why this worker isn't ready, or empty. */
+  #reason(): string {
+    if (this.#closing !== undefined) {
+      return "the worker is shutting down";
+    }
+    if (this.#supervisor !== undefined && !this.#supervisor.isUp) {
+      return "the sidecar is being restarted";
+    }
+    if (this.#membership.view === undefined) {
+      return "the worker has not joined its cluster yet";
+    }
+    const missing = this.#owner.missing.map((id) => this.#peers.nameOf(id));
+    return missing.length === 0 ? "" : `not announced yet after the last change of the ring: ${missing.join(", ")}`;
+  }
+
+  #throwIfClosing(): void {
+    if (this.#closing !== undefined) {
+      throw new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down", { node: this.config.workerAddress });
+    }
+  }
+
+  /** Leaves first, so that nobody asks any more; then settles what is pending, then ends the sidecar. */
+  async #close(): Promise<void> {
+    await this.#membership.leave();
+    this.#owner.close();
+    this.#calls.close();
+    await this.#announcer.close();
+    this.#requests?.end(new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down"));
+    await this.#supervisor?.close();
+    this.#holders.close();
+    await this.#listener?.close();
+    this.#peers.close();
+    if (this.#ownsStore) {
+      await this.#store.close();
+    }
+    this.#log.info({ workerAddress: this.config.workerAddress }, "left the cluster");
+  }
+
+  #createMembership(): Membership {
+    const { clusterName, keyRule, leaseMs } = this.config;
+    return new Membership({
+      store: this.#store,
+      clock: this.#clock,
+      log: this.#log,
+      clusterName,
+      keyRule,
+      leaseMs,
+      describeSelf: () => this.#describeSelf(),
+      onView: (view) => this.#takeView(view),
+      onEvicted: (reason) => this.#failed.resolve(reason),
+    });
+  }
+
+  #createSupervisor(
+    spawn: SpawnSidecar | undefined,
+    shared: { decisions: Decisions; checkKeys: ReturnType<typeof createKeyCheck> },
+  ): SidecarSupervisor | undefined {
+    if (spawn === undefined) {
+      return undefined;
+    }
+    const requestOptions = {
+      ...shared,
+      config: this.config,
+      clock: this.#clock,
+      log: this.#log,
+      calls: this.#calls,
+      holders: this.#holders,
+      onSessions: (sessions: number) => {
+        this.#sessions = sessions;
+      },
+    };
+    return new SidecarSupervisor({
+      clock: this.#clock,
+      log: this.#log,
+      workerAddress: this.config.workerAddress,
+      spawn,
+      restartsMax: this.config.sidecarRestartsMax,
+      onRequest: (message) => this.#requests?.take(message),
+      onUp: (link) => {
+        this.#requests = new SidecarRequests(requestOptions, () => link);
+        this.#sessions = 0;
+        const { view } = this.#membership;
+        if (view !== undefined) {
+          link.tellPeers(describePeers(view));
+          void this.#announceRestart();
+        }
+      },
+      onDown: (reason) => this.#requests?.end(reason),
+      onGiveUp: (reason) => this.#failed.resolve(reason),
+    });
+  }
+
+  /** The new sidecar has other addresses and may hold less: this member's record changes, and everyone announces anew. */
+  async #announceRestart(): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#membership.announceSelf();
+      } catch (reason) {
+        if (this.#closing !== undefined) {
+          return;
+        }
+        this.#log.warn({ cause: String(reason) }, "could not tell the cluster that the sidecar was restarted; trying again");
+        await pause(this.#clock, 500);
+      }
+    }
+  }
+
+  #sidecar(): SidecarLink {
+    if (this.#supervisor === undefined) {
+      throw new HbmeshError(StatusCode.NOT_FOUND, `worker ${this.config.workerAddress} runs without a sidecar and holds no objects`);
+    }
+    return this.#supervisor.link;
+  }
+
+  #describeSelf(): SelfDescription {
+    const info = this.#supervisor?.isUp === true ? this.#supervisor.link.info : undefined;
+    return {
+      workerAddress: this.config.workerAddress,
+      linkAddress: this.#listener?.address ?? "",
+      transports: (info?.transports ?? []).map(({ name, address }) => ({ $typeName: "hbmesh.v1.TransportAddress", name, address })),
+      weight: this.config.weight,
+      hostId: readHostId(),
+      deviceCount: info?.deviceCount ?? 0,
+    };
+  }
+
+  /** In this order: who can be asked, who owns what, who waits for that, and then what this member has to tell. */
+  #takeView(view: MembershipView): void {
+    this.#peers.setView(view);
+    this.#holders.setView(view);
+    this.#owner.setView(view);
+    this.#calls.setView(view);
+    if (this.#supervisor?.isUp === true) {
+      this.#supervisor.link.tellPeers(describePeers(view));
+    }
+    this.#announcer.setView(view);
+    this.#log.info({ epoch: view.epoch, members: view.members.size }, "the ring has changed");
+  }
+}
+
+/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
+function describePeers(view: MembershipView): string {
+  const hostId = view.members.get(view.selfId)?.member.hostId;
+  const lines = [...view.members.values()].map(({ member }) => {
+    const reachable = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
+    const transports = reachable.map(({ name, address }) => `${name}=${address}`);
+    return [String(member.id), member.workerAddress, ...transports].join(" ");
+  });
+  return `${[`self ${view.selfId}`, ...lines].join("\n")}\n`;
+}

@@ -1,0 +1,3 @@
+export type * from "./contract.js";
+export { startControlProcess } from "./control-process.js";
+export type { ControlConnection, ControlListener, ControlNetwork } from "./network.js";

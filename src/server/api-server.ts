@@ -1,0 +1,127 @@
+/**
+ * The Connect API of a worker over HTTP/1.1: for people, tools and other languages. JSON works with curl:
+ *
+ *   curl -H 'content-type: application/json' -d '{"keys":["k"]}' http://127.0.0.1:31501/hbmesh.v1.ObjectService/Exist
+ *
+ * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
+ */
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { formatAddress, parseAddress } from "../base/address.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
+import type { ControlProcess } from "../control/index.js";
+import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
+import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
+import { type Store, createStoreService } from "../metadata/index.js";
+import { toConnectError } from "../rpc/index.js";
+import { createClusterService, createObjectService } from "./object-service.js";
+
+export interface ApiServerOptions {
+  /** IP:PORT to listen at; port 0 takes a free one. */
+  address: string;
+  log: Logger;
+  /** Serves ObjectService and ClusterService. */
+  control?: ControlProcess | undefined;
+  /** Serves StoreService: this process hosts the embedded store. */
+  store?: Store | undefined;
+  /** Largest request. Default 64 MiB: 100,000 keys of 255 bytes as JSON, with room. */
+  requestBytesMax?: number | undefined;
+}
+
+export interface ApiServer {
+  /** With the real port. */
+  readonly address: string;
+  /** Ends open requests and watches. */
+  close(): Promise<void>;
+}
+
+/** Rejects with NOT_READY naming the address when it can't be listened at. */
+export async function startApiServer(options: ApiServerOptions): Promise<ApiServer> {
+  const { host, port } = parseAddress(options.address, "the API address");
+  const ending = new AbortController();
+  const handler = connectNodeAdapter({
+    routes: (router) => addServices(router, options),
+    interceptors: [translateErrors(options.log)],
+    readMaxBytes: options.requestBytesMax ?? 64 * 2 ** 20,
+    shutdownSignal: ending.signal,
+    fallback: answerUnknownPath,
+  });
+  const server = createServer({ keepAliveTimeout: 60_000, requestTimeout: 60_000 }, handler);
+  await listen(server, host, port, options.address);
+  const bound = server.address() as AddressInfo;
+  return {
+    address: formatAddress({ host, port: bound.port }),
+    async close() {
+      ending.abort(toConnectError(new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down")));
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeIdleConnections();
+      // Streams that were just told get one turn to end in order.
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+function addServices(router: ConnectRouter, { control, store }: ApiServerOptions): void {
+  if (control !== undefined) {
+    router.service(ObjectService, createObjectService(control));
+    router.service(ClusterService, createClusterService(control));
+  }
+  if (store !== undefined) {
+    router.service(StoreService, createStoreService(store));
+  }
+}
+
+/** Ours become Connect's, and faults of our own are logged, in this one place. */
+function translateErrors(log: Logger): Interceptor {
+  const translate = (reason: unknown, method: string): Error => {
+    const error = toConnectError(reason);
+    if (error.cause instanceof HbmeshError && error.cause.code === StatusCode.RUNTIME_ERROR) {
+      log.error({ method, cause: String((reason as Error).stack ?? reason) }, "a request failed for a reason of our own");
+    }
+    return error;
+  };
+  return (next) => async (request) => {
+    try {
+      const response = await next(request);
+      if (!response.stream) {
+        return response;
+      }
+      return { ...response, message: translateStream(response.message, (reason) => translate(reason, request.method.name)) };
+    } catch (reason) {
+      throw translate(reason, request.method.name);
+    }
+  };
+}
+
+async function* translateStream<T>(messages: AsyncIterable<T>, translate: (reason: unknown) => Error): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (reason) {
+    throw translate(reason);
+  }
+}
+
+function answerUnknownPath(request: IncomingMessage, response: ServerResponse): void {
+  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo or Delete, or /hbmesh.v1.ClusterService/Health or ListMembers`;
+  response.writeHead(404, { "content-type": "application/json" });
+  response.end(`${JSON.stringify({ code: "not_found", message })}\n`);
+}
+
+function listen(server: Server, host: string, port: number, address: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onError = (cause: NodeJS.ErrnoException): void => {
+      const remedy = cause.code === "EADDRINUSE" ? "another process has this port; stop it, or choose another address" : cause.message;
+      reject(new HbmeshError(StatusCode.NOT_READY, `can't listen at ${address}: ${remedy}`, { node: address, cause }));
+    };
+    server.once("error", onError);
+    server.listen({ host, port }, () => {
+      server.off("error", onError);
+      resolve();
+    });
+  });
+}
