@@ -126,7 +126,9 @@ let loaded: NativeAddon | undefined;
 /** Where the addon and the sidecar program are: HBMESH_NATIVE_DIR, or what `npm run setup` builds. */
 export function nativePath(name: string): string {
   const folder = process.env["HBMESH_NATIVE_DIR"];
-  return folder === undefined ? fileURLToPath(new URL(`../../build/Release/${name}`, import.meta.url)) : join(folder, name);
+  return folder === undefined
+    ? fileURLToPath(new URL(`../../build/Release/${name}`, import.meta.url))
+    : join(folder, name);
 }
 
 /** Loads the addon at first use. Throws NOT_READY with the command to run when it was not built. */
@@ -134,7 +136,10 @@ export function loadAddon(): NativeAddon {
   if (loaded === undefined) {
     const path = nativePath("hbmesh.node");
     if (!existsSync(path)) {
-      throw new HbmeshError(StatusCode.NOT_READY, `the native addon is not built (${path} is missing): run npm run setup`);
+      throw new HbmeshError(
+        StatusCode.NOT_READY,
+        `the native addon is not built (${path} is missing): run npm run setup`,
+      );
     }
     loaded = createRequire(import.meta.url)(path) as NativeAddon;
   }

@@ -1,4 +1,11 @@
-export { loadAddon, type NativeAddon, type NativeClient, type NativeLayout, type NativeReply, nativePath } from "./addon.js";
+export {
+  loadAddon,
+  type NativeAddon,
+  type NativeClient,
+  type NativeLayout,
+  type NativeReply,
+  nativePath,
+} from "./addon.js";
 export { fromNativeError } from "./native-errors.js";
 export { type ConnectSidecarOptions, connectSidecar, type NativeSidecarPort } from "./native-port.js";
 export type { PortMessage, SidecarInfo, SidecarPort } from "./port.js";

@@ -34,7 +34,10 @@ export interface NativeSidecarPort extends SidecarPort {
 const BACKLOG_RETRY_MS = 1;
 
 /** Rejects with NO_AVAILABLE_WORKER when no sidecar listens for `workerAddress`, RPC_DEADLINE_EXCEEDED when it doesn't answer. */
-export async function connectSidecar(workerAddress: string, options: ConnectSidecarOptions = {}): Promise<NativeSidecarPort> {
+export async function connectSidecar(
+  workerAddress: string,
+  options: ConnectSidecarOptions = {},
+): Promise<NativeSidecarPort> {
   const port = new NativePort(workerAddress, options);
   await port.connect(options);
   return port;

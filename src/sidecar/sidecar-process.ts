@@ -132,7 +132,9 @@ class RunningSidecar implements SidecarProcess {
         finish(null, null, error.message);
       }
     });
-    child.once("exit", (code, signal) => finish(code, signal, signal === null ? `exit code ${code}` : `signal ${signal}`));
+    child.once("exit", (code, signal) =>
+      finish(code, signal, signal === null ? `exit code ${code}` : `signal ${signal}`),
+    );
     for (const stream of [child.stdout, child.stderr]) {
       this.#forward(stream);
     }
@@ -171,7 +173,10 @@ class RunningSidecar implements SidecarProcess {
     ready.once("close", () => {
       void this.exited.then(({ text }) =>
         outcome.reject(
-          notReady(this.#options, `the sidecar of ${workerAddress} ended before it was ready (${text})${this.#quote()}`),
+          notReady(
+            this.#options,
+            `the sidecar of ${workerAddress} ended before it was ready (${text})${this.#quote()}`,
+          ),
         ),
       );
     });
@@ -209,7 +214,9 @@ class RunningSidecar implements SidecarProcess {
     const match = /^error: (?:([A-Z_]+): )?(.*)$/.exec(line);
     const code = StatusCode[(match?.[1] ?? "") as keyof typeof StatusCode] ?? StatusCode.NOT_READY;
     const { workerAddress } = this.#options;
-    return new HbmeshError(code, `the sidecar of ${workerAddress} could not start: ${match?.[2] ?? line}`, { node: workerAddress });
+    return new HbmeshError(code, `the sidecar of ${workerAddress} could not start: ${match?.[2] ?? line}`, {
+      node: workerAddress,
+    });
   }
 
   #quote(): string {

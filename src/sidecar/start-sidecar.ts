@@ -21,7 +21,10 @@ export async function startSidecar(options: SidecarProcessOptions, adoptFd?: num
   const process = await startSidecarProcess({ ...options, adoptFd });
   let port: NativeSidecarPort;
   try {
-    port = await connectSidecar(options.workerAddress, { connectTimeoutMs: options.startTimeoutMs, clock: options.clock });
+    port = await connectSidecar(options.workerAddress, {
+      connectTimeoutMs: options.startTimeoutMs,
+      clock: options.clock,
+    });
   } catch (error) {
     await process.stop();
     throw error;

@@ -1,0 +1,60 @@
+/** Asks a worker over its Connect API whether it is ready: another way than the queues, so it also tells why a client can't connect. */
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
+
+export interface WorkerHealth {
+  ready: boolean;
+  /** Why it isn't ready, or empty. */
+  reason: string;
+  workerAddress: string;
+  arenaBytes: bigint;
+  arenaUsedBytes: bigint;
+  objects: bigint;
+  /** Clients that are connected to its sidecar. */
+  sessions: number;
+}
+
+/** Rejects with NO_AVAILABLE_WORKER when nobody answers at `node`, RPC_DEADLINE_EXCEEDED when it takes too long. */
+export async function askHealth(node: string, timeoutMs: number, signal?: AbortSignal): Promise<WorkerHealth> {
+  const transport = createConnectTransport({ baseUrl: `http://${node}`, httpVersion: "1.1" });
+  try {
+    const health = await createClient(ClusterService, transport).health({}, { timeoutMs, ...(signal && { signal }) });
+    const { ready, reason, workerAddress, arenaBytes, arenaUsedBytes, objects, sessions } = health;
+    return { ready, reason, workerAddress, arenaBytes, arenaUsedBytes, objects, sessions };
+  } catch (error) {
+    throw translate(ConnectError.from(error), node, timeoutMs);
+  }
+}
+
+function translate(error: ConnectError, node: string, timeoutMs: number): HbmeshError {
+  const fields = { node, cause: error };
+  switch (error.code) {
+    case Code.DeadlineExceeded:
+      return new HbmeshError(
+        StatusCode.RPC_DEADLINE_EXCEEDED,
+        `waited ${timeoutMs} ms for worker ${node} to say how it is: look at its log`,
+        fields,
+      );
+    case Code.Canceled:
+      return new HbmeshError(
+        StatusCode.RPC_CANCELLED,
+        `the health check of ${node} was cancelled by its caller`,
+        fields,
+      );
+    case Code.Unavailable:
+    case Code.Aborted:
+      return new HbmeshError(
+        StatusCode.NO_AVAILABLE_WORKER,
+        `no worker answers at ${node} (${error.rawMessage}): start one, or check host and port`,
+        fields,
+      );
+    default:
+      return new HbmeshError(
+        StatusCode.RPC_UNAVAILABLE,
+        `worker ${node} could not say how it is: ${error.rawMessage}`,
+        fields,
+      );
+  }
+}

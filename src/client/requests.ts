@@ -1,0 +1,118 @@
+/**
+ * One request's life: sent, then answered, given up after its time, or aborted by its caller.
+ *
+ * Giving up is two steps. First the sidecar is asked to stop and its word is awaited, since it may be writing into the caller's
+ * device memory until then. Only when it doesn't give that within a grace time, the call rejects with WORKER_TIMEOUT.
+ */
+import type { Clock, Timer } from "../base/clock.js";
+import { abortError, createDeferred } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { NativeClient, NativeReply } from "../sidecar/addon.js";
+import { fromNativeError } from "../sidecar/native-errors.js";
+import type { FlatBatch } from "./arguments.js";
+import { keyNamedIn } from "./reply.js";
+
+export interface OutgoingRequest {
+  op: number;
+  args: readonly [bigint, bigint, bigint, bigint];
+  batch: FlatBatch;
+  keys: readonly string[];
+  /** For messages: `mGetH2D of 3 keys (first "a")`. */
+  what: string;
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+}
+
+/** How long the sidecar may take to confirm that a request was stopped. */
+const STOP_GRACE_MS = 2_000;
+
+export class Requests {
+  readonly #native: NativeClient;
+  readonly #node: string;
+  readonly #clock: Clock;
+  #lastId = 0n;
+
+  constructor(native: NativeClient, node: string, clock: Clock) {
+    this.#native = native;
+    this.#node = node;
+    this.#clock = clock;
+  }
+
+  /**
+   * The sidecar's reply, whatever it says. Rejects with what the client core found wrong, with RPC_DEADLINE_EXCEEDED or
+   * RPC_CANCELLED when the request was stopped for that, and with the cause when the worker is lost.
+   */
+  async send(request: OutgoingRequest): Promise<NativeReply> {
+    if (request.signal?.aborted) {
+      throw abortError(request.signal, request.what);
+    }
+    this.#lastId += 1n;
+    const requestId = this.#lastId;
+    const outcome = createDeferred<NativeReply>();
+    let stopped: HbmeshError | undefined;
+    let grace: Timer | undefined;
+    const stop = (reason: HbmeshError): void => {
+      if (stopped === undefined) {
+        stopped = reason;
+        grace = this.#clock.setTimer(STOP_GRACE_MS, () => outcome.reject(this.#unconfirmed(reason)));
+        this.#native.cancel(requestId);
+      }
+    };
+    const onAbort = (): void => stop(abortError(request.signal as AbortSignal, request.what));
+    const timer = this.#clock.setTimer(request.timeoutMs, () => stop(this.#expired(request)));
+    request.signal?.addEventListener("abort", onAbort, { once: true });
+    this.#submit(requestId, request).then(outcome.resolve, outcome.reject);
+    try {
+      const reply = await outcome.promise;
+      if (stopped !== undefined && reply.code === StatusCode.RPC_CANCELLED) {
+        throw stopped;
+      }
+      return reply; // also when it came after the time was over: it is true
+    } catch (error) {
+      const failure = fromNativeError(error);
+      throw stopped !== undefined && failure.code === StatusCode.RPC_CANCELLED ? stopped : failure;
+    } finally {
+      timer.cancel();
+      grace?.cancel();
+      request.signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  async #submit(requestId: bigint, request: OutgoingRequest): Promise<NativeReply> {
+    const { batch, op, args } = request;
+    try {
+      return await this.#native.submit({
+        requestId,
+        op,
+        args,
+        deviceIndex: batch.deviceIndex,
+        keys: batch.keys,
+        keyCount: batch.keyCount,
+        blobEnds: batch.blobEnds,
+        pointers: batch.pointers,
+        sizes: batch.sizes,
+      });
+    } catch (error) {
+      const key = error instanceof Error ? keyNamedIn(error.message, request.keys) : undefined;
+      throw fromNativeError(error, { node: this.#node, ...(key === undefined ? {} : { key }) });
+    }
+  }
+
+  #expired(request: OutgoingRequest): HbmeshError {
+    return new HbmeshError(
+      StatusCode.RPC_DEADLINE_EXCEEDED,
+      `waited ${request.timeoutMs} ms for worker ${this.#node} to answer ${request.what}: ` +
+        "look at the worker's log, or give a longer request timeout",
+      { node: this.#node },
+    );
+  }
+
+  #unconfirmed(reason: HbmeshError): HbmeshError {
+    return new HbmeshError(
+      StatusCode.WORKER_TIMEOUT,
+      `${reason.message}. The sidecar did not confirm within ${STOP_GRACE_MS} ms that it stopped: ` +
+        "don't reuse the device memory of this call before the client is closed",
+      { node: this.#node, cause: reason },
+    );
+  }
+}
