@@ -11,8 +11,10 @@ class Writer {
  public:
   explicit Writer(std::vector<std::byte>& target) : target_(target) {}
   void Append(const void* source, size_t bytes) {
-    const auto* begin = static_cast<const std::byte*>(source);
-    target_.insert(target_.end(), begin, begin + bytes);
+    if (bytes == 0) return;  // `source` may be null then
+    const size_t at = target_.size();
+    target_.resize(at + bytes);
+    std::memcpy(target_.data() + at, source, bytes);
   }
   void AlignTo8() { target_.resize((target_.size() + 7) & ~size_t{7}); }
 
