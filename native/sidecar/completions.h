@@ -1,7 +1,7 @@
 // What reaches the loop from other threads: completions of device copies and transport requests, and transport events.
 //
-// CompletionQueue carries the events; TokenTable says whom a completion is for. Tokens are given out by the loop and come
-// back exactly once, so that a token leads to its target without a lookup in a map.
+// CompletionQueue carries the events; TokenTable says whom a completion is for. Tokens are given out by the loop and
+// come back exactly once, so that a token leads to its target without a lookup in a map.
 #pragma once
 
 #include <cstddef>

@@ -23,8 +23,9 @@ layout::Entry EntryOf(const Question& question, uint64_t id) {
 
 Status ControlPort::Ask(Question question, ControlWaiter* waiter, uint64_t tag, uint64_t* id) {
   if (session_ == nullptr) {
-    return {StatusCode::kRpcUnavailable, "the control process of worker " + workerAddress_ +
-                                             " is not running: it is being restarted, try again; if this lasts, look at the worker's log"};
+    return {StatusCode::kRpcUnavailable,
+            "the control process of worker " + workerAddress_ +
+                " is not running: it is being restarted, try again; if this lasts, look at the worker's log"};
   }
   const uint64_t asked = ++lastId_;
   const layout::Entry entry = EntryOf(question, asked);
@@ -88,7 +89,8 @@ std::string TextOf(StatusCode code, const char* asked) {
     case StatusCode::kRpcUnavailable:
     case StatusCode::kRpcPeerDead:
     case StatusCode::kRpcDeadlineExceeded:
-      return std::string("the owner of the key could not be reached (") + asked + "): try again; if this lasts, see which workers are down";
+      return std::string("the owner of the key could not be reached (") + asked +
+             "): try again; if this lasts, see which workers are down";
     default:
       return std::string(StatusCodeName(code)) + " from the owner of the key (" + asked + "): see the worker's log";
   }

@@ -1,5 +1,5 @@
-// ControlPort: the sidecar's questions to its control process, with ids and replies. The control process may be gone: then a
-// question is refused at once, and those that wait are told.
+// ControlPort: the sidecar's questions to its control process, with ids and replies. The control process may be gone:
+// then a question is refused at once, and those that wait are told.
 //
 // Thread rule: the loop. A waiter must Forget what it has asked before it dies.
 #pragma once

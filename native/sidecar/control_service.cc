@@ -11,7 +11,7 @@ namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr size_t kListKeysMax = 4096;           // of one message of kListHeld
+constexpr size_t kListKeysMax = 4096;  // of one message of kListHeld
 constexpr size_t kListKeyBytesMax = 1U << 20;
 
 void Append(std::vector<std::byte>& target, const void* source, size_t bytes) {
@@ -158,8 +158,9 @@ void ControlService::Handle(Session& session, const Message& message, const std:
       return;
     }
     default:
-      Refuse(session, message, {StatusCode::kNotSupported,
-                                "operation " + std::to_string(message.entry.op) + " is not one of the sidecar's"});
+      Refuse(session, message,
+             {StatusCode::kNotSupported,
+              "operation " + std::to_string(message.entry.op) + " is not one of the sidecar's"});
   }
 }
 

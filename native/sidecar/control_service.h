@@ -1,7 +1,9 @@
-// ControlService: what the control process asks of the sidecar: drop, describe and list objects, peers, figures, shutdown.
+// ControlService: what the control process asks of the sidecar: drop, describe and list objects, peers, figures,
+// shutdown.
 //
-// Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count padded
-// to 8, blob counts u32 x count padded to 8, blob sizes u64. A request that doesn't fit is answered INVALID, with a text.
+// Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
+// padded to 8, blob counts u32 x count padded to 8, blob sizes u64. A request that doesn't fit is answered INVALID,
+// with a text.
 //
 // Thread rule: the loop.
 #pragma once

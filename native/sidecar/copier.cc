@@ -23,7 +23,8 @@ struct Copier::Job {
   Status status;             // the first fault
 };
 
-void Copier::Copy(uint32_t device, CopyKind kind, std::vector<CopyPiece> pieces, CompletionTarget* target, uint64_t tag) {
+void Copier::Copy(uint32_t device, CopyKind kind, std::vector<CopyPiece> pieces, CompletionTarget* target,
+                  uint64_t tag) {
   auto* job = new Job{device, kind, std::move(pieces), target, tag, 0, 0, Status::Ok()};
   ++active_;
   if (!waiting_[device].empty() || !Start(*job)) {

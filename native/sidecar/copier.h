@@ -1,5 +1,5 @@
-// Copier: copies between host and device memory that may be larger than a device takes at once. Cuts them into parts, keeps
-// what a device doesn't take now, and completes once.
+// Copier: copies between host and device memory that may be larger than a device takes at once. Cuts them into parts,
+// keeps what a device doesn't take now, and completes once.
 //
 // Thread rule: the loop. The memory must stay valid until completion.
 #pragma once

@@ -47,8 +47,9 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
     }
     PeerLink* link = core_.peers.Find(location.member);
     if (link == nullptr) {
-      remote.fault = {StatusCode::kRpcPeerDead, "member " + std::to_string(location.member) +
-                                                    ", which has the object, is not in the cluster any more: try again"};
+      remote.fault = {StatusCode::kRpcPeerDead,
+                      "member " + std::to_string(location.member) +
+                          ", which has the object, is not in the cluster any more: try again"};
       continue;
     }
     remote.state = State::kOpening;
@@ -132,7 +133,8 @@ Status GetTransfer::CheckOpened(const Remote& remote, const peer::OpenedRecord& 
                     opened.shapeHash[0] == hash[0] && opened.shapeHash[1] == hash[1];
   if (same && SlicesCover(remote)) return Status::Ok();
   if (same) {
-    return {StatusCode::kDataInconsistency, "the plan of the control process doesn't cover the object: see the worker's log"};
+    return {StatusCode::kDataInconsistency,
+            "the plan of the control process doesn't cover the object: see the worker's log"};
   }
   // The sizes that the record carries are enough for the text; a list of another length says the rest.
   std::vector<uint64_t> stored(opened.firstSizes,
@@ -140,9 +142,10 @@ Status GetTransfer::CheckOpened(const Remote& remote, const peer::OpenedRecord& 
   if (opened.blobCount <= peer::kShownSizes) return CheckShape(remote.key, stored);
   return {StatusCode::kInvalid, "the get has " + std::to_string(wanted.size()) + " blobs with " +
                                     std::to_string(call_.objectBytes(remote.key)) + " bytes, the object was set with " +
-                                    std::to_string(opened.blobCount) + " blobs with " + std::to_string(opened.payloadBytes) +
-                                    " bytes, of which the first has " + std::to_string(stored[0]) + " and the last shown " +
-                                    std::to_string(stored.back()) + ": give the blobs of the set"};
+                                    std::to_string(opened.blobCount) + " blobs with " +
+                                    std::to_string(opened.payloadBytes) + " bytes, of which the first has " +
+                                    std::to_string(stored[0]) + " and the last shown " + std::to_string(stored.back()) +
+                                    ": give the blobs of the set"};
 }
 
 bool GetTransfer::SlicesCover(const Remote& remote) const {
@@ -213,7 +216,8 @@ void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {
   AddSource(*link, member, remote);
   for (const layout::SliceRecord& slice : remote.slices) {
     const RemoteRange source{opened.region, opened.offset + slice.offset, slice.bytes};
-    Status status = link->Read(remote.connection, source, PiecesOf(remote, slice), slice.lane, this, MakeTag(kReadTag, index));
+    Status status =
+        link->Read(remote.connection, source, PiecesOf(remote, slice), slice.lane, this, MakeTag(kReadTag, index));
     if (!status.ok()) {
       remote.fault = std::move(status);
       break;
@@ -246,7 +250,8 @@ void GetTransfer::EndReads(uint32_t index) {
   if (!remote.fault.ok()) {
     Unstage(remote);
     // A read that was cancelled ended with its connection.
-    const StatusCode code = remote.fault.code() == StatusCode::kRpcCancelled ? StatusCode::kRpcPeerDead : remote.fault.code();
+    const StatusCode code =
+        remote.fault.code() == StatusCode::kRpcCancelled ? StatusCode::kRpcPeerDead : remote.fault.code();
     const std::string name = link != nullptr ? link->Name() : "member " + std::to_string(member);
     remote.fault = {code, "reading from " + name + " failed: " + remote.fault.message() + "; try again"};
     Log().warn("{}", remote.fault.message());

@@ -52,7 +52,8 @@ Status GetTransfer::CheckShape(uint32_t key, std::span<const uint64_t> stored) c
   const auto at = static_cast<size_t>(different.in1 - wanted.begin());
   std::string where;
   if (at >= kShownSizes && at < wanted.size() && at < stored.size()) {
-    where = " (blob " + std::to_string(at + 1) + ": " + std::to_string(wanted[at]) + " and " + std::to_string(stored[at]) + " bytes)";
+    where = " (blob " + std::to_string(at + 1) + ": " + std::to_string(wanted[at]) + " and " +
+            std::to_string(stored[at]) + " bytes)";
   }
   return {StatusCode::kInvalid, "the get has " + ShowSizes(wanted) + ", the object was set with " + ShowSizes(stored) +
                                     where + ": give the blobs of the set"};
@@ -175,8 +176,8 @@ std::vector<std::byte> GetTransfer::LookupPayload() const {
 
 void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool last) {
   if (last) questionId_ = 0;
-  Status status = reply.entry.code == static_cast<uint32_t>(StatusCode::kOk) ? TakeLookup(reply)
-                                                                            : RefusalOf(reply, "looking up");
+  Status status =
+      reply.entry.code == static_cast<uint32_t>(StatusCode::kOk) ? TakeLookup(reply) : RefusalOf(reply, "looking up");
   if (status.ok() && last) {
     status = {StatusCode::kDataInconsistency,
               "the control process ended the lookup without an answer for the key: see the worker's log"};
@@ -191,8 +192,9 @@ void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool la
 }
 
 Status GetTransfer::TakeLookup(const Message& reply) {
-  const Status malformed(StatusCode::kDataInconsistency,
-                         "the control process answered the lookup with records that don't fit: both must be of the same release");
+  const Status malformed(
+      StatusCode::kDataInconsistency,
+      "the control process answered the lookup with records that don't fit: both must be of the same release");
   const std::span<const std::byte> payload(reply.payload);
   layout::LookupReply header{};
   if (payload.size() < sizeof(header)) return malformed;
@@ -202,7 +204,8 @@ Status GetTransfer::TakeLookup(const Message& reply) {
   if (payload.size() - sizeof(header) < foundBytes + sliceBytes + header.messageBytes) return malformed;
   const std::byte* records = payload.data() + sizeof(header);
   const auto* slices = reinterpret_cast<const layout::SliceRecord*>(records + foundBytes);
-  const std::string_view messages(reinterpret_cast<const char*>(records + foundBytes + sliceBytes), header.messageBytes);
+  const std::string_view messages(reinterpret_cast<const char*>(records + foundBytes + sliceBytes),
+                                  header.messageBytes);
   for (uint32_t i = 0; i < header.sliceCount; ++i) {
     const layout::SliceRecord& slice = slices[i];
     if (slice.keyIndex >= remotes_.size()) return malformed;
@@ -242,7 +245,8 @@ Status GetTransfer::TakeFound(const layout::FoundRecord& found, std::string_view
 
 std::string GetTransfer::MissingText() const {
   if (timeoutMs_ == 0) return "no object is set under this key: set it first, or give timeoutMs to wait for it";
-  return "not set within " + std::to_string(timeoutMs_) + " ms: see whether the process that sets it is alive, or wait longer";
+  return "not set within " + std::to_string(timeoutMs_) +
+         " ms: see whether the process that sets it is alive, or wait longer";
 }
 
 void GetTransfer::OnControlLost(uint64_t /*tag*/, const Status& why) {

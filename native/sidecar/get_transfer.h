@@ -1,5 +1,5 @@
-// GetTransfer: kGetH2D. What is sealed here is scattered at once. The rest is looked up, and each key that is found is read
-// from a worker that has it, or scattered from here if it came to be here meanwhile; each key on its own.
+// GetTransfer: kGetH2D. What is sealed here is scattered at once. The rest is looked up, and each key that is found is
+// read from a worker that has it, or scattered from here if it came to be here meanwhile; each key on its own.
 //
 //   local key:   copying -> ended
 //   other key:   looking -> opening -> reading -> [scattering ->] ended       next location: back to opening
@@ -35,8 +35,8 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
     State state = State::kLooking;
     layout::ResultRecord found{};
     std::vector<layout::SliceRecord> slices;
-    uint32_t tried = 0;        // bit i: location i
-    uint32_t location = 0;     // that is being tried
+    uint32_t tried = 0;     // bit i: location i
+    uint32_t location = 0;  // that is being tried
     uint64_t connection = 0;
     uint64_t hold = 0;
     uint32_t outstanding = 0;  // reads
@@ -111,8 +111,8 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   ObjectCall call_;
   const uint64_t timeoutMs_;
   ReplyBuilder reply_;
-  uint32_t open_ = 0;            // keys that have not ended
-  uint32_t moving_ = 0;          // copies and keys with reads under way
+  uint32_t open_ = 0;    // keys that have not ended
+  uint32_t moving_ = 0;  // copies and keys with reads under way
   std::vector<LocalBatch> locals_;
   std::vector<Remote> remotes_;
   std::vector<Source> sources_;

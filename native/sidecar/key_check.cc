@@ -44,9 +44,9 @@ Status CheckKeyBytes(std::string_view key, uint32_t index, KeyRule rule) {
   const auto& allowed = strict ? key_rule::kStrictBytes : key_rule::kExtendedBytes;
   for (size_t i = 0; i < key.size(); ++i) {
     if (key_rule::Allowed(allowed, static_cast<uint8_t>(key[i]))) continue;
-    return {StatusCode::kInvalid, "key " + ShowKey(key) + " (number " + number + ") has the byte " + ShowKey(key.substr(i, 1)) +
-                                      " at " + std::to_string(i) + ": allowed are A-Z a-z 0-9 - _ ! @ # % ^ * ( ) + = : ;" +
-                                      (strict ? "" : " .")};
+    return {StatusCode::kInvalid, "key " + ShowKey(key) + " (number " + number + ") has the byte " +
+                                      ShowKey(key.substr(i, 1)) + " at " + std::to_string(i) +
+                                      ": allowed are A-Z a-z 0-9 - _ ! @ # % ^ * ( ) + = : ;" + (strict ? "" : " .")};
   }
   return Status::Ok();
 }
@@ -69,8 +69,8 @@ Status CheckDuplicates(const uint32_t* ends, uint32_t count, std::string_view by
     }
     return Status::Ok();
   }
-  // Open addressing, at most half full; an entry is the key's number plus one. Seeded by the table's own address, so that no
-  // client can prepare keys that all fall together.
+  // Open addressing, at most half full; an entry is the key's number plus one. Seeded by the table's own address, so
+  // that no client can prepare keys that all fall together.
   std::vector<uint32_t> table(std::bit_ceil(count * 2ULL));
   const size_t mask = table.size() - 1;
   const auto seed = static_cast<XXH64_hash_t>(reinterpret_cast<uintptr_t>(table.data()));

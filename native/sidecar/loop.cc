@@ -13,8 +13,8 @@ namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr uint64_t kWakeWatch = 0;                   // in epoll_event::data; watches count from 1
-constexpr uint64_t kSocketCheckNs = 200'000;         // while busy or spinning, sockets are looked at this often
+constexpr uint64_t kWakeWatch = 0;            // in epoll_event::data; watches count from 1
+constexpr uint64_t kSocketCheckNs = 200'000;  // while busy or spinning, sockets are looked at this often
 
 void Relax() {
 #if defined(__x86_64__)

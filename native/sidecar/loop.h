@@ -1,7 +1,7 @@
 // Loop: waits for descriptors, for shared-memory queues, and for time. One thread runs it.
 //
-// After work it polls the queues for a short time (spin), which is what makes a small request fast; then it tells the queues
-// that it sleeps, and waits in epoll. The wake eventfd is shared by all who write to the queues.
+// After work it polls the queues for a short time (spin), which is what makes a small request fast; then it tells the
+// queues that it sleeps, and waits in epoll. The wake eventfd is shared by all who write to the queues.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,8 @@ class LoopWork {
 
 class Loop {
  public:
-  Loop(Clock& clock, Timers& timers, uint32_t spinMicros) : clock_(clock), timers_(timers), spinNs_(spinMicros * 1000ULL) {}
+  Loop(Clock& clock, Timers& timers, uint32_t spinMicros)
+      : clock_(clock), timers_(timers), spinNs_(spinMicros * 1000ULL) {}
 
   [[nodiscard]] Status Open();
   // Eventfd, nonblocking. Valid after Open.

@@ -44,7 +44,8 @@ Status ObjectCall::Parse(Message&& message, const RegionTable& regions, const Pa
     return blobCount_ == 0 && rest.empty() ? Status::Ok() : Malformed("it carries blobs, which this call has none of");
   }
   if (device_ >= limits.devices) {
-    return {StatusCode::kInvalid, "device index " + std::to_string(device_) + " doesn't exist: this worker has devices 0 to " +
+    return {StatusCode::kInvalid, "device index " + std::to_string(device_) +
+                                      " doesn't exist: this worker has devices 0 to " +
                                       std::to_string(limits.devices - 1) + "; give one of them"};
   }
   return ParseBlobs(rest, regions);
@@ -110,9 +111,9 @@ Status ObjectCall::ResolveBlob(uint32_t key, const layout::BlobRecord& blob, con
   }
   const std::shared_ptr<Region>& region = regions[blob.region];
   if (region->deviceIndex() != device_) {
-    return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob on device " + std::to_string(region->deviceIndex()) +
-                                      ", the call is for device " + std::to_string(device_) +
-                                      ": all blobs of a call must be on one device"};
+    return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob on device " +
+                                      std::to_string(region->deviceIndex()) + ", the call is for device " +
+                                      std::to_string(device_) + ": all blobs of a call must be on one device"};
   }
   if (blob.offset > region->bytes() || blob.bytes > region->bytes() - blob.offset) {
     return {StatusCode::kInvalid, KeyName(*this, key) + " has a blob of " + std::to_string(blob.bytes) +

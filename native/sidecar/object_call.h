@@ -1,7 +1,7 @@
 // ObjectCall: one client's request, taken out of shared memory, checked whole, with every blob resolved to an address.
 //
-// Nothing in a request is trusted: sizes and offsets are checked without overflow, keys by the rule of the cluster, ranges
-// against the regions of that session. The first fault refuses the whole call, and the text names it.
+// Nothing in a request is trusted: sizes and offsets are checked without overflow, keys by the rule of the cluster,
+// ranges against the regions of that session. The first fault refuses the whole call, and the text names it.
 #pragma once
 
 #include <cstdint>

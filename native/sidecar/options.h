@@ -13,29 +13,29 @@ enum class TransportChoice : uint32_t { kAuto, kTcp, kShm };
 enum class KeyRule : uint32_t { kStrict, kExtended };
 
 struct SidecarOptions {
-  std::string workerAddress;    // IP:PORT; names the session socket
-  uint32_t devices = 8;         // device indexes 0 to devices - 1
+  std::string workerAddress;  // IP:PORT; names the session socket
+  uint32_t devices = 8;       // device indexes 0 to devices - 1
   uint64_t arenaBytes = 1ULL << 30;
   bool hugePages = false;
-  int adoptFd = -1;             // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
-  std::string token;            // what a session must present; empty: anything is right
+  int adoptFd = -1;   // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
+  std::string token;  // what a session must present; empty: anything is right
 
   TransportChoice transport = TransportChoice::kAuto;
   std::string transportListen;  // IP:PORT of the tcp transport; empty: the worker's IP and a free port
   uint32_t lanes = 2;           // connections to each peer
   KeyRule keyRule = KeyRule::kStrict;
 
-  uint32_t spinMicros = 50;             // how long an idle loop polls before it sleeps
-  uint32_t orphanGraceMs = 60'000;      // how long to wait for a new control process when the old one is gone
-  uint32_t startGraceMs = 60'000;       // the same for the first control process
-  uint32_t greetingTimeoutMs = 5'000;   // a connection that doesn't greet is closed
+  uint32_t spinMicros = 50;            // how long an idle loop polls before it sleeps
+  uint32_t orphanGraceMs = 60'000;     // how long to wait for a new control process when the old one is gone
+  uint32_t startGraceMs = 60'000;      // the same for the first control process
+  uint32_t greetingTimeoutMs = 5'000;  // a connection that doesn't greet is closed
   uint32_t sessionsMax = 256;
-  uint32_t inflightMax = 1'024;         // requests of one session under way; more get TRY_AGAIN
-  uint32_t regionsMax = 1'024;          // regions of one session
-  uint32_t controlTimeoutMs = 15'000;   // answer of the control process, beyond what a caller wants to wait
-  uint32_t connectTimeoutMs = 5'000;    // connection to a peer's sidecar
-  uint64_t floorMbPerSecond = 10;       // a transfer slower than this is given up
-  uint64_t sliceBytes = 1ULL << 20;     // largest piece of a remote read
+  uint32_t inflightMax = 1'024;        // requests of one session under way; more get TRY_AGAIN
+  uint32_t regionsMax = 1'024;         // regions of one session
+  uint32_t controlTimeoutMs = 15'000;  // answer of the control process, beyond what a caller wants to wait
+  uint32_t connectTimeoutMs = 5'000;   // connection to a peer's sidecar
+  uint64_t floorMbPerSecond = 10;      // a transfer slower than this is given up
+  uint64_t sliceBytes = 1ULL << 20;    // largest piece of a remote read
 };
 
 }  // namespace hbmesh::sidecar

@@ -8,8 +8,8 @@ namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr size_t kHoldsMax = 65'536;     // of one peer; more get NOT_READY
-constexpr size_t kOutboxMax = 4'096;     // answers that a peer doesn't take; then its connection is closed
+constexpr size_t kHoldsMax = 65'536;  // of one peer; more get NOT_READY
+constexpr size_t kOutboxMax = 4'096;  // answers that a peer doesn't take; then its connection is closed
 
 }  // namespace
 
@@ -63,9 +63,8 @@ peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::
   peer::OpenedRecord answer{};
   answer.tag = request.tag;
   ObjectView object;
-  const Status status = peer.holds.size() < kHoldsMax
-                            ? store_.FindSlot(request.slot, request.generation, &object)
-                            : Status(StatusCode::kNotReady, "too many objects are open");
+  const Status status = peer.holds.size() < kHoldsMax ? store_.FindSlot(request.slot, request.generation, &object)
+                                                      : Status(StatusCode::kNotReady, "too many objects are open");
   answer.code = static_cast<uint32_t>(status.code());
   if (!status.ok()) return answer;
   store_.Hold(object.slot);
@@ -78,7 +77,8 @@ peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::
   answer.payloadBytes = object.payloadBytes;
   answer.region = transports_[from.transport].arena.id;
   answer.offset = object.payloadFdOffset;  // the region is the whole memfd
-  std::copy_n(object.blobSizes.begin(), std::min<size_t>(object.blobSizes.size(), peer::kShownSizes), answer.firstSizes);
+  std::copy_n(object.blobSizes.begin(), std::min<size_t>(object.blobSizes.size(), peer::kShownSizes),
+              answer.firstSizes);
   return answer;
 }
 

@@ -1,5 +1,5 @@
-// PeerHolds: the holder's side. Opens objects for peers' sidecars, keeps them in place while they are read, releases them
-// when the reader says so or its connection ends.
+// PeerHolds: the holder's side. Opens objects for peers' sidecars, keeps them in place while they are read, releases
+// them when the reader says so or its connection ends.
 //
 // Thread rule: the loop.
 #pragma once

@@ -63,8 +63,8 @@ void PeerLink::TryNext(Status last) {
         connectTimer_ = {};
         environment_.tokens.Withdraw(connectToken_);
         endpoint_.reset();
-        TryNext({StatusCode::kRpcDeadlineExceeded, "no connection within " +
-                                                       std::to_string(environment_.options.connectTimeoutMs) + " ms"});
+        TryNext({StatusCode::kRpcDeadlineExceeded,
+                 "no connection within " + std::to_string(environment_.options.connectTimeoutMs) + " ms"});
       });
       return;
     }

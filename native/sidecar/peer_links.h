@@ -1,8 +1,8 @@
-// PeerLinks: the reader's side. One link to each other worker's sidecar: connected at first use, over the wanted transport or
-// the next one that works; opens objects in batches; reads; closes.
+// PeerLinks: the reader's side. One link to each other worker's sidecar: connected at first use, over the wanted
+// transport or the next one that works; opens objects in batches; reads; closes.
 //
-// A link that breaks tells everyone who waits, and connects anew at the next use. Holds and reads belong to one connection:
-// its number goes with them, so that no read is made under a hold that ended with an earlier connection.
+// A link that breaks tells everyone who waits, and connects anew at the next use. Holds and reads belong to one
+// connection: its number goes with them, so that no read is made under a hold that ended with an earlier connection.
 //
 // Thread rule: the loop. A reader must ForgetOpens before it dies.
 #pragma once
@@ -52,7 +52,8 @@ class PeerLink final : private CompletionTarget {
     std::vector<OpenTransport>& transports;
   };
 
-  PeerLink(const Environment& environment, PeerAddress address) : environment_(environment), address_(std::move(address)) {}
+  PeerLink(const Environment& environment, PeerAddress address)
+      : environment_(environment), address_(std::move(address)) {}
   ~PeerLink();
 
   [[nodiscard]] const PeerAddress& address() const { return address_; }
@@ -62,8 +63,8 @@ class PeerLink final : private CompletionTarget {
   void Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint64_t tag);
   void ForgetOpens(PeerReader* reader);
   // Completes through `target` exactly once if kOk was returned.
-  [[nodiscard]] Status Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target, uint32_t lane,
-                            CompletionTarget* completion, uint64_t tag);
+  [[nodiscard]] Status Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target,
+                            uint32_t lane, CompletionTarget* completion, uint64_t tag);
   void CloseHold(uint64_t connection, uint64_t hold);
 
   // Of the connection that is there: what carries the bytes, in how many lanes, and is it not what was asked for.
@@ -105,12 +106,12 @@ class PeerLink final : private CompletionTarget {
   const Environment environment_;
   const PeerAddress address_;
   std::unique_ptr<Endpoint> endpoint_;
-  uint32_t transport_ = 0;          // index in environment_.transports
+  uint32_t transport_ = 0;            // index in environment_.transports
   std::vector<uint32_t> candidates_;  // transports still to be tried
   bool connecting_ = false;
   bool connected_ = false;
   bool fallback_ = false;
-  uint64_t connection_ = 0;   // number of the connection that is there, or was last
+  uint64_t connection_ = 0;  // number of the connection that is there, or was last
   uint64_t connectToken_ = 0;
   TimerId connectTimer_;
   uint64_t lastOpen_ = 0;
@@ -124,8 +125,8 @@ class PeerLinks {
  public:
   explicit PeerLinks(const PeerLink::Environment& environment) : environment_(environment) {}
 
-  // Takes the text of kPeers: `self <id>`, then `<id> <workerAddress> tcp=<addr> shm=<name>` a line. Links to members that
-  // left, or have other addresses now, are closed. kInvalid: names the line; nothing was changed.
+  // Takes the text of kPeers: `self <id>`, then `<id> <workerAddress> tcp=<addr> shm=<name>` a line. Links to members
+  // that left, or have other addresses now, are closed. kInvalid: names the line; nothing was changed.
   [[nodiscard]] Status Update(std::string_view text);
   [[nodiscard]] uint32_t self() const { return self_; }
   [[nodiscard]] PeerLink* Find(uint32_t member);

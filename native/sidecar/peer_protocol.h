@@ -6,11 +6,13 @@
 //   (reads the bytes)
 //   CLOSE {hold} x n             -------->  releases it; so does the end of the connection
 //
-// A message is a MessageHeader and `count` records of one type. Records are copied out before use: a message may begin at
-// any address. Byte order is little-endian on both ends. A message that breaks this closes the connection it came on.
+// A message is a MessageHeader and `count` records of one type. Records are copied out before use: a message may begin
+// at any address. Byte order is little-endian on both ends. A message that breaks this closes the connection it came
+// on.
 //
-// Shape: blob count and sizes of an object. The holder sends a hash of all sizes and the first ones themselves, so that a
-// record has a fixed size; the reader compares count and hash, and names sizes that differ if they are among the first.
+// Shape: blob count and sizes of an object. The holder sends a hash of all sizes and the first ones themselves, so that
+// a record has a fixed size; the reader compares count and hash, and names sizes that differ if they are among the
+// first.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
-// Region: device memory that a client registered. Whoever copies from or to it keeps it alive, so that the memory is released
-// only when no copy uses it, however the client ended.
+// Region: device memory that a client registered. Whoever copies from or to it keeps it alive, so that the memory is
+// released only when no copy uses it, however the client ended.
 #pragma once
 
 #include "device/device.h"

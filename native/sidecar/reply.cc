@@ -7,19 +7,19 @@ namespace hbmesh::sidecar {
 
 namespace {
 
+// Fills a payload whose size is known.
 class Writer {
  public:
   explicit Writer(std::vector<std::byte>& target) : target_(target) {}
   void Append(const void* source, size_t bytes) {
-    if (bytes == 0) return;  // `source` may be null then
-    const size_t at = target_.size();
-    target_.resize(at + bytes);
-    std::memcpy(target_.data() + at, source, bytes);
+    if (bytes != 0) std::memcpy(target_.data() + at_, source, bytes);
+    at_ += bytes;
   }
-  void AlignTo8() { target_.resize((target_.size() + 7) & ~size_t{7}); }
+  void AlignTo8() { at_ = (at_ + 7) & ~size_t{7}; }
 
  private:
   std::vector<std::byte>& target_;
+  size_t at_ = 0;
 };
 
 }  // namespace
@@ -50,10 +50,10 @@ std::vector<std::byte> ReplyBuilder::Build(std::span<const uint32_t> blobCounts,
                                            std::span<const uint64_t> blobSizes) const {
   const layout::ObjectReply header{count(), static_cast<uint32_t>(paths_.size()),
                                    static_cast<uint32_t>(messages_.size()), static_cast<uint32_t>(blobSizes.size())};
-  std::vector<std::byte> payload;
-  payload.reserve(sizeof(header) + results_.size() * sizeof(layout::KeyResult) +
-                  paths_.size() * sizeof(layout::PathRecord) + blobCounts.size_bytes() + 8 + blobSizes.size_bytes() +
-                  messages_.size());
+  const size_t countBytes = (blobCounts.size_bytes() + 7) & ~size_t{7};
+  std::vector<std::byte> payload(sizeof(header) + results_.size() * sizeof(layout::KeyResult) +
+                                 paths_.size() * sizeof(layout::PathRecord) + countBytes + blobSizes.size_bytes() +
+                                 messages_.size());
   Writer writer(payload);
   writer.Append(&header, sizeof(header));
   writer.Append(results_.data(), results_.size() * sizeof(layout::KeyResult));
@@ -67,7 +67,7 @@ std::vector<std::byte> ReplyBuilder::Build(std::span<const uint32_t> blobCounts,
 
 std::vector<std::byte> ReplyBuilder::BuildRefusal(std::string_view text) {
   const layout::ObjectReply header{0, 0, static_cast<uint32_t>(text.size()), 0};
-  std::vector<std::byte> payload;
+  std::vector<std::byte> payload(sizeof(header) + text.size());
   Writer writer(payload);
   writer.Append(&header, sizeof(header));
   writer.Append(text.data(), text.size());

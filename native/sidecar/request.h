@@ -1,7 +1,7 @@
 // Request: one call of a client from its message to its reply. Its kinds: SetTransfer, GetTransfer, Query.
 //
-// A request ends once: it answers if its session is still there, and is destroyed when nothing that it started is under way
-// any more. Core is what all requests use.
+// A request ends once: it answers if its session is still there, and is destroyed when nothing that it started is under
+// way any more. Core is what all requests use.
 //
 // Thread rule: the loop.
 #pragma once

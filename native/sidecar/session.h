@@ -1,5 +1,5 @@
-// Session: one connected process, a client or the control process. It owns the process's channel and regions; it dies with
-// its socket. What its requests still copy from or to stays alive through the regions' shared ownership.
+// Session: one connected process, a client or the control process. It owns the process's channel and regions; it dies
+// with its socket. What its requests still copy from or to stays alive through the regions' shared ownership.
 //
 // Thread rule: the loop.
 #pragma once

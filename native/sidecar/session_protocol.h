@@ -1,6 +1,7 @@
 // What a client or a control process and the sidecar say on the session socket: an abstract Unix SOCK_SEQPACKET socket
 // named "hbmesh/<IP>:<PORT>" after the worker address. One packet is one message; descriptors travel beside it
-// (SCM_RIGHTS). The socket carries what the channel can't: descriptors, and the news that a process died (its end of file).
+// (SCM_RIGHTS). The socket carries what the channel can't: descriptors, and the news that a process died (its end of
+// file).
 //
 //   peer                                     sidecar
 //   Hello                     ------------>  checks version, peer credentials (own uid or root), token
@@ -53,8 +54,8 @@ struct Welcome {
   uint32_t code;  // StatusCode; not kOk: `text` says why, no descriptors, the sidecar closes
   uint64_t session;
   uint32_t deviceCount;
-  uint32_t descriptors;  // how many travel beside this packet
-  char backend[32];      // "sim", "ascend"
+  uint32_t descriptors;         // how many travel beside this packet
+  char backend[32];             // "sim", "ascend"
   char transports[kTextBytes];  // "tcp=127.0.0.1:40123 shm=hbmesh-shm/…", for the control process
   char text[kTextBytes];
 };

@@ -27,7 +27,8 @@ void PutText(const std::string& text, char* field, size_t capacity) {
   std::memcpy(field, text.data(), std::min(text.size(), capacity - 1));
 }
 
-// A Welcome that says why there will be no session. A peer that is gone or doesn't read learns it from the closed socket.
+// A Welcome that says why there will be no session. A peer that is gone or doesn't read learns it from the closed
+// socket.
 void SendRefusal(int socket, const Status& status) {
   session::Welcome welcome{};
   welcome.type = static_cast<uint32_t>(session::Type::kWelcome);
@@ -118,8 +119,7 @@ void SessionServer::Accept(Fd socket) {
   connection->pid = credentials.pid;
   connection->watch = loop_.Watch(connection->socket.get(), connection.get());
   if (connection->watch == 0) return;
-  connection->greeting =
-      timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
+  connection->greeting = timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
   connections_.emplace(id, std::move(connection));
 }
 
@@ -139,7 +139,8 @@ void SessionServer::OnPacket(Connection& connection, uint32_t events) {
   if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0) Close(id);
 }
 
-bool SessionServer::HandlePacket(Connection& connection, std::span<const std::byte> packet, const std::vector<Fd>& fds) {
+bool SessionServer::HandlePacket(Connection& connection, std::span<const std::byte> packet,
+                                 const std::vector<Fd>& fds) {
   uint32_t type = 0;
   if (packet.size() < sizeof(type)) return false;
   std::memcpy(&type, packet.data(), sizeof(type));

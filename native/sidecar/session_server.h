@@ -1,8 +1,8 @@
-// SessionServer: the abstract socket of a worker. Accepts processes, checks who they are, makes their channels, registers
-// their device memory, notices their death.
+// SessionServer: the abstract socket of a worker. Accepts processes, checks who they are, makes their channels,
+// registers their device memory, notices their death.
 //
-// Half-open connections (no greeting) are bounded in number and time. A packet that breaks session_protocol.h closes the
-// session; a registration that can't be done is answered with its cause.
+// Half-open connections (no greeting) are bounded in number and time. A packet that breaks session_protocol.h closes
+// the session; a registration that can't be done is answered with its cause.
 //
 // Thread rule: the loop.
 #pragma once
@@ -61,7 +61,8 @@ class SessionServer final : private FdHandler {
   void OnReady(uint32_t events) override;  // the listening socket
   void Accept(Fd socket);
   void OnPacket(Connection& connection, uint32_t events);
-  [[nodiscard]] bool HandlePacket(Connection& connection, std::span<const std::byte> packet, const std::vector<Fd>& fds);
+  [[nodiscard]] bool HandlePacket(Connection& connection, std::span<const std::byte> packet,
+                                  const std::vector<Fd>& fds);
   [[nodiscard]] bool Greet(Connection& connection, std::span<const std::byte> packet);
   [[nodiscard]] Status CheckGreeting(const session::Hello& hello);
   [[nodiscard]] Status OpenChannel(Connection& connection, const session::Hello& hello);

@@ -6,7 +6,9 @@
 namespace hbmesh::sidecar {
 
 SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call)
-    : Request(core, session, entry), call_(std::move(call)), existence_(static_cast<layout::Existence>(entry.args[0])) {}
+    : Request(core, session, entry),
+      call_(std::move(call)),
+      existence_(static_cast<layout::Existence>(entry.args[0])) {}
 
 SetTransfer::~SetTransfer() {
   if (questionId_ != 0) core_.control.Forget(questionId_);
@@ -33,8 +35,7 @@ std::vector<CopyPiece> SetTransfer::Prepare() {
   std::vector<CopyPiece> pieces;
   for (uint32_t i = 0; i < call_.count(); ++i) {
     Key& key = keys_[i];
-    const auto sealed =
-        existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
+    const auto sealed = existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
     if (sealed.has_value()) {
       if (existence_ == layout::Existence::kFail) {
         FailKey(i, {StatusCode::kKeyAlreadyExists, TextOf(StatusCode::kKeyAlreadyExists, "set")});

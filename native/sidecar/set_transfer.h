@@ -1,10 +1,10 @@
-// SetTransfer: kSetD2H. Gathers blobs into new objects, reserves the keys with their owners at the same time, and makes the
-// objects visible when both are done and the owners have confirmed.
+// SetTransfer: kSetD2H. Gathers blobs into new objects, reserves the keys with their owners at the same time, and makes
+// the objects visible when both are done and the owners have confirmed.
 //
 //   key:  pending -> reserved -> committing -> ended          (any fault ends it; its slot is dropped)
 //
-// A slot is dropped only when no copy writes to it. Once the owners were told to commit, the set goes through even if the
-// client dies: the object is whole.
+// A slot is dropped only when no copy writes to it. Once the owners were told to commit, the set goes through even if
+// the client dies: the object is whole.
 #pragma once
 
 #include <vector>
@@ -53,11 +53,11 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   const layout::Existence existence_;
   ReplyBuilder reply_;
   std::vector<Key> keys_;
-  std::vector<uint32_t> asked_;   // the keys of the question to the control process
-  uint64_t batchBytes_ = 0;       // of that question's KeyBatch
-  uint64_t questionId_ = 0;       // 0: none is open
+  std::vector<uint32_t> asked_;  // the keys of the question to the control process
+  uint64_t batchBytes_ = 0;      // of that question's KeyBatch
+  uint64_t questionId_ = 0;      // 0: none is open
   bool copying_ = false;
-  bool committed_ = false;        // the owners were told
+  bool committed_ = false;  // the owners were told
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;
   uint64_t startNs_ = 0;

@@ -62,18 +62,19 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   if (Status status = OpenStore(); !status.ok()) return status;
   if (Status status = OpenDevices(devices); !status.ok()) return status;
   copier_ = std::make_unique<Copier>(devices_, tokens_);
-  if (Status status = OpenTransports(options_, transports, *events_, *store_, &transports_); !status.ok()) return status;
+  if (Status status = OpenTransports(options_, transports, *events_, *store_, &transports_); !status.ok())
+    return status;
   holds_ = std::make_unique<PeerHolds>(*store_, transports_);
   links_ = std::make_unique<PeerLinks>(PeerLink::Environment{options_, clock_, timers_, tokens_, transports_});
-  service_ = std::make_unique<ControlService>(
-      *store_, *links_,
-      ControlService::Hooks{[this] { return Stats(); },
-                            [this](bool drain, std::function<void()> done) {
-                              BeginStop(drain, Status::Ok(), std::move(done));
-                            }});
-  sessions_ = std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, *this);
-  core_ = std::make_unique<Core>(Core{options_, clock_, timers_, *store_, devices_, tokens_, *copier_, control_, *links_,
-                                      *sessions_, requests_, {}});
+  service_ = std::make_unique<ControlService>(*store_, *links_,
+                                              ControlService::Hooks{[this] { return Stats(); },
+                                                                    [this](bool drain, std::function<void()> done) {
+                                                                      BeginStop(drain, Status::Ok(), std::move(done));
+                                                                    }});
+  sessions_ =
+      std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, static_cast<SessionListener&>(*this));
+  core_ = std::make_unique<Core>(Core{
+      options_, clock_, timers_, *store_, devices_, tokens_, *copier_, control_, *links_, *sessions_, requests_, {}});
   AwaitControl(options_.startGraceMs, "after the start");
   return sessions_->Listen({devices_.front()->backend(), DescribeTransports(transports_), store_->memoryFd()});
 }
@@ -215,8 +216,9 @@ void Sidecar::AwaitControl(uint32_t graceMs, const std::string& what) {
   timers_.Cancel(orphan_);
   orphan_ = timers_.Add(clock_.NowNs() + graceMs * kNsPerMs, [this, graceMs, what] {
     orphan_ = {};
-    BeginStop(false, {StatusCode::kNotReady, "no control process came within " + std::to_string(graceMs) + " ms " + what +
-                                                 ": start the worker again, or give a longer --orphan_grace_ms"},
+    BeginStop(false,
+              {StatusCode::kNotReady, "no control process came within " + std::to_string(graceMs) + " ms " + what +
+                                          ": start the worker again, or give a longer --orphan_grace_ms"},
               nullptr);
   });
 }
@@ -224,8 +226,9 @@ void Sidecar::AwaitControl(uint32_t graceMs, const std::string& what) {
 void Sidecar::BeginStop(bool drain, Status result, std::function<void()> done) {
   if (done != nullptr) stopped_.push_back(std::move(done));
   if (!std::exchange(stopping_, true)) result_ = std::move(result);
-  const Status why(StatusCode::kShuttingDown,
-                   "worker " + options_.workerAddress + " is being stopped: use another worker, or try again when it is back");
+  const Status why(
+      StatusCode::kShuttingDown,
+      "worker " + options_.workerAddress + " is being stopped: use another worker, or try again when it is back");
   for (Request* request : requests_.List()) request->Stop(why);
   if (!drain) links_->Clear(why);
 }

@@ -1,5 +1,5 @@
-// Sidecar: the process that owns a worker's object table and moves its bytes. Wires sessions, requests, the control port, the
-// links to other sidecars and the loop; holds no policy of its own.
+// Sidecar: the process that owns a worker's object table and moves its bytes. Wires sessions, requests, the control
+// port, the links to other sidecars and the loop; holds no policy of its own.
 //
 // Thread rule: Create and Run from one thread; RequestStop from any thread or a signal handler.
 #pragma once

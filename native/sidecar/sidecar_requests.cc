@@ -34,8 +34,9 @@ void Sidecar::HandleClient(Session& session, Message& message) {
       Cancel(session, entry.args[0]);
       return;
     default:
-      Refuse(session, entry, {StatusCode::kNotSupported, "operation " + std::to_string(entry.op) +
-                                                             " is not one of a client's: use the release of the worker"});
+      Refuse(session, entry,
+             {StatusCode::kNotSupported,
+              "operation " + std::to_string(entry.op) + " is not one of a client's: use the release of the worker"});
   }
 }
 
@@ -44,7 +45,8 @@ Status Sidecar::CheckRoom(Session& session, const layout::Entry& entry) const {
     return {StatusCode::kShuttingDown, "worker " + options_.workerAddress + " is being stopped: use another worker"};
   }
   if (session.requests().contains(entry.id)) {
-    return {StatusCode::kInvalid, "request " + std::to_string(entry.id) + " is under way: give each request its own number"};
+    return {StatusCode::kInvalid,
+            "request " + std::to_string(entry.id) + " is under way: give each request its own number"};
   }
   if (session.requests().size() >= options_.inflightMax) {
     return {StatusCode::kTryAgain, "this client has " + std::to_string(session.requests().size()) +
@@ -59,15 +61,17 @@ Status Sidecar::CheckArgs(const layout::Entry& entry) const {
       return {StatusCode::kInvalid, "timeoutMs " + std::to_string(entry.args[0]) + " is more than " +
                                         std::to_string(kWaitMsMax) + ": wait in several calls"};
     }
-    if (entry.args[1] != 0) return {StatusCode::kNotSupported, "flags of a get are not supported by this worker: leave them out"};
+    if (entry.args[1] != 0)
+      return {StatusCode::kNotSupported, "flags of a get are not supported by this worker: leave them out"};
     return Status::Ok();
   }
   if (entry.args[0] > static_cast<uint64_t>(layout::Existence::kReplace)) {
-    return {StatusCode::kInvalid, "existence " + std::to_string(entry.args[0]) +
-                                      " doesn't exist: give 0 (skip), 1 (fail) or 2 (replace)"};
+    return {StatusCode::kInvalid,
+            "existence " + std::to_string(entry.args[0]) + " doesn't exist: give 0 (skip), 1 (fail) or 2 (replace)"};
   }
   if (entry.args[1] != 0) {
-    return {StatusCode::kNotSupported, "a time to live is not supported by this worker: leave ttlSeconds out, delete the keys"};
+    return {StatusCode::kNotSupported,
+            "a time to live is not supported by this worker: leave ttlSeconds out, delete the keys"};
   }
   if (entry.args[2] != 0) {
     return {StatusCode::kNotSupported, "pin and checksum are not supported by this worker: leave them out"};

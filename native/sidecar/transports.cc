@@ -20,7 +20,8 @@ Status Open(const SidecarOptions& options, const TransportFactory& factory, Comp
   opened->events = std::make_unique<TransportEvents>(events, index);
   if (Status status = factory(opened->name, opened->events.get(), &opened->transport); !status.ok()) return status;
   const std::span<std::byte> memory = store.memory();
-  Status status = opened->transport->RegisterMemory(memory.data(), memory.size(), store.memoryFd(), 0, false, &opened->arena);
+  Status status =
+      opened->transport->RegisterMemory(memory.data(), memory.size(), store.memoryFd(), 0, false, &opened->arena);
   if (!status.ok()) return status;
   return opened->transport->Listen(ListenAddress(options, opened->name));
 }
@@ -44,7 +45,8 @@ Status OpenTransports(const SidecarOptions& options, const TransportFactory& fac
       continue;
     }
     // The one that was asked for must be there; the others are there in case.
-    const bool wanted = options.transport != TransportChoice::kAuto && name == TransportNames(options.transport).front();
+    const bool wanted =
+        options.transport != TransportChoice::kAuto && name == TransportNames(options.transport).front();
     if (wanted) return status;
     Log().warn("transport {} is not available: {}", name, status.message());
     last = std::move(status);

@@ -39,10 +39,11 @@ using TransportFactory =
 // Names of the transports to open for a choice, the wanted one first.
 [[nodiscard]] std::vector<std::string> TransportNames(TransportChoice choice);
 
-// Opens them in that order. Under kAuto one that can't be opened is left out, with a warning in the log, as long as another
-// is there.
+// Opens them in that order. Under kAuto one that can't be opened is left out, with a warning in the log, as long as
+// another is there.
 [[nodiscard]] Status OpenTransports(const SidecarOptions& options, const TransportFactory& factory,
-                                    CompletionQueue& events, ObjectStore& store, std::vector<OpenTransport>* transports);
+                                    CompletionQueue& events, ObjectStore& store,
+                                    std::vector<OpenTransport>* transports);
 
 // "tcp=127.0.0.1:40123 shm=hbmesh-shm/127.0.0.1:31501"
 [[nodiscard]] std::string DescribeTransports(const std::vector<OpenTransport>& transports);

@@ -1,0 +1,167 @@
+// hbmesh-sidecar: the command line of the sidecar. Reads flags, makes devices and transports, serves.
+//
+// Exit codes: 0 after kShutdown or SIGTERM, 1 when it could not start or had to end, 2 for a wrong command line.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <map>
+
+#include "base/log.h"
+#include "device/sim_device.h"
+#include "sidecar/sidecar.h"
+#include "transport/transport_factory.h"
+
+namespace {
+
+using hbmesh::Status;
+using hbmesh::sidecar::KeyRule;
+using hbmesh::sidecar::Sidecar;
+using hbmesh::sidecar::SidecarOptions;
+using hbmesh::sidecar::TransportChoice;
+
+struct Flags {
+  SidecarOptions options;
+  uint64_t arenaMb = 1024;
+  int readyFd = -1;
+  std::string tokenFile;
+  uint32_t copyThreads = 0;
+  uint64_t simBandwidthMbPerSecond = 0;
+  hbmesh::SimOptions sim;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  SidecarOptions& options = flags.options;
+  app.add_option("--worker_address", options.workerAddress, "IP:PORT of the worker; names the session socket")
+      ->required();
+  app.add_option("--devices", options.devices, "devices of this host")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--arena_mb", flags.arenaMb, "memory for objects, MiB")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_flag("--huge_pages", options.hugePages, "take the arena from huge pages");
+  app.add_option("--adopt_fd", options.adoptFd,
+                 "descriptor of the memory of a sidecar that ended, to go on with its objects");
+  app.add_option("--ready_fd", flags.readyFd, "descriptor that gets the line `ready` or `error: ...`, and is closed");
+  app.add_option("--token_file", flags.tokenFile, "file with the token that sessions must present");
+  app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
+          {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))
+      ->default_str("auto");
+  app.add_option("--transport_listen", options.transportListen,
+                 "IP:PORT for tcp; default: the worker's IP, a free port");
+  app.add_option("--lanes", options.lanes, "connections to each peer")->check(CLI::Range(1, 16))->capture_default_str();
+  app.add_option("--copy_threads", flags.copyThreads, "threads that copy; 0: as many as fit the machine")
+      ->check(CLI::Range(0, 64));
+  app.add_option("--spin_us", options.spinMicros, "how long to poll before sleeping")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--orphan_grace_ms", options.orphanGraceMs, "how long to wait for a new control process")
+      ->capture_default_str();
+  app.add_option("--max_inflight", options.inflightMax, "requests of one client under way; more get TRY_AGAIN")
+      ->check(CLI::Range(1, 65'536))
+      ->capture_default_str();
+  app.add_option("--max_sessions", options.sessionsMax, "processes connected at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--floor_mb_s", options.floorMbPerSecond, "a transfer slower than this many MB/s is given up")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--slice_kb", options.sliceBytes, "largest piece of a remote read, KiB; default 1024")
+      ->check(CLI::Range(4, 1 << 20))
+      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 10); });
+  app.add_option("--key_rule", options.keyRule, "which keys are allowed")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))
+      ->default_str("strict");
+  app.add_option("--sim_bandwidth_mb_per_s", flags.simBandwidthMbPerSecond,
+                 "limit of each simulated device, MB/s; 0: none");
+  app.add_option("--sim_latency_us", flags.sim.latencyMicros, "added to each simulated copy, microseconds");
+  app.add_flag("--sim_contention", flags.sim.contention, "the limit is that of all simulated devices together");
+  app.add_option("--sim_seed", flags.sim.faults.seed, "seed of the simulated faults");
+  app.add_option("--sim_fail_every_nth", flags.sim.faults.failEveryNth, "every N-th simulated copy fails; 0: none");
+  app.add_option("--sim_fail_probability", flags.sim.faults.failProbability, "share of simulated copies that fail")
+      ->check(CLI::Range(0.0, 1.0));
+}
+
+void Say(int fd, const std::string& line) {
+  if (fd < 0) return;
+  const std::string text = line + "\n";
+  // Whoever started us and no longer listens needs no answer.
+  [[maybe_unused]] const ssize_t written = ::write(fd, text.data(), text.size());
+  ::close(fd);
+}
+
+Status ReadToken(const std::string& path, std::string* token) {
+  if (path.empty()) return Status::Ok();
+  std::ifstream file(path);
+  if (!std::getline(file, *token) || token->empty()) {
+    return {hbmesh::StatusCode::kInvalid,
+            "--token_file " + path + " can't be read or is empty: its first line is the token"};
+  }
+  return Status::Ok();
+}
+
+Sidecar* serving = nullptr;  // for the signal handler; set before it is installed
+
+void OnStopSignal(int /*signal*/) { serving->RequestStop(); }
+
+Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
+  const SidecarOptions& options = flags.options;
+  if (const size_t colon = options.workerAddress.rfind(':'); colon == std::string::npos || colon == 0) {
+    return {hbmesh::StatusCode::kInvalid, "--worker_address \"" + options.workerAddress + "\" is not IP:PORT"};
+  }
+  if (Status status = ReadToken(flags.tokenFile, &flags.options.token); !status.ok()) return status;
+  flags.options.arenaBytes = flags.arenaMb << 20;
+  flags.sim.bytesPerSecondMax = flags.simBandwidthMbPerSecond * 1'000'000;
+  flags.sim.engineThreads = flags.copyThreads;
+  hbmesh::TransportOptions transport;
+  transport.lanesDefault = options.lanes;
+  transport.copyThreads = flags.copyThreads;
+  transport.connectTimeoutMs = options.connectTimeoutMs;
+  static hbmesh::SteadyClock clock;
+  return Sidecar::Create(
+      flags.options,
+      [sim = flags.sim](uint32_t count, hbmesh::CompletionSink* sink,
+                        std::vector<std::unique_ptr<hbmesh::Device>>* devices) {
+        hbmesh::SimOptions made = sim;
+        made.deviceCount = count;
+        return hbmesh::CreateSimDevices(made, sink, devices);
+      },
+      [transport](const std::string& name, hbmesh::TransportSink* sink, std::unique_ptr<hbmesh::Transport>* made) {
+        return hbmesh::CreateTransport(name, transport, sink, made);
+      },
+      clock, sidecar);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
+  Flags flags;
+  AddFlags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) Say(flags.readyFd, std::string("error: ") + error.what());
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  hbmesh::SetLogName("sidecar " + flags.options.workerAddress);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::unique_ptr<Sidecar> sidecar;
+  if (const Status status = Open(flags, &sidecar); !status.ok()) {
+    Say(flags.readyFd, "error: " + status.message());
+    std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());
+    return 1;
+  }
+  serving = sidecar.get();
+  std::signal(SIGTERM, OnStopSignal);
+  std::signal(SIGINT, OnStopSignal);
+  Say(flags.readyFd, "ready");
+  const Status status = sidecar->Run();
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  sidecar.reset();
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());
+  return 1;
+}
