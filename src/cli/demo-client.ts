@@ -93,7 +93,7 @@ class JobClient {
           ? await this.#client.mSetD2H(callKeys, callLists)
           : await this.#client.mGetH2D(callKeys, callLists, { timeoutMs: this.#settings.timeoutMs });
       result.throwIfFailed();
-      for (const path of result.path) {
+      for (const path of result.paths) {
         paths.push({
           transport: path.transport,
           lanes: path.lanes,

@@ -120,7 +120,7 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
         .default("strict"),
     )
     .option("--lease_ms <N>", "silent for so long, it counts as gone", wholeNumber(1_000, 600_000), 5_000)
-    .option("--lanes <N>", "connections to each other worker", wholeNumber(1, 64), 4)
+    .option("--lanes <N>", "connections to each other worker", wholeNumber(1, 16), 4)
     .option("--slice_kb <N>", "largest piece of a transfer", wholeNumber(4, 1_048_576), 1_024)
     .option("--spin_us <N>", "how long the sidecar polls before it sleeps", wholeNumber(0, 10_000), 0)
     .option("--orphan_grace_ms <N>", "how long the sidecar outlives this process", wholeNumber(0, 3_600_000), 0)

@@ -31,6 +31,8 @@ export interface SidecarFlags {
   orphanGraceMs: number;
   keyRule: KeyRuleChoice;
   hugePages: boolean;
+  /** Slows simulated devices down, for tests; 0 and absent: as fast as the machine. */
+  sim?: { bandwidthMbPerSecond: number; latencyMicros: number } | undefined;
 }
 
 export interface SidecarProcessOptions extends SidecarFlags {
@@ -80,6 +82,8 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["orphan_grace_ms", flags.orphanGraceMs],
     ["key_rule", flags.keyRule],
     ["huge_pages", flags.hugePages],
+    ["sim_bandwidth_mb_per_s", flags.sim?.bandwidthMbPerSecond],
+    ["sim_latency_us", flags.sim?.latencyMicros],
     ["ready_fd", READY_FD],
     ["adopt_fd", adopts ? ADOPT_FD : undefined],
   ];
