@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -429,6 +430,8 @@ void ShmLink::Finish(Status reason) {
     remote.waiting.clear();
   }
   const bool closing = closing_;
+  if (socket_.valid())
+    ::shutdown(socket_.get(), SHUT_RDWR);  // the peer learns of it now, not when the endpoint is destroyed
   lock.unlock();
   announced.clear();
   const Status end =
