@@ -54,7 +54,8 @@ bool SameToken(const std::string& a, const std::string& b) {
 
 // A socket that was accepted; a session once it has greeted.
 struct SessionServer::Connection final : FdHandler {
-  Connection(SessionServer& server, uint64_t id, Fd socket) : server(server), id(id), socket(std::move(socket)) {}
+  Connection(SessionServer& owner, uint64_t number, Fd connected)
+      : server(owner), id(number), socket(std::move(connected)) {}
   void OnReady(uint32_t events) override { server.OnPacket(*this, events); }
 
   SessionServer& server;
