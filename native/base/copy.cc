@@ -90,24 +90,17 @@ const char* CopyKernelName(CopyKernel kernel) {
 }
 
 bool CopyKernelSupported(CopyKernel kernel) {
-  switch (kernel) {
-    case CopyKernel::kPlain:
-      return true;
 #if defined(__x86_64__)
-    case CopyKernel::kSse2:
-      return true;
-    case CopyKernel::kAvx2:
-      return __builtin_cpu_supports("avx2") != 0;
-    case CopyKernel::kAvx512:
-      return __builtin_cpu_supports("avx512f") != 0;
-#else
-    case CopyKernel::kSse2:
-    case CopyKernel::kAvx2:
-    case CopyKernel::kAvx512:
-      return false;
-#endif
+  if (kernel == CopyKernel::kAvx512) {
+    return __builtin_cpu_supports("avx512f") != 0;
   }
-  return false;
+  if (kernel == CopyKernel::kAvx2) {
+    return __builtin_cpu_supports("avx2") != 0;
+  }
+  return true;  // every x86-64 has SSE2
+#else
+  return kernel == CopyKernel::kPlain;
+#endif
 }
 
 CopyKernel BestCopyKernel() {

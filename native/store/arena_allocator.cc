@@ -150,7 +150,7 @@ std::string ArenaAllocator::CheckInvariants() const {
 
 // Sizes below 2^kSubBits units have a bin each; above, the bin is the power of two and the kSubBits bits that follow.
 uint32_t ArenaAllocator::BinOf(uint64_t units) {
-  const auto power = static_cast<uint32_t>(std::bit_width(units)) - 1;
+  const auto power = static_cast<uint32_t>(std::bit_width(units | 1)) - 1;
   if (power < kSubBits) {
     return static_cast<uint32_t>(units);
   }

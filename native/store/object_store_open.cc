@@ -15,7 +15,7 @@ namespace {
 constexpr uint32_t kStoreMagic = 0x31544248;  // "HBT1"
 constexpr uint32_t kStoreVersion = 1;
 constexpr uint64_t kPageBytes = 4096;
-constexpr uint64_t kArenaBytesForSlot = 16 * 1024;
+constexpr uint64_t kArenaBytesForSlot = 16ULL << 10;
 constexpr uint32_t kSlotsMin = 1024;
 constexpr uint32_t kSlotsMax = 1U << 30;
 
