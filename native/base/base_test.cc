@@ -103,7 +103,7 @@ class CopyTest : public testing::TestWithParam<CopyKernel> {
   // Copies between the given places of two buffers, and looks for a byte too few or too many.
   void Check(size_t targetOffset, size_t sourceOffset, size_t bytes) {
     constexpr size_t kMargin = 64;
-    const auto source = Pattern(bytes + sourceOffset, sourceOffset + bytes);
+    const auto source = Pattern(bytes + sourceOffset, sourceOffset + bytes + 1);
     std::vector<std::byte> target(targetOffset + bytes + kMargin, std::byte{0xA5});
     std::vector<std::byte> expected = target;
     std::memcpy(expected.data() + targetOffset, source.data() + sourceOffset, bytes);

@@ -328,7 +328,7 @@ TEST(ObjectStoreAdopt, KeepsTheHigherGenerationOfTwoUnderOneKey) {
 
 TEST(ObjectStoreAdopt, SurvivesAnyScribble) {
   std::mt19937_64 random(testing_support::Seed());
-  for (int round = 0; round < 2000; round++) {
+  for (int round = 0; round < 600; round++) {
     Tampered tampered;
     const uint64_t objects = tampered.slot(0).extentOffset;
     for (int i = 0; i < 4; i++) {
