@@ -1,0 +1,425 @@
+/**
+ * A sidecar without native code: an object table in memory behind a SidecarPort, with the client calls that the real one offers (set, get, delete), as far as the
+ * control process can tell the difference. Bytes are not moved: an object's "bytes" are a text that says who set it.
+ *
+ * Several of them share a FakeFabric, over which one reads from another as sidecars do.
+ */
+import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
+import type { SpawnedSidecar } from "../../../src/control/contract.js";
+import { FLAG_MORE, FLAG_REPLY, FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES, Op } from "../../../src/control/layout-constants.js";
+import {
+  type ResultRecord,
+  RESULT_RECORD_BYTES,
+  SLICE_RECORD_BYTES,
+  decodeHeld,
+  decodeResults,
+  decodeSlices,
+  type SliceRecord,
+  encodeCommits,
+  encodeKeys,
+  encodeResults,
+  viewOf,
+} from "../../../src/decision/index.js";
+import type { PortMessage, SidecarPort } from "../../../src/sidecar/port.js";
+
+export type Existence = 0 | 1 | 2;
+
+interface FakeObject {
+  key: string;
+  slot: number;
+  generation: bigint;
+  blobSizes: bigint[];
+  content: string;
+  state: "writing" | "written" | "sealed";
+}
+
+/** What a set or a get answered for one key. */
+export interface FakeAnswer {
+  code: StatusCode;
+  existed: boolean;
+  content?: string | undefined;
+  message: string;
+  slices: SliceRecord[];
+  /** In which part of the answer it came. */
+  part: number;
+}
+
+/** Object table of one worker: lives as long as its "memory", over restarts of its sidecar. */
+export class FakeMemory {
+  readonly objects = new Map<number, FakeObject>();
+  nextSlot = 1;
+
+  sealedByKey(key: string): FakeObject | undefined {
+    return [...this.objects.values()].find((object) => object.key === key && object.state === "sealed");
+  }
+}
+
+/** Sidecars by worker address. */
+export type FakeFabric = Map<string, FakeSidecar>;
+
+interface Pending {
+  onReply: (message: PortMessage) => void;
+  fail: (reason: Error) => void;
+}
+
+/** Keys of one reply to kListHeld. */
+const LIST_PART_KEYS = 3;
+
+export class FakeSidecar implements SpawnedSidecar {
+  readonly storeFd = 7;
+  readonly port: SidecarPort;
+  readonly memory: FakeMemory;
+  /** What kPeers told last: member id to worker address. */
+  peers = new Map<number, string>();
+  selfId = 0;
+  stopped = false;
+  /** Called before a commit is sent; for tests that interfere there. */
+  beforeCommit: (() => Promise<void>) | undefined;
+  readonly #fabric: FakeFabric;
+  readonly #address: string;
+  readonly #pending = new Map<bigint, Pending>();
+  #onMessage: (message: PortMessage) => void = () => {};
+  #onClose: (reason: Error) => void = () => {};
+  #lastId = 0n;
+  #dead = false;
+
+  constructor(address: string, memory: FakeMemory, fabric: FakeFabric) {
+    this.memory = memory;
+    this.#address = address;
+    this.#fabric = fabric;
+    for (const [slot, object] of memory.objects) {
+      if (object.state !== "sealed") {
+        memory.objects.delete(slot);
+      }
+    }
+    fabric.set(address, this);
+    this.port = {
+      info: { deviceCount: 8, backend: "sim", transports: [{ name: "tcp", address: `${address}0` }] },
+      send: (message) => this.#receive(message),
+      onMessage: (handler) => {
+        this.#onMessage = handler;
+      },
+      onClose: (handler) => {
+        this.#onClose = handler;
+      },
+      close: () => this.die("the port was closed"),
+    };
+  }
+
+  /** As a SIGKILL: what is sealed stays in the memory. */
+  die(reason: string): void {
+    if (!this.#dead) {
+      this.#dead = true;
+      if (this.#fabric.get(this.#address) === this) {
+        this.#fabric.delete(this.#address);
+      }
+      for (const pending of this.#pending.values()) {
+        pending.fail(new Error(reason));
+      }
+      this.#pending.clear();
+      this.#onClose(new Error(reason));
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.stopped = true;
+    this.die("stopped");
+  }
+
+  /** mSetD2H: every key with the same blob sizes. */
+  async set(keys: readonly string[], content: string, existence: Existence = 0, blobSizes: bigint[] = [10n, 20n]): Promise<FakeAnswer[]> {
+    const answers: FakeAnswer[] = keys.map(() => emptyAnswer());
+    const asked: number[] = [];
+    const slots = new Map<number, FakeObject>();
+    keys.forEach((key, index) => {
+      const sealed = existence === 2 ? undefined : this.memory.sealedByKey(key);
+      if (sealed !== undefined) {
+        answers[index] = { ...emptyAnswer(), existed: existence === 0, code: existence === 0 ? 0 : StatusCode.KEY_ALREADY_EXISTS };
+      } else {
+        const object: FakeObject = { key, slot: this.memory.nextSlot++, generation: 0n, blobSizes, content, state: "writing" };
+        this.memory.objects.set(object.slot, object);
+        slots.set(index, object);
+        asked.push(index);
+      }
+    });
+    const reserved = await this.#askRecords(Op.reserve, keys, asked, new Uint8Array(0), BigInt(existence));
+    const committing = asked.filter((index, at) => !this.#endUnlessOk(reserved[at], answers, index, slots, existence));
+    for (const [at, index] of asked.entries()) {
+      const object = slots.get(index);
+      if (object !== undefined) {
+        object.generation = (reserved[at] as ResultRecord).generation;
+        object.state = "written";
+      }
+    }
+    await this.beforeCommit?.();
+    const total = blobSizes.reduce((sum, size) => sum + size, 0n);
+    const records = encodeCommits(
+      committing.map((index) => {
+        const { generation, slot } = slots.get(index) as FakeObject;
+        return { generation, slot, bytes: total, member: 0 };
+      }),
+    );
+    const committed = await this.#askRecords(Op.commit, keys, committing, records, BigInt(existence));
+    for (const [at, index] of committing.entries()) {
+      if (!this.#endUnlessOk(committed[at], answers, index, slots, existence)) {
+        this.#seal(slots.get(index) as FakeObject);
+      }
+    }
+    return answers;
+  }
+
+  /** mGetH2D. */
+  async get(keys: readonly string[], timeoutMs = 0, blobSizes: bigint[] = [10n, 20n]): Promise<FakeAnswer[]> {
+    const answers: FakeAnswer[] = keys.map((key) => {
+      const sealed = this.memory.sealedByKey(key);
+      return sealed === undefined ? emptyAnswer() : { ...emptyAnswer(), content: sealed.content };
+    });
+    const asked = keys.map((_, index) => index).filter((index) => answers[index]?.content === undefined);
+    if (asked.length === 0) {
+      return answers;
+    }
+    let part = 0;
+    const payload = lookupPayload(asked.map((index) => keys[index] as string), blobSizes);
+    const last = await this.#ask(Op.lookup, payload, asked.length, [BigInt(timeoutMs), 0n, 0n, 0n], (reply) => {
+      part++;
+      for (const found of decodeFound(reply.payload)) {
+        const index = asked[found.keyIndex] as number;
+        answers[index] = { ...this.#read(keys[index] as string, found), part };
+      }
+    });
+    if (last.code !== StatusCode.OK) {
+      throw new HbmeshError(last.code, Buffer.from(last.payload).toString());
+    }
+    return answers;
+  }
+
+  async delete(keys: readonly string[]): Promise<ResultRecord[]> {
+    return this.#askRecords(Op.remove, keys, keys.map((_, index) => index), new Uint8Array(0), 0n);
+  }
+
+  async presence(keys: readonly string[]): Promise<ResultRecord[]> {
+    return this.#askRecords(Op.presence, keys, keys.map((_, index) => index), new Uint8Array(0), 0n);
+  }
+
+  /** The raw reply to any request; for requests that a sidecar should not send. */
+  request(op: number, payload: Uint8Array, args: PortMessage["args"] = [0n, 0n, 0n, 0n]): Promise<PortMessage> {
+    return this.#ask(op, payload, 0, args, () => {});
+  }
+
+  /** As kReportMissing: this location had nothing. */
+  reportMissing(key: string, record: ResultRecord): void {
+    const payload = Buffer.concat([encodeKeys([key]), encodeResults([record])]);
+    this.#send({ id: ++this.#lastId, op: Op.reportMissing, flags: 0, code: 0, count: 1, args: [0n, 0n, 0n, 0n], payload });
+  }
+
+  #endUnlessOk(result: ResultRecord | undefined, answers: FakeAnswer[], index: number, slots: Map<number, FakeObject>, existence: Existence): boolean {
+    const code = result?.code ?? StatusCode.RPC_UNAVAILABLE;
+    const left = result?.existed === true && existence !== 2;
+    if (code === StatusCode.OK && !left) {
+      return false;
+    }
+    answers[index] = { ...emptyAnswer(), code, existed: left && code === StatusCode.OK };
+    const object = slots.get(index);
+    slots.delete(index);
+    if (object !== undefined) {
+      this.memory.objects.delete(object.slot);
+    }
+    return true;
+  }
+
+  #seal(object: FakeObject): void {
+    if (this.memory.objects.get(object.slot) !== object) {
+      return;
+    }
+    const before = this.memory.sealedByKey(object.key);
+    if (before !== undefined) {
+      this.memory.objects.delete(before.slot);
+    }
+    object.state = "sealed";
+  }
+
+  #read(key: string, found: FoundRecord): FakeAnswer {
+    const answer = { ...emptyAnswer(), code: found.code, message: found.message, slices: found.slices };
+    if (found.code !== StatusCode.OK) {
+      return answer;
+    }
+    for (const { member, slot } of found.result.locations) {
+      const holder = this.#fabric.get(this.peers.get(member) ?? "");
+      const object = holder?.memory.objects.get(slot);
+      if (object?.generation === found.result.generation && object.key === key) {
+        return { ...answer, content: object.content };
+      }
+    }
+    return { ...answer, code: StatusCode.TRY_AGAIN };
+  }
+
+  async #askRecords(op: number, keys: readonly string[], indexes: readonly number[], records: Uint8Array, arg: bigint): Promise<ResultRecord[]> {
+    if (indexes.length === 0) {
+      return [];
+    }
+    const payload = Buffer.concat([encodeKeys(indexes.map((index) => keys[index] as string)), records]);
+    const reply = await this.#ask(op, payload, indexes.length, [arg, 0n, 0n, 0n], () => {});
+    if (reply.code !== StatusCode.OK) {
+      throw new HbmeshError(reply.code, Buffer.from(reply.payload).toString());
+    }
+    return decodeResults(reply.payload.subarray(0, indexes.length * RESULT_RECORD_BYTES));
+  }
+
+  #ask(op: number, payload: Uint8Array, count: number, args: PortMessage["args"], onPart: (m: PortMessage) => void): Promise<PortMessage> {
+    const id = ++this.#lastId;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, {
+        fail: reject,
+        onReply: (message) => {
+          if (message.code === StatusCode.OK) {
+            onPart(message);
+          }
+          if ((message.flags & FLAG_MORE) === 0) {
+            this.#pending.delete(id);
+            resolve(message);
+          }
+        },
+      });
+      this.#send({ id, op, flags: 0, code: 0, count, args, payload });
+    });
+  }
+
+  #send(message: PortMessage): void {
+    if (!this.#dead) {
+      const copy = { ...message, payload: message.payload.slice() };
+      queueMicrotask(() => this.#onMessage(copy));
+    }
+  }
+
+  #receive(message: PortMessage): void {
+    if (this.#dead) {
+      throw new HbmeshError(StatusCode.RPC_PEER_DEAD, "the sidecar is gone");
+    }
+    // In order, but never within the sender's call.
+    queueMicrotask(() => {
+      if (this.#dead) {
+        return;
+      }
+      if ((message.flags & FLAG_REPLY) !== 0) {
+        this.#pending.get(message.id)?.onReply(message);
+      } else {
+        this.#serve(message);
+      }
+    });
+  }
+
+  #serve(message: PortMessage): void {
+    switch (message.op) {
+      case Op.drop:
+        return this.#reply(message, codes(decodeHeld(message.payload).map(({ slot, generation }) => this.#drop(slot, generation))));
+      case Op.describe:
+        return this.#reply(message, this.#describe(message.payload));
+      case Op.listHeld:
+        return this.#listHeld(message);
+      case Op.peers:
+        return this.#takePeers(Buffer.from(message.payload).toString());
+      case Op.stats:
+        return this.#reply(message, Buffer.from(BigUint64Array.of(1000n, 30n, BigInt(this.memory.objects.size), 2n, 0n, 0n, 0n, 0n).buffer));
+      case Op.shutdown:
+        return this.#reply(message, new Uint8Array(0));
+      default:
+        throw new Error(`the fake sidecar knows no operation ${message.op}`);
+    }
+  }
+
+  #drop(slot: number, generation: bigint): StatusCode {
+    if (this.memory.objects.get(slot)?.generation === generation) {
+      this.memory.objects.delete(slot);
+    }
+    return StatusCode.OK;
+  }
+
+  #describe(payload: Uint8Array): Uint8Array {
+    const objects = decodeHeld(payload).map(({ slot, generation }) => {
+      const object = this.memory.objects.get(slot);
+      return object?.generation === generation ? object : undefined;
+    });
+    const sizes = objects.flatMap((object) => object?.blobSizes ?? []);
+    return Buffer.concat([
+      codes(objects.map((object) => (object === undefined ? StatusCode.NOT_FOUND : StatusCode.OK))),
+      codes(objects.map((object) => object?.blobSizes.length ?? 0)),
+      Buffer.from(BigUint64Array.from(sizes).buffer),
+    ]);
+  }
+
+  #listHeld(message: PortMessage): void {
+    const sealed = [...this.memory.objects.values()].filter((object) => object.state === "sealed");
+    for (let from = 0; from < sealed.length; from += LIST_PART_KEYS) {
+      const part = sealed.slice(from, from + LIST_PART_KEYS);
+      const records = encodeCommits(
+        part.map(({ generation, slot, blobSizes }) => ({ generation, slot, member: 0, bytes: blobSizes.reduce((a, b) => a + b, 0n) })),
+      );
+      this.#reply(message, Buffer.concat([encodeKeys(part.map(({ key }) => key)), records]), true);
+    }
+    this.#reply(message, new Uint8Array(0));
+  }
+
+  #takePeers(text: string): void {
+    this.peers = new Map();
+    for (const line of text.trim().split("\n")) {
+      const [first = "", second = ""] = line.split(" ");
+      if (first === "self") {
+        this.selfId = Number(second);
+      } else {
+        this.peers.set(Number(first), second);
+      }
+    }
+  }
+
+  #reply(message: PortMessage, payload: Uint8Array, more = false): void {
+    const flags = more ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY;
+    this.#send({ id: message.id, op: message.op, flags, code: 0, count: 0, args: [0n, 0n, 0n, 0n], payload });
+  }
+}
+
+function emptyAnswer(): FakeAnswer {
+  return { code: StatusCode.OK, existed: false, message: "", slices: [], part: 0 };
+}
+
+/** u32 each, padded to 8. */
+function codes(values: readonly number[]): Uint8Array {
+  const padded = values.length % 2 === 0 ? values : [...values, 0];
+  return Buffer.from(Uint32Array.from(padded).buffer);
+}
+
+function lookupPayload(keys: readonly string[], blobSizes: readonly bigint[]): Uint8Array {
+  const ends = codes(keys.map((_, index) => (index + 1) * blobSizes.length));
+  const sizes = BigUint64Array.from(keys.flatMap(() => blobSizes));
+  return Buffer.concat([encodeKeys(keys), ends, Buffer.from(sizes.buffer)]);
+}
+
+interface FoundRecord {
+  keyIndex: number;
+  code: StatusCode;
+  message: string;
+  result: ResultRecord;
+  slices: SliceRecord[];
+}
+
+function decodeFound(payload: Uint8Array): FoundRecord[] {
+  const view = viewOf(payload);
+  const foundCount = view.getUint32(0, true);
+  const sliceCount = view.getUint32(4, true);
+  const slicesAt = LOOKUP_REPLY_BYTES + foundCount * FOUND_RECORD_BYTES;
+  const messagesAt = slicesAt + sliceCount * SLICE_RECORD_BYTES;
+  const slices = decodeSlices(payload.slice(slicesAt, messagesAt));
+  return Array.from({ length: foundCount }, (_, at) => {
+    const start = LOOKUP_REPLY_BYTES + at * FOUND_RECORD_BYTES;
+    const keyIndex = view.getUint32(start, true);
+    const offset = messagesAt + view.getUint32(start + 8, true);
+    const message = Buffer.from(payload.subarray(offset, offset + view.getUint32(start + 12, true))).toString();
+    const [result] = decodeResults(payload.slice(start + 16, start + FOUND_RECORD_BYTES));
+    return {
+      keyIndex,
+      code: view.getUint32(start + 4, true),
+      message,
+      result: result as ResultRecord,
+      slices: slices.filter((slice) => slice.keyIndex === keyIndex),
+    };
+  });
+}
