@@ -13,7 +13,6 @@ import { parseAddress } from "./options.js";
 
 /** semantics.md: keys a call. */
 const keysPerCallMax = 10_000;
-const limitRounds = 5;
 
 class JobClient {
   readonly #settings: ClientSettings;
@@ -128,7 +127,7 @@ class JobClient {
 
   async limit(threads: number, pieceBytes: number): Promise<number> {
     const bytes = BigInt(this.#settings.totalBytes);
-    return await loadAddon().measureCopyBandwidth(threads, bytes, BigInt(pieceBytes), limitRounds);
+    return await loadAddon().measureCopyBandwidth(threads, bytes, BigInt(pieceBytes), 1);
   }
 
   async close(): Promise<void> {

@@ -107,70 +107,91 @@ interface Job {
 }
 
 async function runRounds(job: Job): Promise<MainJobResult> {
-  const { options, setter, getter } = job;
+  const { options, setter } = job;
   const { sha256 } = await setter.ask({ t: "hash" }, "hashed");
-  const setSeconds: number[] = [];
-  const getSeconds: number[] = [];
-  let setPaths: CarriedBy[] = [];
-  let paths: CarriedBy[] = [];
-  for (let round = 0; round <= options.rounds; round += 1) {
-    options.signal.throwIfAborted();
-    options.progress(round === 0 ? "warm-up: set, get, compare, delete" : `round ${round} of ${options.rounds}`);
-    const set = await setter.ask({ t: "run", round }, "ran");
-    const get = await getter.ask({ t: "run", round }, "ran");
-    const arrived = await getter.ask({ t: "hash" }, "hashed");
-    if (arrived.sha256 !== sha256) {
-      const message = `what arrived is not what was set: SHA-256 ${arrived.sha256} instead of ${sha256} in round ${round}`;
-      throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
-    }
-    await getter.ask({ t: "delete", round }, "deleted");
-    setPaths = set.paths;
-    paths = get.paths;
-    if (round > 0) {
-      setSeconds.push(set.seconds);
-      getSeconds.push(get.seconds);
-    }
+  await runRound(job, 0, sha256);
+  const rounds: Round[] = [];
+  for (let number = 1; number <= options.rounds; number += 1) {
+    rounds.push(await runRound(job, number, sha256));
   }
-  options.signal.throwIfAborted();
-  const path = [...new Set(paths.map((each) => each.transport))].join("+");
+  const paths = rounds.at(-1)?.paths ?? [];
+  const path = transportsOf(paths);
   if (options.transport !== "auto" && path !== options.transport) {
     const message = `the bytes went over ${path === "" ? "no path" : path}, not over ${options.transport} as asked`;
     throw new HbmeshError(StatusCode.RUNTIME_ERROR, message);
   }
-  options.progress("limits: one copy, and what carried the get, without hbmesh");
-  const setLanes = lanesOf(setPaths);
-  const getLanes = lanesOf(paths);
-  const set = measured(job, setSeconds, setLanes, await copyLimit(job, setLanes), "one copy");
-  const isTcp = path.includes("tcp");
-  const getLimit = isTcp
-    ? await measureRawSockets({ connections: getLanes, bytes: job.layout.totalBytes, rounds: options.rounds })
-    : await copyLimit(job, getLanes);
-  const get = measured(job, getSeconds, getLanes, getLimit, isTcp ? "raw sockets" : "one copy");
+  const set = measured(job, rounds.map((round) => round.set));
+  const get = measured(job, rounds.map((round) => round.get));
   return { ok: true, sha256, path, paths, file: options.file, rounds: options.rounds, set, get };
 }
 
-async function copyLimit(job: Job, threads: number): Promise<number> {
-  const order = { t: "limit", threads, pieceBytes: job.options.shape.blobBytes } as const;
-  return (await job.getter.ask(order, "limited")).bytesPerSecond;
+/** One direction in one round, and the limit measured right after it: both meet the machine in the same state. */
+interface Sample {
+  seconds: number;
+  lanes: number;
+  limit: string;
+  limitBytesPerSecond: number;
+}
+
+interface Round {
+  set: Sample;
+  get: Sample;
+  paths: CarriedBy[];
+}
+
+/** Sets, gets, compares, deletes, and measures the limits. The warm-up, round 0, measures none. */
+async function runRound(job: Job, number: number, sha256: string): Promise<Round> {
+  const { options, setter, getter } = job;
+  options.signal.throwIfAborted();
+  options.progress(number === 0 ? "warm-up: set, get, compare, delete" : `round ${number} of ${options.rounds}`);
+  const set = await setter.ask({ t: "run", round: number }, "ran");
+  const get = await getter.ask({ t: "run", round: number }, "ran");
+  const arrived = await getter.ask({ t: "hash" }, "hashed");
+  if (arrived.sha256 !== sha256) {
+    const message = `what arrived is not what was set: SHA-256 ${arrived.sha256} instead of ${sha256} in round ${number}`;
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
+  }
+  await getter.ask({ t: "delete", round: number }, "deleted");
+  const copyLimit = async (threads: number): Promise<number> => {
+    const order = { t: "limit", threads, pieceBytes: options.shape.blobBytes } as const;
+    return number === 0 ? 0 : (await getter.ask(order, "limited")).bytesPerSecond;
+  };
+  const wireLimit = async (connections: number): Promise<number> =>
+    number === 0 ? 0 : await measureRawSockets({ connections, bytes: job.layout.totalBytes, rounds: 1 });
+  const setLanes = lanesOf(set.paths);
+  const getLanes = lanesOf(get.paths);
+  const isTcp = transportsOf(get.paths).includes("tcp");
+  const setLimit = await copyLimit(setLanes);
+  const getLimit = isTcp ? await wireLimit(getLanes) : await copyLimit(getLanes);
+  return {
+    set: { seconds: set.seconds, lanes: setLanes, limit: "one copy", limitBytesPerSecond: setLimit },
+    get: { seconds: get.seconds, lanes: getLanes, limit: isTcp ? "raw sockets" : "one copy", limitBytesPerSecond: getLimit },
+    paths: get.paths,
+  };
+}
+
+function transportsOf(paths: readonly CarriedBy[]): string {
+  return [...new Set(paths.map((each) => each.transport))].join("+");
 }
 
 function lanesOf(paths: readonly CarriedBy[]): number {
   return Math.max(1, ...paths.map((path) => path.lanes));
 }
 
-function measured(job: Job, seconds: number[], lanes: number, limitBytesPerSecond: number, limit: string): Measured {
+function measured(job: Job, samples: readonly Sample[]): Measured {
   const bytes = job.layout.totalBytes;
-  const middle = median(seconds);
+  const seconds = median(samples.map((sample) => sample.seconds));
+  const limit = median(samples.map((sample) => sample.limitBytesPerSecond));
   return {
     objects: job.layout.objects.length,
     blobs: job.layout.objects.reduce((sum, blobs) => sum + blobs.length, 0),
     bytes,
-    seconds: middle,
-    gbps: bytes / middle / 1e9,
-    limitGbps: limitBytesPerSecond / 1e9,
-    limit,
-    ratio: bytes / middle / limitBytesPerSecond,
-    lanes,
+    seconds,
+    gbps: bytes / seconds / 1e9,
+    limitGbps: limit / 1e9,
+    limit: samples[0]?.limit ?? "",
+    ratio: bytes / seconds / limit,
+    lanes: samples[0]?.lanes ?? 0,
   };
 }
 
