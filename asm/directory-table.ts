@@ -3,8 +3,8 @@
  * numbers; records in chunks; key bytes in a slab.
  *
  * Growing splits one segment at a time, so that no insertion waits for more than a segment's rehash, and nothing is ever
- * held twice. A key costs 48 bytes of record, 5 to 10 of index, and its bytes rounded up to 8 (32 above 256).
- * Memory that removed keys leave is used again by keys of the same size class.
+ * held twice. A key costs 48 bytes of record, 5 to 11 of index, and its bytes rounded up to 4. Memory that removed keys
+ * leave is used again by keys of the same size class.
  */
 import { equalBytes, hashBytes } from "./hash";
 import { allocateRun, PAGE_BYTES, pagesFor } from "./memory";
@@ -84,7 +84,8 @@ let segmentBump: usize = 0;
 let segmentBumpEnd: usize = 0;
 let splitCopy: usize = 0; // room for one segment
 
-// Slab. Size classes: 8 to 256 in steps of 8, then to 1,024 in steps of 32. A free cell starts with the next one.
+// Slab. A size class for every 4 bytes up to the longest key, so that no key wastes more than 3. A class takes whole pages
+// and keeps them; a free cell holds the pointer to the next one.
 //  0 free │ 4 bump │ 8 bumpEnd
 @unmanaged
 class SlabClass {
@@ -93,7 +94,7 @@ class SlabClass {
   bumpEnd: u32;
 }
 const SLAB_CLASS_BYTES: usize = 12;
-const slabClasses = memory.data(672); // 56 classes
+const slabClasses = memory.data(3072); // 256 classes
 
 export let keyCount: u32 = 0;
 let pageCount: u32 = 0;
@@ -355,11 +356,11 @@ export function removeRecord(number: u32): void {
 }
 
 function slabClassOf(keyBytes: u32): u32 {
-  return keyBytes <= 256 ? (keyBytes - 1) >> 3 : 32 + ((keyBytes - 257) >> 5);
+  return (keyBytes - 1) >> 2;
 }
 
 function cellBytes(slabClass: u32): u32 {
-  return slabClass < 32 ? (slabClass + 1) << 3 : 256 + ((slabClass - 31) << 5);
+  return (slabClass + 1) << 2;
 }
 
 function takeCell(keyBytes: u32): usize {

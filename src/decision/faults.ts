@@ -7,7 +7,7 @@ const KEY_SHOWN_MAX = 64;
 
 const RULE_TEXT: Record<KeyRule, string> = {
   strict: "letters, digits and - _ ! @ # % ^ * ( ) + = : ;",
-  extended: "letters, digits and - _ ! @ # % ^ * ( ) + = : ; .",
+  extended: "letters, digits and . - _ ! @ # % ^ * ( ) + = : ;",
 };
 const RULE_BYTES_MAX: Record<KeyRule, number> = { strict: 255, extended: 1024 };
 

@@ -1,0 +1,423 @@
+/**
+ * Goal: the directory answers as decisions.ts promises, keeps its memory small, and uses it again. Method: an example for
+ * each promise; thousands of random calls compared with a Map; memory counted at a million keys.
+ */
+import { describe, expect, test } from "vitest";
+import { StatusCode } from "../../../src/base/errors.js";
+import {
+  type CommitRecord,
+  createDecisions,
+  decodeResults,
+  type Directory,
+  encodeCommits,
+  encodeKeys,
+  encodeResults,
+  type ExistenceMode,
+  type ResultRecord,
+} from "../../../src/decision/index.js";
+import { createRandom, makeBatch, type Random, testSeed } from "./support.js";
+
+const SKIP = 0;
+const FAIL = 1;
+const REPLACE = 2;
+
+function told(generation: number, member = 1, slot = 0, bytes = 100): CommitRecord {
+  return { generation: BigInt(generation), bytes: BigInt(bytes), slot, member };
+}
+
+function result(code: StatusCode, existed: boolean, from?: CommitRecord, ...further: CommitRecord[]): ResultRecord {
+  const locations = from === undefined ? [] : [from, ...further].map(({ member, slot }) => ({ member, slot }));
+  return { code, existed, generation: from?.generation ?? 0n, bytes: from?.bytes ?? 0n, locations };
+}
+
+const { OK, NOT_FOUND, TRY_AGAIN, INVALID, NO_SPACE, KEY_ALREADY_EXISTS, DATA_INCONSISTENCY, OUT_OF_MEMORY } = StatusCode;
+
+/** A directory as calls for one key each. */
+function createSingle(): {
+  directory: Directory;
+  commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord;
+  announce(key: string, record: CommitRecord): ResultRecord;
+  lookup(key: string): ResultRecord;
+  remove(key: string): ResultRecord;
+  reserve(key: string, existence: ExistenceMode): ResultRecord;
+  forget(key: string, record: CommitRecord): ResultRecord;
+} {
+  const { directory } = createDecisions();
+  const one = (records: Uint8Array): ResultRecord => decodeResults(records)[0] as ResultRecord;
+  return {
+    directory,
+    commit: (key, record, existence) => one(directory.commit(encodeKeys([key]), encodeCommits([record]), existence)),
+    announce: (key, record) => one(directory.announce(encodeKeys([key]), encodeCommits([record]))),
+    lookup: (key) => one(directory.lookup(encodeKeys([key]))),
+    remove: (key) => one(directory.remove(encodeKeys([key]))),
+    reserve: (key, existence) => one(directory.reserve(encodeKeys([key]), existence)),
+    forget: (key, record) => one(directory.forgetLocations(encodeKeys([key]), encodeResults([result(OK, false, record)]))),
+  };
+}
+
+describe("reserve", () => {
+  test("gives a new generation each time, and stores nothing", () => {
+    const { reserve, lookup, directory } = createSingle();
+    expect([reserve("a", SKIP), reserve("a", FAIL), reserve("a", REPLACE)].map(({ code, generation }) => [code, generation])).toEqual([
+      [OK, 1n],
+      [OK, 2n],
+      [OK, 3n],
+    ]);
+    expect(lookup("a")).toEqual(result(NOT_FOUND, false));
+    directory.raiseGeneration(1000n);
+    expect(reserve("a", SKIP).generation).toBe(1001n);
+    directory.raiseGeneration(7n);
+    expect(reserve("a", SKIP).generation).toBe(1002n);
+  });
+
+  test("of a key that is there: existed, KEY_ALREADY_EXISTS, or a new generation", () => {
+    const { reserve, commit } = createSingle();
+    commit("a", told(5), SKIP);
+    expect(reserve("a", SKIP)).toEqual(result(OK, true, told(5)));
+    expect(reserve("a", FAIL)).toEqual(result(KEY_ALREADY_EXISTS, true, told(5)));
+    expect(reserve("a", REPLACE)).toEqual({ ...result(OK, false), generation: 6n });
+  });
+});
+
+describe("commit", () => {
+  test("under skip and fail the first wins", () => {
+    const { commit, lookup } = createSingle();
+    expect(commit("a", told(2, 1, 11), SKIP)).toEqual(result(OK, false, told(2, 1, 11)));
+    expect(commit("a", told(1, 2, 22), SKIP)).toEqual(result(OK, true, told(2, 1, 11)));
+    expect(commit("a", told(3, 2, 22), FAIL)).toEqual(result(KEY_ALREADY_EXISTS, true, told(2, 1, 11)));
+    expect(lookup("a")).toEqual(result(OK, false, told(2, 1, 11)));
+  });
+
+  test("under replace the newer generation wins, and the result tells what to drop", () => {
+    const { commit, lookup, directory } = createSingle();
+    expect(commit("a", told(2, 1, 11, 100), REPLACE)).toEqual(result(OK, false, told(2, 1, 11, 100)));
+    expect(commit("a", told(4, 2, 22, 500), REPLACE)).toEqual(result(OK, true, told(2, 1, 11, 100)));
+    expect(commit("a", told(3, 3, 33, 900), REPLACE)).toMatchObject({ code: TRY_AGAIN, existed: false });
+    expect(lookup("a")).toEqual(result(OK, false, told(4, 2, 22, 500)));
+    expect(directory.stats()).toMatchObject({ keys: 1, bytes: 500 });
+  });
+
+  test.each<ExistenceMode>([SKIP, FAIL, REPLACE])("told again under mode %i is OK, since the answer may have been lost", (existence) => {
+    const { commit } = createSingle();
+    commit("a", told(2, 1, 11), existence);
+    expect(commit("a", told(2, 1, 11), existence)).toEqual(result(OK, false, told(2, 1, 11)));
+  });
+
+  test("raises the generations that are given", () => {
+    const { commit, reserve } = createSingle();
+    commit("a", told(41), SKIP);
+    expect(reserve("b", SKIP).generation).toBe(42n);
+  });
+
+  test.each<[string, string, CommitRecord]>([
+    ["generation 0", "a", told(0)],
+    ["member 0", "a", told(1, 0)],
+    ["member 65,536", "a", told(1, 65_536)],
+    ["a size of 2^48", "a", { ...told(1), bytes: 1n << 48n }],
+    ["an empty key", "", told(1)],
+    ["a key of 1,025 bytes", "x".repeat(1025), told(1)],
+  ])("with %s is INVALID and leaves nothing", (_, key, record) => {
+    const { commit, announce, directory } = createSingle();
+    expect(commit(key, record, SKIP)).toEqual(result(INVALID, false));
+    expect(announce(key, record)).toEqual(result(INVALID, false));
+    expect(directory.stats()).toMatchObject({ keys: 0, bytes: 0 });
+  });
+
+  test.each([1, 7, 8, 9, 255, 256, 257, 288, 289, 1023, 1024])("keeps a key of %i bytes, largest size and ids included", (length) => {
+    const { commit, lookup } = createSingle();
+    const record = { generation: (1n << 64n) - 2n, bytes: (1n << 48n) - 1n, slot: 0xffffffff, member: 65_535 };
+    commit("x".repeat(length), record, SKIP);
+    expect(lookup("x".repeat(length))).toEqual(result(OK, false, record));
+    expect(lookup(`${"x".repeat(length - 1)}y`).code).toBe(NOT_FOUND);
+  });
+});
+
+describe("announce", () => {
+  test("a new key, a further holder, the same holder at another slot", () => {
+    const { announce, lookup } = createSingle();
+    expect(announce("a", told(3, 1, 11))).toEqual(result(OK, false, told(3, 1, 11)));
+    expect(announce("a", told(3, 2, 22))).toEqual(result(OK, false, told(3, 1, 11), told(3, 2, 22)));
+    expect(announce("a", told(3, 1, 12))).toEqual(result(OK, false, told(3, 1, 12), told(3, 2, 22)));
+    expect(lookup("a").locations.length).toBe(2);
+  });
+
+  test("a higher generation wins, a lower one has to be dropped", () => {
+    const { announce, lookup } = createSingle();
+    announce("a", told(3, 1, 11));
+    announce("a", told(3, 2, 22));
+    expect(announce("a", told(4, 3, 33))).toEqual(result(OK, true, told(3, 1, 11), told(3, 2, 22)));
+    expect(announce("a", told(3, 1, 11)).code).toBe(TRY_AGAIN);
+    expect(lookup("a")).toEqual(result(OK, false, told(4, 3, 33)));
+  });
+
+  test("four holders are known, the fifth is not taken up", () => {
+    const { announce, lookup } = createSingle();
+    const holders = [1, 2, 3, 4].map((member) => told(9, member, member * 10));
+    for (const holder of holders) {
+      expect(announce("a", holder).code).toBe(OK);
+    }
+    expect(announce("a", told(9, 5, 50)).code).toBe(NO_SPACE);
+    expect(lookup("a").locations.map(({ member }) => member)).toEqual([1, 2, 3, 4]);
+  });
+
+  test("the same generation with another size", () => {
+    const { announce } = createSingle();
+    announce("a", told(3, 1, 11, 100));
+    expect(announce("a", told(3, 2, 22, 101)).code).toBe(DATA_INCONSISTENCY);
+  });
+});
+
+describe("remove and forget", () => {
+  test("remove tells what was there, once", () => {
+    const { announce, remove, lookup } = createSingle();
+    announce("a", told(3, 1, 11));
+    announce("a", told(3, 2, 22));
+    expect(remove("a")).toEqual(result(OK, true, told(3, 1, 11), told(3, 2, 22)));
+    expect(remove("a")).toEqual(result(OK, false));
+    expect(lookup("a")).toEqual(result(NOT_FOUND, false));
+  });
+
+  test("one location: only of this generation, member and slot; the last one takes the key along", () => {
+    const { announce, forget, lookup, directory } = createSingle();
+    announce("a", told(3, 1, 11));
+    announce("a", told(3, 2, 22));
+    for (const stale of [told(2, 1, 11), told(3, 3, 11), told(3, 1, 12)]) {
+      expect(forget("a", stale)).toEqual(result(OK, false, told(3, 1, 11), told(3, 2, 22)));
+    }
+    expect(forget("a", told(3, 1, 11))).toEqual(result(OK, true, told(3, 2, 22)));
+    expect(forget("a", told(3, 2, 22))).toEqual({ ...result(OK, true, told(3)), locations: [] });
+    expect(forget("a", told(3, 2, 22))).toEqual(result(OK, false));
+    expect(lookup("a").code).toBe(NOT_FOUND);
+    expect(directory.stats()).toMatchObject({ keys: 0, bytes: 0 });
+  });
+
+  test("a member: its locations go, and the keys that had no other", () => {
+    const { announce, lookup, directory } = createSingle();
+    announce("only", told(1, 1));
+    announce("both", told(2, 1));
+    announce("both", told(2, 2));
+    announce("other", told(3, 2));
+    expect(directory.forgetMember(1)).toBe(1);
+    expect(["only", "both", "other"].map((key) => lookup(key).locations.map(({ member }) => member))).toEqual([[], [2], [2]]);
+    expect(directory.forgetMember(1)).toBe(0);
+  });
+
+  test("what another member owns under the ring", () => {
+    const decisions = createDecisions();
+    const keys = makeBatch(0, 10_000);
+    decisions.directory.announce(keys, encodeCommits(Array.from({ length: 10_000 }, (_, index) => told(index + 1))));
+    decisions.setRing([1, 2, 3].map((id) => ({ id, weight: 1, name: `member-${id}` })));
+    const owners = decisions.ownersOf(keys);
+    const foreign = owners.filter((owner) => owner !== 2).length;
+    expect(decisions.directory.forgetForeign(2)).toBe(foreign);
+    const codes = decodeResults(decisions.directory.lookup(keys)).map(({ code }) => code);
+    expect(codes).toEqual([...owners].map((owner) => (owner === 2 ? OK : NOT_FOUND)));
+    expect(foreign).toBeGreaterThan(5_000);
+  });
+});
+
+/** The directory as a Map, by the words of decisions.ts. */
+class Model {
+  readonly keys = new Map<string, { generation: bigint; bytes: bigint; locations: { member: number; slot: number }[] }>();
+  next = 1n;
+
+  commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord {
+    this.raise(record.generation);
+    const known = this.keys.get(key);
+    if (known === undefined) return this.put(key, record);
+    const isAgain =
+      known.generation === record.generation &&
+      known.bytes === record.bytes &&
+      known.locations.some(({ member, slot }) => member === record.member && slot === record.slot);
+    if (isAgain) return this.tell(key, OK, false);
+    if (existence === SKIP) return this.tell(key, OK, true);
+    if (existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
+    return this.supersede(key, record);
+  }
+
+  announce(key: string, record: CommitRecord): ResultRecord {
+    this.raise(record.generation);
+    const known = this.keys.get(key);
+    if (known === undefined) return this.put(key, record);
+    if (known.generation !== record.generation) return this.supersede(key, record);
+    if (known.bytes !== record.bytes) return this.tell(key, DATA_INCONSISTENCY, false);
+    const same = known.locations.find(({ member }) => member === record.member);
+    if (same === undefined && known.locations.length === 4) return this.tell(key, NO_SPACE, false);
+    if (same === undefined) known.locations.push({ member: record.member, slot: record.slot });
+    else same.slot = record.slot;
+    return this.tell(key, OK, false);
+  }
+
+  remove(key: string): ResultRecord {
+    const answer = this.keys.has(key) ? this.tell(key, OK, true) : result(OK, false);
+    this.keys.delete(key);
+    return answer;
+  }
+
+  reserve(key: string, existence: ExistenceMode): ResultRecord {
+    if (this.keys.has(key) && existence === SKIP) return this.tell(key, OK, true);
+    if (this.keys.has(key) && existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
+    this.next += 1n;
+    return { ...result(OK, false), generation: this.next - 1n };
+  }
+
+  forget(key: string, record: CommitRecord): ResultRecord {
+    const known = this.keys.get(key);
+    if (known === undefined) return result(OK, false);
+    const at = known.locations.findIndex(({ member, slot }) => member === record.member && slot === record.slot);
+    const matches = known.generation === record.generation && at >= 0;
+    if (matches) known.locations.splice(at, 1);
+    const answer = this.tell(key, OK, matches);
+    if (known.locations.length === 0) this.keys.delete(key);
+    return answer;
+  }
+
+  forgetMember(gone: number): number {
+    let lost = 0;
+    for (const [key, known] of this.keys) {
+      known.locations = known.locations.filter(({ member }) => member !== gone);
+      if (known.locations.length === 0) {
+        this.keys.delete(key);
+        lost += 1;
+      }
+    }
+    return lost;
+  }
+
+  lookup(key: string): ResultRecord {
+    return this.keys.has(key) ? this.tell(key, OK, false) : result(NOT_FOUND, false);
+  }
+
+  private raise(generation: bigint): void {
+    if (generation >= this.next) this.next = generation + 1n;
+  }
+
+  private put(key: string, { generation, bytes, member, slot }: CommitRecord): ResultRecord {
+    this.keys.set(key, { generation, bytes, locations: [{ member, slot }] });
+    return this.tell(key, OK, false);
+  }
+
+  private supersede(key: string, record: CommitRecord): ResultRecord {
+    const known = this.keys.get(key);
+    if (known !== undefined && record.generation <= known.generation) return this.tell(key, TRY_AGAIN, false);
+    const answer = this.tell(key, OK, true);
+    this.put(key, record);
+    return answer;
+  }
+
+  private tell(key: string, code: StatusCode, existed: boolean): ResultRecord {
+    const known = this.keys.get(key);
+    if (known === undefined) throw new Error("the model told of an absent key");
+    return { code, existed, generation: known.generation, bytes: known.bytes, locations: known.locations.map((each) => ({ ...each })) };
+  }
+}
+
+function randomStep(random: Random, directory: Directory, model: Model, keySpace: number): void {
+  const names = Array.from({ length: 1 + random.below(60) }, () => {
+    const number = random.below(keySpace);
+    return `${number}${"+".repeat((number * 37) % (number % 11 === 0 ? 900 : 60))}`;
+  });
+  const keys = encodeKeys(names);
+  const records = names.map(() => told(1 + random.below(40), 1 + random.below(6), random.below(3), 1 + random.below(2)));
+  const existence = random.pick<ExistenceMode>([SKIP, FAIL, REPLACE]);
+  const at = (index: number): CommitRecord => records[index] as CommitRecord;
+  const step = random.below(20);
+  if (step < 6) {
+    const expected = names.map((name, index) => model.commit(name, at(index), existence));
+    expect(decodeResults(directory.commit(keys, encodeCommits(records), existence))).toEqual(expected);
+  } else if (step < 10) {
+    const expected = names.map((name, index) => model.announce(name, at(index)));
+    expect(decodeResults(directory.announce(keys, encodeCommits(records)))).toEqual(expected);
+  } else if (step < 13) {
+    expect(decodeResults(directory.remove(keys))).toEqual(names.map((name) => model.remove(name)));
+  } else if (step < 15) {
+    const expected = names.map((name) => model.reserve(name, existence));
+    expect(decodeResults(directory.reserve(keys, existence))).toEqual(expected);
+  } else if (step < 17) {
+    const stale = encodeResults(records.map((record) => result(OK, false, record)));
+    const expected = names.map((name, index) => model.forget(name, at(index)));
+    expect(decodeResults(directory.forgetLocations(keys, stale))).toEqual(expected);
+  } else if (step === 17 && random.below(20) === 0) {
+    const gone = 1 + random.below(6);
+    expect(directory.forgetMember(gone)).toBe(model.forgetMember(gone));
+  } else {
+    expect(decodeResults(directory.lookup(keys))).toEqual(names.map((name) => model.lookup(name)));
+  }
+}
+
+test.each([20, 500, 20_000])("random calls over %i keys agree with the model", (keySpace) => {
+  const random = createRandom(testSeed());
+  const { directory } = createDecisions();
+  const model = new Model();
+  for (let step = 0; step < 1_500; step += 1) {
+    randomStep(random, directory, model, keySpace);
+    const bytes = step % 100 === 0 ? [...model.keys.values()].reduce((sum, known) => sum + Number(known.bytes), 0) : undefined;
+    expect(directory.stats()).toMatchObject({ keys: model.keys.size, ...(bytes === undefined ? {} : { bytes }) });
+  }
+  const left = [...model.keys.keys()];
+  expect(decodeResults(directory.lookup(encodeKeys(left)))).toEqual(left.map((name) => model.lookup(name)));
+});
+
+/** Commits keys `first` to `first + count`, all at member 1. */
+function fill(directory: Directory, first: number, count: number, keyBytes: number, each?: (keys: number) => void): void {
+  const step = 10_000;
+  const records = encodeCommits(Array.from({ length: step }, () => told(1)));
+  for (let done = 0; done < count; done += step) {
+    const results = directory.commit(makeBatch(first + done, step, keyBytes), records, SKIP);
+    expect(decodeResults(results.subarray(0, 64))).toEqual([result(OK, false, told(1))]);
+    each?.(done + step);
+  }
+}
+
+describe("memory", () => {
+  test.each([16, 57, 64])("is at most 64 bytes a key beyond the key, at every size up to 1 M keys of %i bytes", (keyBytes) => {
+    const { directory } = createDecisions();
+    let worst = 0;
+    fill(directory, 0, 1_000_000, keyBytes, (keys) => {
+      const beyond = directory.stats().memoryBytes / keys - keyBytes;
+      if (keys >= 250_000) worst = Math.max(worst, beyond);
+    });
+    const { keys, memoryBytes } = directory.stats();
+    process.stdout.write(`1 M keys of ${keyBytes} bytes: ${(memoryBytes / keys - keyBytes).toFixed(2)} bytes beyond the key, at worst ${worst.toFixed(2)}\n`);
+    expect(keys).toBe(1_000_000);
+    expect(worst).toBeLessThanOrEqual(64);
+    const last = decodeResults(directory.lookup(makeBatch(999_990, 20, keyBytes))).map(({ code }) => code);
+    expect(last).toEqual([...Array<StatusCode>(10).fill(OK), ...Array<StatusCode>(10).fill(NOT_FOUND)]);
+  });
+
+  test("that removed keys leave is used again", () => {
+    const { directory } = createDecisions();
+    fill(directory, 0, 100_000, 40);
+    const full = directory.stats().memoryBytes;
+    for (let round = 1; round <= 5; round += 1) {
+      directory.remove(makeBatch((round - 1) * 100_000, 100_000, 40));
+      expect(directory.stats().keys).toBe(0);
+      fill(directory, round * 100_000, 100_000, 40);
+    }
+    // Other keys fill segments unevenly in another way; nothing else may grow.
+    expect(directory.stats().memoryBytes).toBeLessThanOrEqual(full * 1.05);
+  });
+
+  test("that is used up gives OUT_OF_MEMORY for the keys that found no room, and leaves the others whole", () => {
+    const { directory } = createDecisions({ memoryBytesMax: 16n << 20n });
+    const records = encodeCommits(Array.from({ length: 1000 }, () => told(1)));
+    let stored = 0;
+    let refused = 0;
+    for (let first = 0; refused === 0 && first < 1_000_000; first += 1000) {
+      const codes = decodeResults(directory.commit(makeBatch(first, 1000, 40), records, SKIP)).map(({ code }) => code);
+      stored += codes.filter((code) => code === OK).length;
+      refused += codes.filter((code) => code === OUT_OF_MEMORY).length;
+    }
+    expect(refused).toBeGreaterThan(0);
+    expect(directory.stats().keys).toBe(stored);
+    expect(stored).toBeGreaterThan(80_000);
+    let found = 0;
+    for (let first = 0; first < stored + refused; first += 1000) {
+      found += decodeResults(directory.lookup(makeBatch(first, 1000, 40))).filter(({ code }) => code === OK).length;
+    }
+    expect(found).toBe(stored);
+    // What is removed makes room again.
+    directory.remove(makeBatch(0, 1000, 40));
+    expect(decodeResults(directory.commit(makeBatch(5_000_000, 500, 40), records.subarray(0, 500 * 24), SKIP)).every(({ code }) => code === OK)).toBe(true);
+  });
+});
