@@ -38,10 +38,10 @@ async function exist(keys: string[], options: ApiOptions): Promise<number> {
   print(options, rows, () =>
     formatTable(
       [{ title: "key" }, { title: "presence" }, { title: "cause" }],
-      rows.map((row) => [row.key, row.presence.replace("PRESENCE_", ""), row.message]),
+      rows.map((row) => [row.key, row.presence, row.message]),
     ),
   );
-  return rows.some((row) => row.presence === "PRESENCE_UNKNOWN" || row.presence === "UNKNOWN") ? 1 : 0;
+  return rows.some((row) => row.presence === "UNKNOWN") ? 1 : 0;
 }
 
 async function meta(keys: string[], options: ApiOptions): Promise<number> {

@@ -33,10 +33,10 @@ describe("keys", () => {
   it.each([
     { name: "empty", key: "", says: /empty/ },
     { name: "256 bytes", key: "k".repeat(256), says: /255/ },
-    { name: "a space in it", key: "a b", says: /0x20|forbidden|" "/ },
-    { name: "a slash in it", key: "a/b", says: /0x2f|forbidden|"\/"/i },
-    { name: "a dot in it (rule strict)", key: "a.b", says: /0x2e|forbidden|"\."/i },
-    { name: "a letter beyond ASCII", key: "schlüssel", says: /0xc3|forbidden/i },
+    { name: "a space in it", key: "a b", says: /byte "\\x20" at 1: allowed are A-Z a-z/ },
+    { name: "a slash in it", key: "a/b", says: /byte "\/" at 1: allowed are/ },
+    { name: "a dot in it (rule strict)", key: "a.b", says: /byte "\." at 1: allowed are/ },
+    { name: "a letter beyond ASCII", key: "schlüssel", says: /byte "\\xC3" at 4: allowed are/ },
   ])("$name: INVALID, and the good key beside it is not set", async ({ key, says }) => {
     const failure = await failureOf(setBoth(["good", key]));
     expect(failure).toMatchObject({ name: "HbmeshError", code: StatusCode.INVALID, key });

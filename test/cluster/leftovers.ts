@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { expect } from "vitest";
+import { root } from "../contract/sources.js";
 
 export interface Leftovers {
   processes: string[];
@@ -13,11 +14,14 @@ export interface Leftovers {
   temporaryFiles: string[];
 }
 
+/** A program of this checkout, as the first or second word after the process id. */
+const program = new RegExp(`^\\d+ (\\S*node\\S* )?${root}(build/Release/hbmesh-|dist/cli/)`);
+
 /** Only what belongs to one of these worker addresses, if any are given. */
 export function leftoversNow(addresses: readonly string[] = []): Leftovers {
   const ours = (text: string): boolean => addresses.length === 0 || addresses.some((address) => text.includes(address));
   return {
-    processes: processLines().filter((line) => /hbmesh-sidecar|hbmesh-raw-sockets|dist\/cli\//.test(line) && ours(line)),
+    processes: processLines().filter((line) => program.test(line) && ours(line)),
     sockets: readFileSync("/proc/net/unix", "utf8")
       .split("\n")
       .map((line) => line.slice(line.lastIndexOf(" ") + 1))

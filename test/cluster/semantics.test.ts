@@ -41,13 +41,13 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     const local = await writer.mGetH2D(["found"], [near.list], { timeoutMs: 0 });
     expect(codesOf(local)).toEqual(["OK"]);
     expect(near.holds(1)).toBe(true);
-    expect(local.path.map((path) => path.transport)).toEqual(["local"]);
+    expect(local.paths.map((path) => path.transport)).toEqual(["local"]);
     const far = memory(2);
     const remote = await reader.mGetH2D(["found"], [far.list], { timeoutMs: 0 });
     expect(codesOf(remote)).toEqual(["OK"]);
     expect(far.holds(1)).toBe(true);
     const total = sizes.reduce((sum, size) => sum + size, 0);
-    expect(remote.path).toMatchObject([{ transport, source: fixture.addresses[0], bytes: BigInt(total), fallback: false }]);
+    expect(remote.paths).toMatchObject([{ transport, source: fixture.addresses[0], bytes: BigInt(total), fallback: false }]);
   });
 
   it("skip: the first write wins and the second says existed", async () => {
@@ -55,7 +55,7 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     const second = await reader.mSetD2H(["skip"], [memory(0, 11).list], { existence: "skip" });
     expect(codesOf(first)).toEqual(["OK"]);
     expect(codesOf(second)).toEqual(["OK"]);
-    expect([first.statuses[0]?.existed, second.statuses[0]?.existed]).toEqual([false, true]);
+    expect([...first.existed, ...second.existed]).toEqual([false, true]);
     const target = memory(3);
     await reader.mGetH2D(["skip"], [target.list]);
     expect(target.holds(10)).toBe(true);
@@ -114,7 +114,7 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     const abort = new AbortController();
     const waiting = reader.mGetH2D(["aborted"], [memory(2).list], { timeoutMs: 60_000, signal: abort.signal });
     abort.abort();
-    await expect(waiting).rejects.toMatchObject({ name: expect.stringMatching(/HbmeshError|AbortError/) });
+    expect(codesOf(await waiting)).toEqual(["RPC_CANCELLED"]);
   });
 
   it("delete removes for everybody; deleting what isn't there is OK", async () => {
@@ -122,7 +122,7 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     expect((await reader.exist(["gone", "not-there"])).presences).toEqual(["HIT", "MISS"]);
     const removed = await reader.delete(["gone", "not-there"]);
     expect(codesOf(removed)).toEqual(["OK", "OK"]);
-    expect(removed.statuses.map((status) => status.existed)).toEqual([true, false]);
+    expect(removed.existed).toEqual([true, false]);
     for (const client of [writer, reader]) {
       expect((await client.exist(["gone"])).presences).toEqual(["MISS"]);
       expect(codesOf(await client.mGetH2D(["gone"], [memory(1).list], { timeoutMs: 0 }))).toEqual(["NOT_FOUND"]);
@@ -134,7 +134,7 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     for (const client of [writer, reader]) {
       const info = await client.getMetaInfo(["meta", "no-such-key"]);
       expect(codesOf(info)).toEqual(["OK", "NOT_FOUND"]);
-      expect(info.entries[0]?.blobSizes).toEqual(sizes.map(BigInt));
+      expect(info.metas[0]?.blobSizes).toEqual(sizes.map(BigInt));
     }
   });
 
@@ -164,7 +164,7 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
       reader.mSetD2H(["race"], [sources[1]?.list ?? memory(1).list]),
     ]);
     expect(results.map(codesOf)).toEqual([["OK"], ["OK"]]);
-    const existed = results.map((result) => result.statuses[0]?.existed === true);
+    const existed = results.map((result) => result.existed[0]);
     expect([...existed].sort()).toEqual([false, true]);
     const winner = 80 + existed.indexOf(false);
     for (const client of [writer, reader]) {
@@ -236,7 +236,7 @@ describe("the API for people", () => {
     expect(JSON.parse(health.stdout)).toMatchObject({ ready: true, workerAddress: fixture.addresses[1] });
     const removed = await hbmesh("delete", ...worker, "api");
     expect(removed.stdout).toMatch(/^api +OK +yes/m);
-    expect((await hbmesh("exist", ...worker, "--json", "api")).stdout).toContain("PRESENCE_MISS");
+    expect((await hbmesh("exist", ...worker, "--json", "api")).stdout).toContain('"presence": "MISS"');
   });
 
   it("a command without a worker at the address says which, and exits with 1", async () => {

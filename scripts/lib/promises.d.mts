@@ -1,0 +1,1 @@
+export function findForgottenPromises(root: string, extraFiles?: readonly string[]): string[];
