@@ -76,7 +76,9 @@ function makeRing(count) {
 function benchKeys(batchKeys, members, target) {
   const decisions = createDecisions();
   decisions.setRing(makeRing(members));
-  const batches = Array.from({ length: Math.max(2, Math.ceil(200_000 / batchKeys)) }, (_, index) => makeBatch(index * batchKeys, batchKeys));
+  const batches = Array.from({ length: Math.max(2, Math.ceil(200_000 / batchKeys)) }, (_, index) =>
+    makeBatch(index * batchKeys, batchKeys),
+  );
   const pick = (step) => batches[step % batches.length];
   const shape = `${batchKeys} keys a batch, ${members} members`;
   const validate = (step) => {
@@ -85,13 +87,21 @@ function benchKeys(batchKeys, members, target) {
     }
   };
   addRow(`keys validated, ${batchKeys} a batch`, rate(batchKeys, validate), "keys/s");
-  addRow(`keys placed, ${shape}`, rate(batchKeys, (step) => decisions.ownersOf(pick(step))), "keys/s");
+  addRow(
+    `keys placed, ${shape}`,
+    rate(batchKeys, (step) => decisions.ownersOf(pick(step))),
+    "keys/s",
+  );
   const both = (step) => {
     validate(step);
     decisions.ownersOf(pick(step));
   };
   addRow(`keys validated and placed, ${shape}`, rate(batchKeys, both), "keys/s", target);
-  addRow(`keys grouped by owner, ${shape}`, rate(batchKeys, (step) => decisions.groupByOwner(pick(step))), "keys/s");
+  addRow(
+    `keys grouped by owner, ${shape}`,
+    rate(batchKeys, (step) => decisions.groupByOwner(pick(step))),
+    "keys/s",
+  );
 }
 
 function benchPlan(keys, blobsPerKey, blobBytes, sources) {
@@ -104,7 +114,12 @@ function benchPlan(keys, blobsPerKey, blobBytes, sources) {
     lanes: 8,
   };
   const blobs = keys * blobsPerKey;
-  addRow(`blobs planned, ${keys} x ${blobsPerKey} x ${blobBytes / 1024} KiB`, rate(blobs, () => decisions.plan(request)), "blobs/s", 3e6);
+  addRow(
+    `blobs planned, ${keys} x ${blobsPerKey} x ${blobBytes / 1024} KiB`,
+    rate(blobs, () => decisions.plan(request)),
+    "blobs/s",
+    3e6,
+  );
 }
 
 function benchDirectory(batchKeys) {

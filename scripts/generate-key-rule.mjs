@@ -4,7 +4,7 @@
  *
  * Usage: node scripts/generate-key-rule.mjs [decisions.wasm [key_rule.h]]
  */
-import { mkdirSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -99,7 +99,9 @@ constexpr bool Allowed(const uint64_t (&table)[4], uint8_t byte) { return (table
 }
 
 if (!existsSync(wasmPath)) {
-  process.stderr.write(`${wasmPath} is missing. Compile it first: npx asc asm/index.ts --config asm/asconfig.json --target release\n`);
+  process.stderr.write(
+    `${wasmPath} is missing. Compile it first: npx asc asm/index.ts --config asm/asconfig.json --target release\n`,
+  );
   process.exit(1);
 }
 const { exports: wasm } = new WebAssembly.Instance(new WebAssembly.Module(readFileSync(wasmPath)), {});

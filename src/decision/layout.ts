@@ -223,7 +223,10 @@ export function readResult(records: Uint8Array, index: number): ResultRecord {
 export function writeResult(records: Uint8Array, index: number, result: ResultRecord): void {
   const view = viewOfRecord(records, index, RESULT_RECORD_BYTES);
   if (result.locations.length > LOCATIONS_MAX) {
-    throw new HbmeshError(StatusCode.OUT_OF_RANGE, `A result has at most ${LOCATIONS_MAX} locations, not ${result.locations.length}.`);
+    throw new HbmeshError(
+      StatusCode.OUT_OF_RANGE,
+      `A result has at most ${LOCATIONS_MAX} locations, not ${result.locations.length}.`,
+    );
   }
   view.setUint32(0, result.code, true);
   view.setUint32(4, result.existed ? FLAG_EXISTED : 0, true);

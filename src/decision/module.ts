@@ -55,7 +55,10 @@ export function decisionModulePath(): string {
       return path;
     }
   }
-  throw new HbmeshError(StatusCode.NOT_READY, "dist/decisions.wasm is missing. Run `npm run build`, which compiles it from asm/.");
+  throw new HbmeshError(
+    StatusCode.NOT_READY,
+    "dist/decisions.wasm is missing. Run `npm run build`, which compiles it from asm/.",
+  );
 }
 
 export function loadDecisionModule(): WebAssembly.Module {

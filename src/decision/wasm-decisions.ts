@@ -5,7 +5,16 @@
  * grow in any call, which makes every view of it void: views are made anew and never kept.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import type { Decisions, Directory, ExistenceMode, KeyBatch, KeyFault, KeyRule, PlanRequest, RingMember } from "./decisions.js";
+import type {
+  Decisions,
+  Directory,
+  ExistenceMode,
+  KeyBatch,
+  KeyFault,
+  KeyRule,
+  PlanRequest,
+  RingMember,
+} from "./decisions.js";
 import { RESULT_RECORD_BYTES, SLICE_RECORD_BYTES } from "./layout.js";
 import { type DecisionExports, instantiateDecisions } from "./module.js";
 
@@ -55,7 +64,10 @@ class Border {
     for (const input of inputs) {
       bytes += (input.byteLength + 15) & ~15;
       if (input.byteLength > INPUT_BYTES_MAX || bytes > INPUT_BYTES_MAX) {
-        throw new HbmeshError(StatusCode.INVALID, `The call has more than ${INPUT_BYTES_MAX} bytes of input. Split it into smaller calls.`);
+        throw new HbmeshError(
+          StatusCode.INVALID,
+          `The call has more than ${INPUT_BYTES_MAX} bytes of input. Split it into smaller calls.`,
+        );
       }
     }
     let pointer = this.wasm.begin(bytes) >>> 0;
@@ -130,8 +142,18 @@ class WasmDecisions implements Decisions {
     const words = this.border.readU32(this.wasm.ringResult(), (count * GROUP_RECORD_BYTES) / 4);
     const groups: { member: number; indexes: Uint32Array; keys: KeyBatch }[] = [];
     for (let at = 0; at < words.length; at += GROUP_RECORD_BYTES / 4) {
-      const [member, keyCount, indexes, batch, batchBytes] = words.subarray(at, at + 5) as unknown as [number, number, number, number, number];
-      groups.push({ member, indexes: this.border.readU32(indexes, keyCount), keys: this.border.read(batch, batchBytes) });
+      const [member, keyCount, indexes, batch, batchBytes] = words.subarray(at, at + 5) as unknown as [
+        number,
+        number,
+        number,
+        number,
+        number,
+      ];
+      groups.push({
+        member,
+        indexes: this.border.readU32(indexes, keyCount),
+        keys: this.border.read(batch, batchBytes),
+      });
     }
     return groups;
   }
@@ -139,15 +161,28 @@ class WasmDecisions implements Decisions {
   plan(request: PlanRequest): Uint8Array {
     const { members, blobEnds, blobSizes, sliceBytesMax, lanes } = request;
     if (members.length !== blobEnds.length) {
-      throw new HbmeshError(StatusCode.INVALID, `The plan has ${members.length} sources for ${blobEnds.length} keys. Give one source a key.`);
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        `The plan has ${members.length} sources for ${blobEnds.length} keys. Give one source a key.`,
+      );
     }
     if (!Number.isSafeInteger(sliceBytesMax) || sliceBytesMax < 1 || !Number.isInteger(lanes) || lanes < 1) {
-      throw new HbmeshError(StatusCode.INVALID, `Slices of ${sliceBytesMax} bytes over ${lanes} lanes make no plan. Both must be whole and above 0.`);
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        `Slices of ${sliceBytesMax} bytes over ${lanes} lanes make no plan. Both must be whole and above 0.`,
+      );
     }
     const input = joinBytes([bytesOf(blobSizes), bytesOf(members), bytesOf(blobEnds)]);
     const [pointer] = this.border.write(input) as [number];
     const { wasm } = this;
-    const status = wasm.makePlan(pointer, input.byteLength, members.length, blobSizes.length, BigInt(sliceBytesMax), lanes);
+    const status = wasm.makePlan(
+      pointer,
+      input.byteLength,
+      members.length,
+      blobSizes.length,
+      BigInt(sliceBytesMax),
+      lanes,
+    );
     if (status === CALL_MALFORMED_RECORDS) {
       throw new HbmeshError(
         StatusCode.INVALID,
@@ -242,9 +277,15 @@ function raise(status: number, what: string): void {
     case CALL_OUT_OF_MEMORY:
       throw outOfMemory();
     case CALL_BAD_ARGUMENT:
-      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `An argument given to ${what} is outside of its range. Use smaller numbers of tokens, lanes or slices.`);
+      throw new HbmeshError(
+        StatusCode.OUT_OF_RANGE,
+        `An argument given to ${what} is outside of its range. Use smaller numbers of tokens, lanes or slices.`,
+      );
     default:
-      throw new HbmeshError(StatusCode.RUNTIME_ERROR, `The decision module answered ${status}, which this version does not know. Build hbmesh again.`);
+      throw new HbmeshError(
+        StatusCode.RUNTIME_ERROR,
+        `The decision module answered ${status}, which this version does not know. Build hbmesh again.`,
+      );
   }
 }
 
@@ -261,13 +302,25 @@ function checkMembers(members: readonly RingMember[], tokensPerWeight: number): 
   for (const { id, weight, name } of members) {
     const where = { node: name };
     if (!Number.isInteger(id) || id < 1 || id > 65_535) {
-      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `Member ${name} has the id ${id}. Ids are whole, from 1 to 65535.`, where);
+      throw new HbmeshError(
+        StatusCode.OUT_OF_RANGE,
+        `Member ${name} has the id ${id}. Ids are whole, from 1 to 65535.`,
+        where,
+      );
     }
     if (!Number.isFinite(weight) || weight < 0 || weight * tokensPerWeight >= U32_LIMIT) {
-      throw new HbmeshError(StatusCode.OUT_OF_RANGE, `Member ${name} has the weight ${weight}. Weights are 0 or above, 1 is one part.`, where);
+      throw new HbmeshError(
+        StatusCode.OUT_OF_RANGE,
+        `Member ${name} has the weight ${weight}. Weights are 0 or above, 1 is one part.`,
+        where,
+      );
     }
     if (ids.has(id) || names.has(name)) {
-      throw new HbmeshError(StatusCode.INVALID, `Member ${name} with the id ${id} is in the ring twice, or shares its id or name. Give each member its own.`, where);
+      throw new HbmeshError(
+        StatusCode.INVALID,
+        `Member ${name} with the id ${id} is in the ring twice, or shares its id or name. Give each member its own.`,
+        where,
+      );
     }
     ids.add(id);
     names.add(name);

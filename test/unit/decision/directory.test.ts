@@ -7,12 +7,12 @@ import { StatusCode } from "../../../src/base/errors.js";
 import {
   type CommitRecord,
   createDecisions,
-  decodeResults,
   type Directory,
+  decodeResults,
+  type ExistenceMode,
   encodeCommits,
   encodeKeys,
   encodeResults,
-  type ExistenceMode,
   type ResultRecord,
 } from "../../../src/decision/index.js";
 import { createRandom, makeBatch, type Random, testSeed } from "./support.js";
@@ -30,7 +30,8 @@ function result(code: StatusCode, existed: boolean, from?: CommitRecord, ...furt
   return { code, existed, generation: from?.generation ?? 0n, bytes: from?.bytes ?? 0n, locations };
 }
 
-const { OK, NOT_FOUND, TRY_AGAIN, INVALID, NO_SPACE, KEY_ALREADY_EXISTS, DATA_INCONSISTENCY, OUT_OF_MEMORY } = StatusCode;
+const { OK, NOT_FOUND, TRY_AGAIN, INVALID, NO_SPACE, KEY_ALREADY_EXISTS, DATA_INCONSISTENCY, OUT_OF_MEMORY } =
+  StatusCode;
 
 /** A directory as calls for one key each. */
 function createSingle(): {
@@ -51,14 +52,17 @@ function createSingle(): {
     lookup: (key) => one(directory.lookup(encodeKeys([key]))),
     remove: (key) => one(directory.remove(encodeKeys([key]))),
     reserve: (key, existence) => one(directory.reserve(encodeKeys([key]), existence)),
-    forget: (key, record) => one(directory.forgetLocations(encodeKeys([key]), encodeResults([result(OK, false, record)]))),
+    forget: (key, record) =>
+      one(directory.forgetLocations(encodeKeys([key]), encodeResults([result(OK, false, record)]))),
   };
 }
 
 describe("reserve", () => {
   test("gives a new generation each time, and stores nothing", () => {
     const { reserve, lookup, directory } = createSingle();
-    expect([reserve("a", SKIP), reserve("a", FAIL), reserve("a", REPLACE)].map(({ code, generation }) => [code, generation])).toEqual([
+    expect(
+      [reserve("a", SKIP), reserve("a", FAIL), reserve("a", REPLACE)].map(({ code, generation }) => [code, generation]),
+    ).toEqual([
       [OK, 1n],
       [OK, 2n],
       [OK, 3n],
@@ -97,11 +101,14 @@ describe("commit", () => {
     expect(directory.stats()).toMatchObject({ keys: 1, bytes: 500 });
   });
 
-  test.each<ExistenceMode>([SKIP, FAIL, REPLACE])("told again under mode %i is OK, since the answer may have been lost", (existence) => {
-    const { commit } = createSingle();
-    commit("a", told(2, 1, 11), existence);
-    expect(commit("a", told(2, 1, 11), existence)).toEqual(result(OK, false, told(2, 1, 11)));
-  });
+  test.each<ExistenceMode>([SKIP, FAIL, REPLACE])(
+    "told again under mode %i is OK, since the answer may have been lost",
+    (existence) => {
+      const { commit } = createSingle();
+      commit("a", told(2, 1, 11), existence);
+      expect(commit("a", told(2, 1, 11), existence)).toEqual(result(OK, false, told(2, 1, 11)));
+    },
+  );
 
   test("raises the generations that are given", () => {
     const { commit, reserve } = createSingle();
@@ -123,13 +130,16 @@ describe("commit", () => {
     expect(directory.stats()).toMatchObject({ keys: 0, bytes: 0 });
   });
 
-  test.each([1, 7, 8, 9, 255, 256, 257, 288, 289, 1023, 1024])("keeps a key of %i bytes, largest size and ids included", (length) => {
-    const { commit, lookup } = createSingle();
-    const record = { generation: (1n << 64n) - 2n, bytes: (1n << 48n) - 1n, slot: 0xffffffff, member: 65_535 };
-    commit("x".repeat(length), record, SKIP);
-    expect(lookup("x".repeat(length))).toEqual(result(OK, false, record));
-    expect(lookup(`${"x".repeat(length - 1)}y`).code).toBe(NOT_FOUND);
-  });
+  test.each([1, 7, 8, 9, 255, 256, 257, 288, 289, 1023, 1024])(
+    "keeps a key of %i bytes, largest size and ids included",
+    (length) => {
+      const { commit, lookup } = createSingle();
+      const record = { generation: (1n << 64n) - 2n, bytes: (1n << 48n) - 1n, slot: 0xffffffff, member: 65_535 };
+      commit("x".repeat(length), record, SKIP);
+      expect(lookup("x".repeat(length))).toEqual(result(OK, false, record));
+      expect(lookup(`${"x".repeat(length - 1)}y`).code).toBe(NOT_FOUND);
+    },
+  );
 });
 
 describe("announce", () => {
@@ -198,7 +208,11 @@ describe("remove and forget", () => {
     announce("both", told(2, 2));
     announce("other", told(3, 2));
     expect(directory.forgetMember(1)).toBe(1);
-    expect(["only", "both", "other"].map((key) => lookup(key).locations.map(({ member }) => member))).toEqual([[], [2], [2]]);
+    expect(["only", "both", "other"].map((key) => lookup(key).locations.map(({ member }) => member))).toEqual([
+      [],
+      [2],
+      [2],
+    ]);
     expect(directory.forgetMember(1)).toBe(0);
   });
 
@@ -218,7 +232,10 @@ describe("remove and forget", () => {
 
 /** The directory as a Map, by the words of decisions.ts. */
 class Model {
-  readonly keys = new Map<string, { generation: bigint; bytes: bigint; locations: { member: number; slot: number }[] }>();
+  readonly keys = new Map<
+    string,
+    { generation: bigint; bytes: bigint; locations: { member: number; slot: number }[] }
+  >();
   next = 1n;
 
   commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord {
@@ -308,7 +325,13 @@ class Model {
   private tell(key: string, code: StatusCode, existed: boolean): ResultRecord {
     const known = this.keys.get(key);
     if (known === undefined) throw new Error("the model told of an absent key");
-    return { code, existed, generation: known.generation, bytes: known.bytes, locations: known.locations.map((each) => ({ ...each })) };
+    return {
+      code,
+      existed,
+      generation: known.generation,
+      bytes: known.bytes,
+      locations: known.locations.map((each) => ({ ...each })),
+    };
   }
 }
 
@@ -318,7 +341,9 @@ function randomStep(random: Random, directory: Directory, model: Model, keySpace
     return `${number}${"+".repeat((number * 37) % (number % 11 === 0 ? 900 : 60))}`;
   });
   const keys = encodeKeys(names);
-  const records = names.map(() => told(1 + random.below(40), 1 + random.below(6), random.below(3), 1 + random.below(2)));
+  const records = names.map(() =>
+    told(1 + random.below(40), 1 + random.below(6), random.below(3), 1 + random.below(2)),
+  );
   const existence = random.pick<ExistenceMode>([SKIP, FAIL, REPLACE]);
   const at = (index: number): CommitRecord => records[index] as CommitRecord;
   const step = random.below(20);
@@ -351,7 +376,8 @@ test.each([20, 500, 20_000])("random calls over %i keys agree with the model", (
   const model = new Model();
   for (let step = 0; step < 1_500; step += 1) {
     randomStep(random, directory, model, keySpace);
-    const bytes = step % 100 === 0 ? [...model.keys.values()].reduce((sum, known) => sum + Number(known.bytes), 0) : undefined;
+    const bytes =
+      step % 100 === 0 ? [...model.keys.values()].reduce((sum, known) => sum + Number(known.bytes), 0) : undefined;
     expect(directory.stats()).toMatchObject({ keys: model.keys.size, ...(bytes === undefined ? {} : { bytes }) });
   }
   const left = [...model.keys.keys()];
@@ -359,7 +385,13 @@ test.each([20, 500, 20_000])("random calls over %i keys agree with the model", (
 });
 
 /** Commits keys `first` to `first + count`, all at member 1. */
-function fill(directory: Directory, first: number, count: number, keyBytes: number, each?: (keys: number) => void): void {
+function fill(
+  directory: Directory,
+  first: number,
+  count: number,
+  keyBytes: number,
+  each?: (keys: number) => void,
+): void {
   const step = 10_000;
   const records = encodeCommits(Array.from({ length: step }, () => told(1)));
   for (let done = 0; done < count; done += step) {
@@ -370,20 +402,25 @@ function fill(directory: Directory, first: number, count: number, keyBytes: numb
 }
 
 describe("memory", () => {
-  test.each([16, 57, 64])("is at most 64 bytes a key beyond the key, at every size up to 1 M keys of %i bytes", (keyBytes) => {
-    const { directory } = createDecisions();
-    let worst = 0;
-    fill(directory, 0, 1_000_000, keyBytes, (keys) => {
-      const beyond = directory.stats().memoryBytes / keys - keyBytes;
-      if (keys >= 250_000) worst = Math.max(worst, beyond);
-    });
-    const { keys, memoryBytes } = directory.stats();
-    process.stdout.write(`1 M keys of ${keyBytes} bytes: ${(memoryBytes / keys - keyBytes).toFixed(2)} bytes beyond the key, at worst ${worst.toFixed(2)}\n`);
-    expect(keys).toBe(1_000_000);
-    expect(worst).toBeLessThanOrEqual(64);
-    const last = decodeResults(directory.lookup(makeBatch(999_990, 20, keyBytes))).map(({ code }) => code);
-    expect(last).toEqual([...Array<StatusCode>(10).fill(OK), ...Array<StatusCode>(10).fill(NOT_FOUND)]);
-  });
+  test.each([16, 57, 64])(
+    "is at most 64 bytes a key beyond the key, at every size up to 1 M keys of %i bytes",
+    (keyBytes) => {
+      const { directory } = createDecisions();
+      let worst = 0;
+      fill(directory, 0, 1_000_000, keyBytes, (keys) => {
+        const beyond = directory.stats().memoryBytes / keys - keyBytes;
+        if (keys >= 250_000) worst = Math.max(worst, beyond);
+      });
+      const { keys, memoryBytes } = directory.stats();
+      process.stdout.write(
+        `1 M keys of ${keyBytes} bytes: ${(memoryBytes / keys - keyBytes).toFixed(2)} bytes beyond the key, at worst ${worst.toFixed(2)}\n`,
+      );
+      expect(keys).toBe(1_000_000);
+      expect(worst).toBeLessThanOrEqual(64);
+      const last = decodeResults(directory.lookup(makeBatch(999_990, 20, keyBytes))).map(({ code }) => code);
+      expect(last).toEqual([...Array<StatusCode>(10).fill(OK), ...Array<StatusCode>(10).fill(NOT_FOUND)]);
+    },
+  );
 
   test("that removed keys leave is used again", () => {
     const { directory } = createDecisions();
@@ -418,6 +455,10 @@ describe("memory", () => {
     expect(found).toBe(stored);
     // What is removed makes room again.
     directory.remove(makeBatch(0, 1000, 40));
-    expect(decodeResults(directory.commit(makeBatch(5_000_000, 500, 40), records.subarray(0, 500 * 24), SKIP)).every(({ code }) => code === OK)).toBe(true);
+    expect(
+      decodeResults(directory.commit(makeBatch(5_000_000, 500, 40), records.subarray(0, 500 * 24), SKIP)).every(
+        ({ code }) => code === OK,
+      ),
+    ).toBe(true);
   });
 });

@@ -49,7 +49,12 @@ const table: [string[], KeyRule, number, string][] = [
     10,
     `Key "${"x".repeat(64)}..." (number 1 of the call) has 1025 bytes. The key rule "extended" allows at most 1024: shorten the key.`,
   ],
-  [["a", "b", "a"], "strict", 10, 'Key "a" (number 3 of the call) is the same as key number 1. Name each key once in a call.'],
+  [
+    ["a", "b", "a"],
+    "strict",
+    10,
+    'Key "a" (number 3 of the call) is the same as key number 1. Name each key once in a call.',
+  ],
   [["a", "b", "c"], "strict", 2, "The call has 3 keys, more than one call may have. Split it into smaller calls."],
   [[], "strict", 10, "The call has no keys. Give at least one."],
 ];
@@ -68,5 +73,7 @@ test.each(table)("%j under %s", (keys, rule, keysMax, sentence) => {
 test("a damaged batch", () => {
   const fault = decisions.validateKeys(new Uint8Array(3), "strict", 10);
   expect(fault).toMatchObject({ reason: "malformed-batch" });
-  expect(fault && describeKeyFault(fault, [], "strict")).toMatch(/^The key batch is damaged: .* same version of hbmesh\.$/);
+  expect(fault && describeKeyFault(fault, [], "strict")).toMatch(
+    /^The key batch is damaged: .* same version of hbmesh\.$/,
+  );
 });

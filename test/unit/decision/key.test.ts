@@ -3,7 +3,13 @@
  * and above; all 256 bytes at several places of a key; random batches against a simple model.
  */
 import { describe, expect, test } from "vitest";
-import { createDecisions, encodeKeys, type KeyBatch, type KeyFault, type KeyRule } from "../../../src/decision/index.js";
+import {
+  createDecisions,
+  encodeKeys,
+  type KeyBatch,
+  type KeyFault,
+  type KeyRule,
+} from "../../../src/decision/index.js";
 import { keyBatchBytes } from "../../../src/decision/layout.js";
 import { createRandom, makeBatch, testSeed } from "./support.js";
 

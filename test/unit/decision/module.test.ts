@@ -50,7 +50,10 @@ describe("module", () => {
         decisions.setRing([1, 2, 3].map((id) => ({ id, weight: random.below(3), name: `member-${id}` })));
         output.push(directory.reserve(keys, 0), directory.commit(keys, encodeCommits(commits), random.pick([0, 1, 2])));
         output.push(directory.lookup(keys), new Uint8Array(decisions.ownersOf(keys).buffer));
-        output.push(directory.announce(keys, encodeCommits(commits)), directory.remove(makeBatch(random.below(500), 10)));
+        output.push(
+          directory.announce(keys, encodeCommits(commits)),
+          directory.remove(makeBatch(random.below(500), 10)),
+        );
       }
       return digest.digest("hex");
     };
@@ -74,7 +77,10 @@ const calls: [string, (keys: KeyBatch) => unknown][] = [];
   const decisions = createDecisions();
   const { directory } = decisions;
   const records = (keys: KeyBatch, bytes: number): Uint8Array =>
-    new Uint8Array(bytes * Math.min(1000, new DataView(keys.buffer).byteLength >= 4 ? new DataView(keys.buffer).getUint32(0, true) : 0));
+    new Uint8Array(
+      bytes *
+        Math.min(1000, new DataView(keys.buffer).byteLength >= 4 ? new DataView(keys.buffer).getUint32(0, true) : 0),
+    );
   calls.push(["ownersOf", (keys) => decisions.ownersOf(keys)]);
   calls.push(["groupByOwner", (keys) => decisions.groupByOwner(keys)]);
   calls.push(["reserve", (keys) => directory.reserve(keys, 0)]);
@@ -125,7 +131,9 @@ test("random bytes never trap", () => {
   const random = createRandom(testSeed());
   let refused = 0;
   for (let round = 0; round < 20_000; round += 1) {
-    const batch = encodeKeys(Array.from({ length: random.below(6) }, (_, index) => `key-${index}`.repeat(random.below(4))));
+    const batch = encodeKeys(
+      Array.from({ length: random.below(6) }, (_, index) => `key-${index}`.repeat(random.below(4))),
+    );
     for (let changes = random.below(4); changes > 0; changes -= 1) {
       batch[random.below(batch.byteLength)] = random.pick([0, 1, 4, 127, 128, 255]);
     }

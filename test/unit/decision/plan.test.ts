@@ -92,12 +92,15 @@ describe("properties of random requests", () => {
     };
   });
 
-  test.each(shapes)("shape %#: covers each key once, within limits, lanes balanced", ({ keys, sliceBytesMax, lanes }) => {
-    const slices = plan(keys, sliceBytesMax, lanes);
-    checkCover(keys, slices, sliceBytesMax);
-    checkLanes(slices, lanes);
-    checkInterleaving(slices);
-  });
+  test.each(shapes)(
+    "shape %#: covers each key once, within limits, lanes balanced",
+    ({ keys, sliceBytesMax, lanes }) => {
+      const slices = plan(keys, sliceBytesMax, lanes);
+      checkCover(keys, slices, sliceBytesMax);
+      checkLanes(slices, lanes);
+      checkInterleaving(slices);
+    },
+  );
 });
 
 /** As `expect(...).toBe(true)`, without its cost a call: the properties are checked some hundred thousand times. */
@@ -173,7 +176,14 @@ function checkInterleaving(slices: readonly SliceRecord[]): void {
 }
 
 describe("a request that is refused", () => {
-  const good = request([{ member: 1, blobs: [10, 20] }, { member: 2, blobs: [30] }], 100, 2);
+  const good = request(
+    [
+      { member: 1, blobs: [10, 20] },
+      { member: 2, blobs: [30] },
+    ],
+    100,
+    2,
+  );
   const table: [string, Partial<PlanRequest>, StatusCode, RegExp][] = [
     ["more sources than keys", { members: Uint32Array.of(1, 2, 3) }, StatusCode.INVALID, /3 sources for 2 keys/],
     ["ends that fall", { blobEnds: Uint32Array.of(3, 2) }, StatusCode.INVALID, /breaks off at key 1/],
@@ -182,7 +192,12 @@ describe("a request that is refused", () => {
     ["member 0", { members: Uint32Array.of(0, 1) }, StatusCode.INVALID, /breaks off at key 0/],
     ["member 65,536", { members: Uint32Array.of(1, 65_536) }, StatusCode.INVALID, /breaks off at key 1/],
     ["a blob of 0 bytes", { blobSizes: BigUint64Array.of(10n, 0n, 5n) }, StatusCode.INVALID, /breaks off at key 0/],
-    ["a sum that overflows", { blobSizes: BigUint64Array.of(1n << 63n, 1n << 63n, 5n) }, StatusCode.INVALID, /breaks off at key 0/],
+    [
+      "a sum that overflows",
+      { blobSizes: BigUint64Array.of(1n << 63n, 1n << 63n, 5n) },
+      StatusCode.INVALID,
+      /breaks off at key 0/,
+    ],
     ["too many slices", { blobSizes: BigUint64Array.of(1n, 1n << 55n, 5n) }, StatusCode.OUT_OF_RANGE, /slices/],
     ["slices of 0 bytes", { sliceBytesMax: 0 }, StatusCode.INVALID, /Slices of 0 bytes over 2 lanes/],
     ["no lanes", { lanes: 0 }, StatusCode.INVALID, /over 0 lanes/],

@@ -66,7 +66,8 @@ function sharesOf(members: readonly RingMember[]): Map<number, number> {
   const count = instance.ringTokenCount() >>> 0;
   const words = new Uint32Array(instance.memory.buffer, instance.ringEntries() >>> 0, 2 * count);
   // A token's upper 48 bits, as a fraction of the ring: exact in a double.
-  const tokenAt = (index: number): number => ((words[2 * index + 1] as number) * 65_536 + ((words[2 * index] as number) >>> 16)) / 2 ** 48;
+  const tokenAt = (index: number): number =>
+    ((words[2 * index + 1] as number) * 65_536 + ((words[2 * index] as number) >>> 16)) / 2 ** 48;
   const shares = new Map<number, number>();
   let before = tokenAt(count - 1) - 1;
   let sorted = true;
@@ -126,7 +127,13 @@ describe("placement", () => {
     expect([...createDecisions().ownersOf(encodeKeys(["a", "b"]))]).toEqual([0, 0]);
     expect([...ownersOf([], 2)]).toEqual([0, 0]);
     expect([...ownersOf([{ id: 1, weight: 0, name: "a" }], 2)]).toEqual([0, 0]);
-    const withZero = ownersOf([{ id: 1, weight: 0, name: "a" }, { id: 2, weight: 1, name: "b" }], 1000);
+    const withZero = ownersOf(
+      [
+        { id: 1, weight: 0, name: "a" },
+        { id: 2, weight: 1, name: "b" },
+      ],
+      1000,
+    );
     expect(new Set(withZero)).toEqual(new Set([2]));
   });
 
@@ -139,13 +146,31 @@ describe("placement", () => {
     const decisions = createDecisions();
     decisions.setRing([{ id: 5, weight: 1, name: "a" }]);
     const refused: [RingMember[], StatusCode, RegExp][] = [
-      [[{ id: 0, weight: 1, name: "b" }], StatusCode.OUT_OF_RANGE, /Member b has the id 0\. Ids are whole, from 1 to 65535/],
+      [
+        [{ id: 0, weight: 1, name: "b" }],
+        StatusCode.OUT_OF_RANGE,
+        /Member b has the id 0\. Ids are whole, from 1 to 65535/,
+      ],
       [[{ id: 65_536, weight: 1, name: "b" }], StatusCode.OUT_OF_RANGE, /id 65536/],
       [[{ id: 1, weight: -1, name: "b" }], StatusCode.OUT_OF_RANGE, /weight -1/],
       [[{ id: 1, weight: Number.NaN, name: "b" }], StatusCode.OUT_OF_RANGE, /weight NaN/],
       [[{ id: 1, weight: 100_000, name: "b" }], StatusCode.OUT_OF_RANGE, /ring/],
-      [[{ id: 1, weight: 1, name: "b" }, { id: 1, weight: 1, name: "c" }], StatusCode.INVALID, /Member c with the id 1 .* twice/],
-      [[{ id: 1, weight: 1, name: "b" }, { id: 2, weight: 1, name: "b" }], StatusCode.INVALID, /Member b with the id 2 .* twice/],
+      [
+        [
+          { id: 1, weight: 1, name: "b" },
+          { id: 1, weight: 1, name: "c" },
+        ],
+        StatusCode.INVALID,
+        /Member c with the id 1 .* twice/,
+      ],
+      [
+        [
+          { id: 1, weight: 1, name: "b" },
+          { id: 2, weight: 1, name: "b" },
+        ],
+        StatusCode.INVALID,
+        /Member b with the id 2 .* twice/,
+      ],
     ];
     for (const [members, code, message] of refused) {
       expectRaises(() => decisions.setRing(members), code, message);
@@ -181,7 +206,9 @@ describe("grouping", () => {
 
   test("without a ring all keys are member 0's", () => {
     const groups = createDecisions().groupByOwner(encodeKeys(["a", "b"]));
-    expect(groups.map(({ member, keys }) => ({ member, keys: decodeKeys(keys) }))).toEqual([{ member: 0, keys: ["a", "b"] }]);
+    expect(groups.map(({ member, keys }) => ({ member, keys: decodeKeys(keys) }))).toEqual([
+      { member: 0, keys: ["a", "b"] },
+    ]);
   });
 });
 
@@ -190,7 +217,9 @@ describe("balance", () => {
     for (let network = 0; network < (count === 1000 ? 2 : 10); network += 1) {
       const shares = [...sharesOf(makeMembers(count, network)).values()].map((share) => share * count);
       const most = Math.max(...shares);
-      print(`${count} members, network ${network}: shares of the mean from ${Math.min(...shares).toFixed(4)} to ${most.toFixed(4)}`);
+      print(
+        `${count} members, network ${network}: shares of the mean from ${Math.min(...shares).toFixed(4)} to ${most.toFixed(4)}`,
+      );
       expect(shares.length).toBe(count);
       expect(shares.reduce((sum, share) => sum + share) / count).toBeCloseTo(1, 9);
       expect(most).toBeLessThanOrEqual(1.1);
@@ -248,7 +277,10 @@ describe("movement", () => {
   test("a member that leaves moves only what was its own", () => {
     const members = makeMembers(20);
     const before = ownersOf(members, 100_000);
-    const after = ownersOf(members.filter(({ id }) => id !== 7), 100_000);
+    const after = ownersOf(
+      members.filter(({ id }) => id !== 7),
+      100_000,
+    );
     expect(after.every((owner, index) => owner !== 7 && (before[index] === 7 || before[index] === owner))).toBe(true);
   });
 });

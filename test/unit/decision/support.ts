@@ -4,7 +4,7 @@ import { HbmeshError, type StatusCode } from "../../../src/base/errors.js";
 
 /** HBMESH_SEED replays a run; printed by each test that uses it. */
 export function testSeed(): number {
-  const given = process.env["HBMESH_SEED"];
+  const given = process.env.HBMESH_SEED;
   const seed = given === undefined ? Date.now() % 0x7fffffff : Number(given);
   process.stdout.write(`HBMESH_SEED=${seed}\n`);
   return seed;
