@@ -1,8 +1,8 @@
-// hbmesh.node: what src/sidecar/addon.ts declares. No policy here: the client core, the control process's port, simulated
-// device memory, and the layouts that both languages share.
+// hbmesh.node: what src/sidecar/addon.ts declares. No policy here: the client core, the control process's port,
+// simulated device memory, and the layouts that both languages share.
 //
-// Node-API only (version 8), so one build serves every Node from 18 on. Safe in worker_threads: each environment has its own
-// clients; the simulated memory is the process's.
+// Node-API only (version 8), so one build serves every Node from 18 on. Safe in worker_threads: each environment has
+// its own clients; the simulated memory is the process's.
 #include "addon/client_wrap.h"
 #include "addon/control_wrap.h"
 #include "addon/copy_bandwidth.h"

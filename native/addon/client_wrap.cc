@@ -48,8 +48,8 @@ struct KeptCall {
 // How often a request whose memory was unregistered again before it was sent is tried anew.
 constexpr int kRegisterAttemptsMax = 4;
 
-// State behind one NativeClient object. It lives until the object is collected and the last request has settled, or until
-// the environment ends. Environment's thread only, except for what the mailbox and the client say of themselves.
+// State behind one NativeClient object. It lives until the object is collected and the last request has settled, or
+// until the environment ends. Environment's thread only, except for what the mailbox and the client say of themselves.
 class ClientState : public std::enable_shared_from_this<ClientState> {
  public:
   // The mailbox exists before the client, since the client's callbacks post to it.
@@ -113,8 +113,8 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   bool hooked_ = false;
   bool closed_ = false;  // by JavaScript
   std::optional<Closed> closedEarly_;
-  std::unordered_map<uint64_t, Request> requests_;       // by the caller's id
-  std::unordered_map<uint64_t, uint64_t> requestIds_;    // the client's id to the caller's
+  std::unordered_map<uint64_t, Request> requests_;     // by the caller's id
+  std::unordered_map<uint64_t, uint64_t> requestIds_;  // the client's id to the caller's
   std::unique_ptr<Client> connected_;
   std::shared_ptr<Client> client_;  // shared with jobs that register memory
   // Keeps this object while requests are outstanding, although JavaScript may have dropped it.
@@ -189,8 +189,9 @@ void ClientState::SubmitKept(Napi::Env env, const std::shared_ptr<KeptCall>& kep
       RegisterThenSubmit(env, kept, attempt + 1);
       return;
     }
-    status = {StatusCode::kTryAgain, "device memory of this call was unregistered for other calls again and again: use "
-                                     "fewer allocations or fewer calls at a time"};
+    status = {StatusCode::kTryAgain,
+              "device memory of this call was unregistered for other calls again and again: use "
+              "fewer allocations or fewer calls at a time"};
   }
   Remove(env, kept->requestId).Reject(MakeError(env, status).Value());
 }
@@ -275,8 +276,8 @@ Napi::Object MakeClientObject(Napi::Env env, const std::shared_ptr<ClientState>&
   Napi::Object object = Napi::Object::New(env);
   object.Set("deviceCount", Napi::Number::New(env, state->client()->deviceCount()));
   object.Set("backend", Napi::String::New(env, state->client()->backend()));
-  object.Set("submit", Napi::Function::New(
-                           env, [state](const Napi::CallbackInfo& info) { return SubmitFromJs(info, *state); }));
+  object.Set("submit",
+             Napi::Function::New(env, [state](const Napi::CallbackInfo& info) { return SubmitFromJs(info, *state); }));
   object.Set("registerDeviceMemory", Napi::Function::New(env, [state](const Napi::CallbackInfo& info) {
                return RegisterFromJs(info, *state);
              }));

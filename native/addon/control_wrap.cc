@@ -164,8 +164,8 @@ Napi::Object MakePortObject(Napi::Env env, const std::shared_ptr<ControlState>& 
   object.Set("backend", Napi::String::New(env, state->client()->backend()));
   object.Set("transports", Napi::String::New(env, state->client()->transports()));
   object.Set("storeFd", Napi::Number::New(env, storeFd));
-  object.Set("send", Napi::Function::New(
-                         env, [state](const Napi::CallbackInfo& info) { return SendFromJs(info, *state); }));
+  object.Set("send",
+             Napi::Function::New(env, [state](const Napi::CallbackInfo& info) { return SendFromJs(info, *state); }));
   object.Set("close", Napi::Function::New(env, [state](const Napi::CallbackInfo&) {
                const auto keep = state;
                keep->Close();

@@ -127,10 +127,9 @@ Napi::Value MeasureCopyBandwidth(const Napi::CallbackInfo& info) {
     throw MakeError(env, StatusCode::kInvalid, "pieceBytes must be from 1 to bytes");
   }
   const auto result = std::make_shared<double>(0);
-  return RunJob(env, "hbmesh measure", {[plan, result](int) { return Measure(plan, result.get()); },
-                                        [result](Napi::Env current) -> Napi::Value {
-                                          return Napi::Number::New(current, *result);
-                                        }});
+  return RunJob(env, "hbmesh measure",
+                {[plan, result](int) { return Measure(plan, result.get()); },
+                 [result](Napi::Env current) -> Napi::Value { return Napi::Number::New(current, *result); }});
 }
 
 }  // namespace hbmesh::addon

@@ -44,8 +44,7 @@ Napi::Object MakeNumbers(Napi::Env env, std::initializer_list<Number> numbers) {
   return object;
 }
 
-#define HBMESH_STRUCT(Struct, ...) \
-  structs.Set(#Struct, MakeStruct(env, sizeof(layout::Struct), {__VA_ARGS__}))
+#define HBMESH_STRUCT(Struct, ...) structs.Set(#Struct, MakeStruct(env, sizeof(layout::Struct), {__VA_ARGS__}))
 
 Napi::Object MakeStructs(Napi::Env env) {
   Napi::Object structs = Napi::Object::New(env);
@@ -91,12 +90,12 @@ Napi::Object MakeStructs(Napi::Env env) {
 // Names are those of the headers, without the k.
 Napi::Object MakeOps(Napi::Env env) {
 #define HBMESH_OP(name) \
-  Number { #name, static_cast<uint64_t>(layout::Op::k##name) }
-  return MakeNumbers(
-      env, {HBMESH_OP(SetD2H), HBMESH_OP(GetH2D), HBMESH_OP(Delete), HBMESH_OP(Exist), HBMESH_OP(GetMeta),
-            HBMESH_OP(Cancel), HBMESH_OP(Reserve), HBMESH_OP(Commit), HBMESH_OP(Lookup), HBMESH_OP(Remove),
-            HBMESH_OP(Presence), HBMESH_OP(Meta), HBMESH_OP(ReportMissing), HBMESH_OP(Sessions), HBMESH_OP(Drop),
-            HBMESH_OP(Describe), HBMESH_OP(ListHeld), HBMESH_OP(Peers), HBMESH_OP(Stats), HBMESH_OP(Shutdown)});
+  Number { #name, static_cast < uint64_t>(layout::Op::k##name) }
+  return MakeNumbers(env, {HBMESH_OP(SetD2H),        HBMESH_OP(GetH2D),   HBMESH_OP(Delete),   HBMESH_OP(Exist),
+                           HBMESH_OP(GetMeta),       HBMESH_OP(Cancel),   HBMESH_OP(Reserve),  HBMESH_OP(Commit),
+                           HBMESH_OP(Lookup),        HBMESH_OP(Remove),   HBMESH_OP(Presence), HBMESH_OP(Meta),
+                           HBMESH_OP(ReportMissing), HBMESH_OP(Sessions), HBMESH_OP(Drop),     HBMESH_OP(Describe),
+                           HBMESH_OP(ListHeld),      HBMESH_OP(Peers),    HBMESH_OP(Stats),    HBMESH_OP(Shutdown)});
 #undef HBMESH_OP
 }
 

@@ -1,5 +1,5 @@
-// Mailbox: hands work from native threads to the environment's thread, many items in one call. A JavaScript environment is
-// woken once for all that came since it last looked.
+// Mailbox: hands work from native threads to the environment's thread, many items in one call. A JavaScript environment
+// is woken once for all that came since it last looked.
 //
 // Thread rule: Post from any thread; everything else from the environment's thread.
 #pragma once
@@ -61,8 +61,8 @@ class Mailbox : public std::enable_shared_from_this<Mailbox<Item>> {
   // The handler is never called again.
   void Detach() { handler_ = nullptr; }
 
-  // At the environment's end: nothing is delivered any more, and later posts are dropped. Must be called from a clean-up
-  // hook that was added after Make, since Node then deletes the function that a Post would call.
+  // At the environment's end: nothing is delivered any more, and later posts are dropped. Must be called from a
+  // clean-up hook that was added after Make, since Node then deletes the function that a Post would call.
   void Abandon() {
     Detach();
     const std::lock_guard lock(mutex_);

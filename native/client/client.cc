@@ -161,8 +161,8 @@ void Client::Impl::Cancel(uint64_t id) {
     const std::lock_guard lock(mutex_);
     const auto found = outstanding_.find(id);
     if (found == outstanding_.end() || !ended_.ok()) return;
-    const auto kept = std::find_if(waiting_.begin(), waiting_.end(),
-                                   [id](const Waiting& waiting) { return waiting.entry.id == id; });
+    const auto kept =
+        std::find_if(waiting_.begin(), waiting_.end(), [id](const Waiting& waiting) { return waiting.entry.id == id; });
     if (kept == waiting_.end()) {
       layout::Entry entry{};
       entry.op = static_cast<uint16_t>(layout::Op::kCancel);
@@ -229,9 +229,9 @@ void Client::Impl::OnMessage(Message* message) {
     }
   }
   if (!known) {
-    BreakSession({StatusCode::kDataInconsistency,
-                  "its sidecar answered a request that is not outstanding (id " + std::to_string(entry.id) +
-                      "): worker and client must be of the same release"});
+    BreakSession({StatusCode::kDataInconsistency, "its sidecar answered a request that is not outstanding (id " +
+                                                      std::to_string(entry.id) +
+                                                      "): worker and client must be of the same release"});
     return;
   }
   Completion completion{entry.id, true, static_cast<StatusCode>(entry.code), {}, {}};

@@ -1,14 +1,15 @@
-// Client: a process's connection to the worker on its host. Sets, gets and questions go out over the shared-memory channel;
-// answers come back through a callback. The addon and the C API stand on it; there is no Node in it.
+// Client: a process's connection to the worker on its host. Sets, gets and questions go out over the shared-memory
+// channel; answers come back through a callback. The addon and the C API stand on it; there is no Node in it.
 //
 // Thread rule: any thread may submit, cancel and close. Callbacks come from the receiver thread, or from a thread that
 // calls Cancel or Close; they may submit and cancel, but must not close or destroy the client.
 //
-// Each accepted request is completed exactly once: with the sidecar's answer; with kClientWorkerDisconnect when the sidecar
-// ended; with kShuttingDown when the client was closed. Device memory of a request must stay allocated until then.
+// Each accepted request is completed exactly once: with the sidecar's answer; with kClientWorkerDisconnect when the
+// sidecar ended; with kShuttingDown when the client was closed. Device memory of a request must stay allocated until
+// then.
 //
-// A child made by fork has no receiver thread: every call there answers kNotSupported, and destruction leaves the parent's
-// session alone.
+// A child made by fork has no receiver thread: every call there answers kNotSupported, and destruction leaves the
+// parent's session alone.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,8 @@ struct ClientOptions {
 
 struct Completion {
   uint64_t id = 0;
-  // True: `code` and `payload` are the sidecar's ObjectReply (checked). False: the request ended here; `message` says why.
+  // True: `code` and `payload` are the sidecar's ObjectReply (checked). False: the request ended here; `message` says
+  // why.
   bool answered = false;
   StatusCode code = StatusCode::kOk;
   std::string message;
@@ -52,21 +54,21 @@ struct ClientCallbacks {
 
 class Client {
  public:
-  // Errors are those of OpenSession, and kNotSupported when the worker's backend is not the exporter's. The exporter may be
-  // null (then no device memory can be used); it is borrowed and outlives the client.
-  [[nodiscard]] static Status Connect(const ClientOptions& options, DeviceExporter* exporter,
-                                      ClientCallbacks callbacks, std::unique_ptr<Client>* client);
+  // Errors are those of OpenSession, and kNotSupported when the worker's backend is not the exporter's. The exporter
+  // may be null (then no device memory can be used); it is borrowed and outlives the client.
+  [[nodiscard]] static Status Connect(const ClientOptions& options, DeviceExporter* exporter, ClientCallbacks callbacks,
+                                      std::unique_ptr<Client>* client);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
   // Accepts a request; the completion with *id follows, perhaps before Submit returns. Errors, after which there is no
-  // completion: kInvalid (the call, its pointers), kNotReady (kKnownOnly and memory is not registered yet), kTryAgain (too
-  // many requests wait), kOutOfRange (larger than the queue), kClientWorkerDisconnect, kShuttingDown, kNotSupported (fork).
-  // With kAllowed the call may block for a round trip to register memory.
+  // completion: kInvalid (the call, its pointers), kNotReady (kKnownOnly and memory is not registered yet), kTryAgain
+  // (too many requests wait), kOutOfRange (larger than the queue), kClientWorkerDisconnect, kShuttingDown,
+  // kNotSupported (fork). With kAllowed the call may block for a round trip to register memory.
   [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id);
-  // Asks for the end of a request. It still completes: with kRpcCancelled, or with its answer if that was on its way. An id
-  // that is not outstanding is ignored.
+  // Asks for the end of a request. It still completes: with kRpcCancelled, or with its answer if that was on its way.
+  // An id that is not outstanding is ignored.
   void Cancel(uint64_t id);
   // Registers device memory ahead of use. May block.
   [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);

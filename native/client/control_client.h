@@ -1,4 +1,5 @@
-// ControlClient: the control process's end of its queue to the sidecar. It moves messages; what they mean is decided above.
+// ControlClient: the control process's end of its queue to the sidecar. It moves messages; what they mean is decided
+// above.
 //
 // Thread rule: any thread may send and close. Callbacks come from the receiver thread and must not close or destroy.
 #pragma once

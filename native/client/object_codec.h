@@ -31,16 +31,17 @@ struct ObjectCall {
 
 [[nodiscard]] bool CarriesBlobs(layout::Op op);
 
-// Is the call well formed: a KeyBatch of `keyCount` keys with ascending ends, blobEnds ascending to the number of pointers,
-// sizes above 0. kInvalid names what is wrong and the key's index. Which keys are allowed is the sidecar's business.
+// Is the call well formed: a KeyBatch of `keyCount` keys with ascending ends, blobEnds ascending to the number of
+// pointers, sizes above 0. kInvalid names what is wrong and the key's index. Which keys are allowed is the sidecar's
+// business.
 [[nodiscard]] Status CheckObjectCall(const ObjectCall& call);
 
 // REQUIRES: CheckObjectCall(call) is kOk; one record a blob.
 [[nodiscard]] std::vector<std::byte> EncodeObjectRequest(const ObjectCall& call,
                                                          std::span<const layout::BlobRecord> blobs);
 
-// How messages name a key: `key "name" (number 3)`, counted from 1; bytes that can't be shown are escaped, a long key is
-// cut. The sidecar names keys in the same way, so that callers can tell which one is meant.
+// How messages name a key: `key "name" (number 3)`, counted from 1; bytes that can't be shown are escaped, a long key
+// is cut. The sidecar names keys in the same way, so that callers can tell which one is meant.
 [[nodiscard]] std::string DescribeKey(const ObjectCall& call, uint32_t keyIndex);
 // The key that a blob belongs to. REQUIRES: CheckObjectCall(call) is kOk.
 [[nodiscard]] uint32_t KeyIndexOfBlob(const ObjectCall& call, size_t blobIndex);
@@ -49,14 +50,14 @@ struct ObjectCall {
 struct ObjectReplyView {
   std::span<const layout::KeyResult> results;
   std::span<const layout::PathRecord> paths;
-  std::span<const uint32_t> blobCounts;   // kGetMeta, one a key
-  std::span<const uint64_t> blobSizes;    // kGetMeta
+  std::span<const uint32_t> blobCounts;  // kGetMeta, one a key
+  std::span<const uint64_t> blobSizes;   // kGetMeta
   std::string_view messages;
 };
 
-// `code` is the code of the reply's entry. kOk: one result for each of `keyCount` keys, or none with another code than OK
-// (then `messages` is about the whole call, and an empty payload is allowed). kDataInconsistency: counts, offsets or sizes
-// that don't fit; *view is untouched. REQUIRES: the payload is aligned to 8 bytes.
+// `code` is the code of the reply's entry. kOk: one result for each of `keyCount` keys, or none with another code than
+// OK (then `messages` is about the whole call, and an empty payload is allowed). kDataInconsistency: counts, offsets or
+// sizes that don't fit; *view is untouched. REQUIRES: the payload is aligned to 8 bytes.
 [[nodiscard]] Status DecodeObjectReply(layout::Op op, uint32_t code, uint32_t keyCount,
                                        std::span<const std::byte> payload, ObjectReplyView* view);
 

@@ -1,8 +1,8 @@
 // RegionCache: which device memory the sidecar already knows, and under which number.
 //
-// Blobs are named to the sidecar as (region, offset, bytes). A region is a whole allocation segment, registered at first use
-// and kept, so that a client which reuses its memory registers once. The cache is bounded: the segment that was used longest
-// ago is unregistered first, never one that an outstanding request uses (those are pinned).
+// Blobs are named to the sidecar as (region, offset, bytes). A region is a whole allocation segment, registered at
+// first use and kept, so that a client which reuses its memory registers once. The cache is bounded: the segment that
+// was used longest ago is unregistered first, never one that an outstanding request uses (those are pinned).
 //
 // Thread rule: any thread. Resolve with Registration::kAllowed may block for one round trip to the sidecar for each new
 // segment; the other calls never wait for that.
@@ -43,9 +43,10 @@ class RegionCache {
   // Both are borrowed and outlive the cache.
   RegionCache(DeviceExporter* exporter, RegionRegistrar* registrar, uint32_t regionsMax);
 
-  // Names every blob of the call. kInvalid, with key index, key and pointer: no device memory, memory of another device than
-  // the call's, or a blob that leaves its segment. kNotReady: kKnownOnly, and a segment is not registered yet. kTryAgain: as
-  // many segments as the cache may hold are in use. On an error nothing is pinned. REQUIRES: CheckObjectCall(call) is kOk.
+  // Names every blob of the call. kInvalid, with key index, key and pointer: no device memory, memory of another device
+  // than the call's, or a blob that leaves its segment. kNotReady: kKnownOnly, and a segment is not registered yet.
+  // kTryAgain: as many segments as the cache may hold are in use. On an error nothing is pinned. REQUIRES:
+  // CheckObjectCall(call) is kOk.
   [[nodiscard]] Status Resolve(const ObjectCall& call, Registration registration, ResolvedBlobs* blobs);
   // Registers the segments of these ranges ahead of use. The messages name the index of the range.
   [[nodiscard]] Status Preregister(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);

@@ -16,8 +16,8 @@ class RegionSession final : public RegionRegistrar {
   RegionSession(int socket, std::string workerAddress, uint32_t timeoutMs);
 
   // Errors: the sidecar's own; kWorkerTimeout when it doesn't answer, kClientWorkerDisconnect when it ended,
-  // kDataInconsistency for an answer that breaks the protocol. Without an answer the socket is shut down, since a late one
-  // would be taken for the next one's; the session then ends.
+  // kDataInconsistency for an answer that breaks the protocol. Without an answer the socket is shut down, since a late
+  // one would be taken for the next one's; the session then ends.
   [[nodiscard]] Status Register(const ExportHandle& handle, uint32_t* region) override;
   [[nodiscard]] Status Unregister(uint32_t region) override;
 

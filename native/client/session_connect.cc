@@ -35,10 +35,10 @@ struct Attempt {
     return static_cast<int>(std::max<int64_t>(left, 0));
   }
   [[nodiscard]] Status Expired(std::string_view waitedFor) const {
-    return {StatusCode::kRpcDeadlineExceeded,
-            "waited " + std::to_string(options.connectTimeoutMs) + " ms for the sidecar of worker " +
-                options.workerAddress + " to " + std::string(waitedFor) +
-                "; look at the worker's log, or give a longer connect timeout"};
+    return {StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(options.connectTimeoutMs) +
+                                                  " ms for the sidecar of worker " + options.workerAddress + " to " +
+                                                  std::string(waitedFor) +
+                                                  "; look at the worker's log, or give a longer connect timeout"};
   }
 };
 
@@ -115,8 +115,8 @@ Status SendHello(const Attempt& attempt, int socket) {
   hello.kind = static_cast<uint32_t>(attempt.options.kind);
   hello.pid = static_cast<uint32_t>(::getpid());
   if (attempt.options.token.size() >= sizeof(hello.token)) {
-    return {StatusCode::kInvalid, "the token has " + std::to_string(attempt.options.token.size()) +
-                                      " bytes, at most " + std::to_string(sizeof(hello.token) - 1) + " are allowed"};
+    return {StatusCode::kInvalid, "the token has " + std::to_string(attempt.options.token.size()) + " bytes, at most " +
+                                      std::to_string(sizeof(hello.token) - 1) + " are allowed"};
   }
   std::memcpy(hello.token, attempt.options.token.data(), attempt.options.token.size());
   for (;;) {
@@ -156,12 +156,11 @@ Status ReceiveWelcome(const Attempt& attempt, int socket, session::Welcome* welc
             "worker " + workerAddress + " closed the session during the greeting; look at its log"};
   }
   const bool whole = received == static_cast<ssize_t>(sizeof(*welcome)) && (message.msg_flags & MSG_CTRUNC) == 0;
-  if (!whole || welcome->type != static_cast<uint32_t>(session::Type::kWelcome) ||
-      welcome->magic != session::kMagic || welcome->version != session::kVersion) {
-    return {StatusCode::kDataInconsistency, "what serves " + workerAddress +
-                                                " does not speak session protocol version " +
-                                                std::to_string(session::kVersion) +
-                                                ": worker and client must be of the same release"};
+  if (!whole || welcome->type != static_cast<uint32_t>(session::Type::kWelcome) || welcome->magic != session::kMagic ||
+      welcome->version != session::kVersion) {
+    return {StatusCode::kDataInconsistency,
+            "what serves " + workerAddress + " does not speak session protocol version " +
+                std::to_string(session::kVersion) + ": worker and client must be of the same release"};
   }
   return Status::Ok();
 }

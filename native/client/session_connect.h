@@ -1,4 +1,5 @@
-// Opens a session with a worker's sidecar: the abstract socket, the check of who serves it, HELLO and WELCOME, the channel.
+// Opens a session with a worker's sidecar: the abstract socket, the check of who serves it, HELLO and WELCOME, the
+// channel.
 //
 // Clients and control processes begin in the same way (sidecar/session_protocol.h draws it). Thread rule: any thread;
 // OpenSession blocks for at most the connect time limit.
@@ -33,9 +34,9 @@ struct Session {
   std::string transports;
 };
 
-// kNoAvailableWorker: nothing listens at the address. kNotAuthorized: the listener runs as another user, or it refused us.
-// kRpcDeadlineExceeded: says what it waited for. kDataInconsistency: the listener is no sidecar of this version. On an
-// error *session is untouched and nothing stays open.
+// kNoAvailableWorker: nothing listens at the address. kNotAuthorized: the listener runs as another user, or it refused
+// us. kRpcDeadlineExceeded: says what it waited for. kDataInconsistency: the listener is no sidecar of this version. On
+// an error *session is untouched and nothing stays open.
 [[nodiscard]] Status OpenSession(const SessionOptions& options, Session* session);
 
 }  // namespace hbmesh

@@ -1,7 +1,8 @@
 // SessionPump: the thread that receives what the sidecar sends over a channel, and notices when the sidecar is gone.
 //
-// It spins for a short time after each message, then sleeps until the channel's eventfd, the session socket's end of file or
-// Nudge() wakes it. The handler is called on this thread only. The pump borrows channel and socket: both outlive Stop().
+// It spins for a short time after each message, then sleeps until the channel's eventfd, the session socket's end of
+// file or Nudge() wakes it. The handler is called on this thread only. The pump borrows channel and socket: both
+// outlive Stop().
 #pragma once
 
 #include <atomic>
@@ -19,8 +20,8 @@ class PumpHandler {
   virtual ~PumpHandler() = default;
   // One message, in order. The payload may be moved out.
   virtual void OnMessage(Message* message) = 0;
-  // After a run of messages and after each Nudge. Returns in how many milliseconds to call again at the latest, -1: only
-  // when something happens.
+  // After a run of messages and after each Nudge. Returns in how many milliseconds to call again at the latest, -1:
+  // only when something happens.
   virtual int OnTurn() = 0;
   // Once, as the last call, when the session ended from the other side: kClientWorkerDisconnect at the socket's end of
   // file, kDataInconsistency when the sidecar broke the channel's rules. Not called after Stop().

@@ -411,7 +411,7 @@ export class HeteroClient {
 
   #batchLimits(connection: Connection): { keysMax: number; deviceCount: number; node: string } {
     return {
-      keysMax: connection.layout.limits["KeysPerCallMax"] ?? 0,
+      keysMax: connection.layout.limits.KeysPerCallMax ?? 0,
       deviceCount: connection.native.deviceCount,
       node: connection.node,
     };

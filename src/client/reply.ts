@@ -75,10 +75,10 @@ export class ReplyDecoder {
   readonly #text = new TextDecoder();
 
   constructor(layout: NativeLayout) {
-    this.#reply = new RecordReader(layout.structs["ObjectReply"], "ObjectReply");
-    this.#result = new RecordReader(layout.structs["KeyResult"], "KeyResult");
-    this.#path = new RecordReader(layout.structs["PathRecord"], "PathRecord");
-    this.#sourceBytes = layout.structs["PathRecord"]?.fields["source"]?.bytes ?? 0;
+    this.#reply = new RecordReader(layout.structs.ObjectReply, "ObjectReply");
+    this.#result = new RecordReader(layout.structs.KeyResult, "KeyResult");
+    this.#path = new RecordReader(layout.structs.PathRecord, "PathRecord");
+    this.#sourceBytes = layout.structs.PathRecord?.fields.source?.bytes ?? 0;
     this.#transports = new Map(Object.entries(layout.transports).map(([name, id]) => [id, name]));
     this.#flags = layout.flags;
   }
@@ -124,7 +124,7 @@ export class ReplyDecoder {
 
   /** Was the key there (see WriteResult.existed)? */
   existed(answer: KeyAnswer): boolean {
-    return (answer.flags & (this.#flags["Existed"] ?? 0)) !== 0;
+    return (answer.flags & (this.#flags.Existed ?? 0)) !== 0;
   }
 
   #answer(view: DataView, at: number, messages: Uint8Array): KeyAnswer {
@@ -152,8 +152,8 @@ export class ReplyDecoder {
       slices: this.#path.u32(view, at, "slices"),
       bytes: this.#path.u64(view, at, "bytes"),
       seconds: Number(this.#path.u64(view, at, "nanoseconds")) / 1e9,
-      fallback: (flags & (this.#flags["PathFallback"] ?? 0)) !== 0,
-      staged: (flags & (this.#flags["PathStaged"] ?? 0)) !== 0,
+      fallback: (flags & (this.#flags.PathFallback ?? 0)) !== 0,
+      staged: (flags & (this.#flags.PathStaged ?? 0)) !== 0,
       text: "",
     };
     path.text = describePath(path, context);

@@ -125,7 +125,7 @@ let loaded: NativeAddon | undefined;
 
 /** Where the addon and the sidecar program are: HBMESH_NATIVE_DIR, or what `npm run setup` builds. */
 export function nativePath(name: string): string {
-  const folder = process.env["HBMESH_NATIVE_DIR"];
+  const folder = process.env.HBMESH_NATIVE_DIR;
   return folder === undefined
     ? fileURLToPath(new URL(`../../build/Release/${name}`, import.meta.url))
     : join(folder, name);
