@@ -201,7 +201,7 @@ void FakeControl::Handle(const Message& message) {
         directory_.known[keys[i]] = {commit.generation, commit.bytes, {{member_, commit.slot}}};
       }
     } else if (op == layout::Op::kRemove) {
-      record.flags = there ? layout::kExisted : 0;
+      record.flags = there ? uint32_t{layout::kExisted} : 0;
       if (there) directory_.known.erase(found);
     } else {
       record.code = there ? kOk : kNotFound;
@@ -243,7 +243,7 @@ bool FakeControl::AnswerLookup(Pending& pending) {
   Append(payload, layout::LookupReply{static_cast<uint32_t>(found.size()), static_cast<uint32_t>(slices.size()), 0, 0});
   for (const layout::FoundRecord& record : found) Append(payload, record);
   for (const layout::SliceRecord& slice : slices) Append(payload, slice);
-  Answer(pending.entry, std::move(payload), all ? 0 : layout::kFlagMore);
+  Answer(pending.entry, std::move(payload), all ? uint16_t{0} : uint16_t{layout::kFlagMore});
   return all;
 }
 

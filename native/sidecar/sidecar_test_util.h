@@ -22,7 +22,7 @@
 namespace hbmesh::sidecar::testing {
 
 // Long enough for the slowest sanitizer; a test that waits that long has failed.
-inline constexpr int kPatienceMs = 60'000;
+inline constexpr int kPatienceMs = 30'000;
 
 // A worker address that no other test of this machine uses: names and ports come from the process id.
 [[nodiscard]] std::string NewWorkerAddress();

@@ -21,6 +21,7 @@ struct Worker {
       : process(NewWorkerAddress(), std::move(flags)),
         control(std::make_unique<FakeControl>(process.workerAddress(), directory, member)) {
     EXPECT_EQ(process.ready(), "ready");
+    Introduce({control.get()}, {process.workerAddress()});
   }
   SidecarProcess process;
   std::unique_ptr<FakeControl> control;
