@@ -25,10 +25,16 @@ export function leftoversNow(addresses: readonly string[] = []): Leftovers {
     sockets: readFileSync("/proc/net/unix", "utf8")
       .split("\n")
       .map((line) => line.slice(line.lastIndexOf(" ") + 1))
-      .filter((name) => name.startsWith("@hbmesh") && ours(name)),
+      .filter((name) => name.startsWith("@hbmesh") && ours(name) && !isOfOthers(name)),
     sharedMemory: readdirSync("/dev/shm"),
     temporaryFiles: readdirSync(tmpdir()).filter((name) => name.startsWith("hbmesh")),
   };
+}
+
+/** "@hbmesh-shm/<process id>-...": is that a living process of another checkout? */
+function isOfOthers(name: string): boolean {
+  const pid = /^@hbmesh-shm\/(\d+)-/.exec(name)?.[1];
+  return processLines().some((line) => line.startsWith(`${pid} `) && !program.test(line));
 }
 
 /** "1234 node dist/cli/main.js worker ..." for each process of this machine that can be read. */

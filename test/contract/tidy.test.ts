@@ -26,7 +26,8 @@ function longScriptFunctions(name: string): string[] {
     if (ts.isFunctionLike(node) && "body" in node && node.body !== undefined) {
       const first = source.getLineAndCharacterOfPosition(node.getStart(source)).line;
       const lines = source.getLineAndCharacterOfPosition(node.end).line - first + 1;
-      const isList = ts.isCallExpression(node.parent) && /^describe\b/.test(node.parent.expression.getText(source));
+      // A describe(), or a suite as a function: a list of tests.
+      const isList = /^\s+(it|test|describe)(\.each)?\(/m.test(node.body.getText(source)) && /\.test\.ts$|^test\//.test(name);
       if (lines > functionLinesMax && !isList) {
         found.push(`${name}:${first + 1}: ${lines} lines`);
       }
