@@ -1,8 +1,8 @@
 // Channel: two message rings in one memfd between the sidecar and one peer process (layout.h draws it).
 //
-// The two ends don't trust each other's writes: a receiver copies an entry out, checks it, then copies the payload out; a
-// sender checks the consumer's positions. A peer that breaks the rules gets kDataInconsistency, after which the channel is
-// unusable.
+// The two ends don't trust each other's writes: a receiver copies an entry out, checks it, then copies the payload out;
+// a sender checks the consumer's positions. A peer that breaks the rules gets kDataInconsistency, after which the
+// channel is unusable.
 //
 // Thread rule: one thread sends and one thread (which may be another) receives at each end.
 #pragma once
@@ -20,8 +20,8 @@
 namespace hbmesh {
 
 struct ChannelOptions {
-  uint32_t entryCapacity = 1024;             // a power of two
-  uint64_t payloadCapacity = 64ULL << 20;    // bytes a ring, a power of two; sparse until used
+  uint32_t entryCapacity = 1024;           // a power of two
+  uint64_t payloadCapacity = 64ULL << 20;  // bytes a ring, a power of two; sparse until used
 };
 
 struct Message {
@@ -33,19 +33,20 @@ enum class ChannelSide { kSidecar, kPeer };
 
 class Channel {
  public:
-  // Makes the memory, sealed against resizing. Side kSidecar. Wakes are eventfds: one to wake the sidecar (shared by all
-  // of its channels, borrowed), one to wake the peer.
+  // Makes the memory, sealed against resizing. Side kSidecar. Wakes are eventfds: one to wake the sidecar (shared by
+  // all of its channels, borrowed), one to wake the peer.
   [[nodiscard]] static Status Create(const ChannelOptions& options, int sidecarWake, std::unique_ptr<Channel>* channel);
   // Maps memory that came from the sidecar and checks its header, its seals and its size. Side kPeer.
   [[nodiscard]] static Status Attach(Fd memory, Fd sidecarWake, Fd peerWake, std::unique_ptr<Channel>* channel);
   ~Channel();
 
-  // Copies entry and payload in and publishes them; wakes the consumer if it sleeps. kTryAgain: the ring is full, nothing
-  // was written. kOutOfRange: the payload can never fit (over half of the ring's payload capacity).
+  // Copies entry and payload in and publishes them; wakes the consumer if it sleeps. kTryAgain: the ring is full,
+  // nothing was written. kOutOfRange: the payload can never fit (over half of the ring's payload capacity).
   [[nodiscard]] Status Send(const layout::Entry& entry, std::span<const std::byte> payload);
   // As Send, for payloads in several parts.
   [[nodiscard]] Status Send(const layout::Entry& entry, std::span<const std::span<const std::byte>> parts);
-  // Takes the next message. false in *received: the ring is empty. An error other than kOk means the peer broke the rules.
+  // Takes the next message. false in *received: the ring is empty. An error other than kOk means the peer broke the
+  // rules.
   [[nodiscard]] Status Receive(Message* message, bool* received);
   // Is there anything to receive; may be called by the receiving thread only.
   [[nodiscard]] bool HasMessage() const;

@@ -1,5 +1,6 @@
 // Everything that two processes read from the same bytes: the shared-memory channel, its entries, and the payloads of
-// each operation. This header is the only definition; the addon exports the offsets to TypeScript (addon/layout_export).
+// each operation. This header is the only definition; the addon exports the offsets to TypeScript
+// (addon/layout_export).
 //
 // Byte order is the host's (both ends are on one machine). All records are aligned to 8 bytes unless stated. Fields
 // named `reserved` are written as 0 and ignored by readers.
@@ -12,9 +13,10 @@
 //   ...      payload of ring 0        payloadBytes, a byte ring
 //   ...      payload of ring 1        payloadBytes, a byte ring
 //
-// Each ring has one producer and one consumer. A message is one entry, and `payloadBytes` contiguous bytes in the payload
-// ring at position `payloadPos % capacity` (8-byte aligned; a producer skips to the start of the ring rather than wrap a
-// payload). Positions and indexes count up for ever; they are reduced modulo the capacity (a power of two) on use.
+// Each ring has one producer and one consumer. A message is one entry, and `payloadBytes` contiguous bytes in the
+// payload ring at position `payloadPos % capacity` (8-byte aligned; a producer skips to the start of the ring rather
+// than wrap a payload). Positions and indexes count up for ever; they are reduced modulo the capacity (a power of two)
+// on use.
 #pragma once
 
 #include <atomic>
@@ -37,9 +39,9 @@ struct alignas(kCacheLine) RingControl {
   alignas(kCacheLine) std::atomic<uint64_t> head;
   // Written by the consumer, with `head`: payload bytes below it may be overwritten.
   std::atomic<uint64_t> payloadHead;
-  // 1 while the consumer sleeps on its eventfd. Set by the consumer, then it looks at `tail` once more; the producer reads
-  // it after publishing, and sets it to 0 when it signals. All sequentially consistent, so that one of the two sees the
-  // other (the proof is in channel.cc).
+  // 1 while the consumer sleeps on its eventfd. Set by the consumer, then it looks at `tail` once more; the producer
+  // reads it after publishing, and sets it to 0 when it signals. All sequentially consistent, so that one of the two
+  // sees the other (the proof is in channel.cc).
   alignas(kCacheLine) std::atomic<uint32_t> consumerSleeps;
 };
 static_assert(sizeof(RingControl) == 192);
@@ -78,30 +80,30 @@ enum EntryFlags : uint16_t {
 
 enum class Op : uint16_t {
   // Client -> sidecar. Payload: ObjectRequest. Reply payload: ObjectReply.
-  kSetD2H = 1,   // args: existence | ttlMs | flags (SetFlags) | 0
-  kGetH2D = 2,   // args: timeoutMs | flags | 0 | 0
+  kSetD2H = 1,  // args: existence | ttlMs | flags (SetFlags) | 0
+  kGetH2D = 2,  // args: timeoutMs | flags | 0 | 0
   kDelete = 3,
   kExist = 4,
   kGetMeta = 5,  // reply carries blob sizes after the results
   kCancel = 6,   // args: id of the request to end; no reply of its own
 
   // Sidecar -> control, reply control -> sidecar. Payload of both: KeyBatch, then one record a key.
-  kReserve = 32,     // args: existence | 0 | 0 | 0. Reply: ResultRecord
-  kCommit = 33,      // args: existence. Records: CommitRecord. Reply: ResultRecord
-  kLookup = 34,      // args: timeoutMs | slice bytes | 0 | 0. Payload LookupRequest. Replies with kFlagMore: LookupReply
-  kRemove = 35,      // Reply: ResultRecord (flag kExisted)
-  kPresence = 36,    // Reply: ResultRecord; code OK is HIT, NOT_FOUND is MISS, all else UNKNOWN
-  kMeta = 37,        // Reply: ResultRecord, then u32 counts and u64 blob sizes as in ObjectReply
+  kReserve = 32,   // args: existence | 0 | 0 | 0. Reply: ResultRecord
+  kCommit = 33,    // args: existence. Records: CommitRecord. Reply: ResultRecord
+  kLookup = 34,    // args: timeoutMs | slice bytes | 0 | 0. Payload LookupRequest. Replies with kFlagMore: LookupReply
+  kRemove = 35,    // Reply: ResultRecord (flag kExisted)
+  kPresence = 36,  // Reply: ResultRecord; code OK is HIT, NOT_FOUND is MISS, all else UNKNOWN
+  kMeta = 37,      // Reply: ResultRecord, then u32 counts and u64 blob sizes as in ObjectReply
   kReportMissing = 38,  // Records: ResultRecord as it was looked up. No reply
-  kSessions = 39,    // one-way: args: sessions open
+  kSessions = 39,       // one-way: args: sessions open
 
   // Control -> sidecar, reply sidecar -> control.
-  kDrop = 64,       // Records: HeldObject. Reply: u32 codes
-  kDescribe = 65,   // Records: HeldObject. Reply: u32 codes, then counts and blob sizes
-  kListHeld = 66,   // Reply with kFlagMore: KeyBatch and CommitRecords of everything sealed
-  kPeers = 67,      // one-way. Payload: text, one `id address transport=address ...` a line
-  kStats = 68,      // Reply payload: SidecarStats
-  kShutdown = 69,   // args: 1 = drain transfers first. Reply, then the sidecar exits 0
+  kDrop = 64,      // Records: HeldObject. Reply: u32 codes
+  kDescribe = 65,  // Records: HeldObject. Reply: u32 codes, then counts and blob sizes
+  kListHeld = 66,  // Reply with kFlagMore: KeyBatch and CommitRecords of everything sealed
+  kPeers = 67,     // one-way. Payload: text, one `id address transport=address ...` a line
+  kStats = 68,     // Reply payload: SidecarStats
+  kShutdown = 69,  // args: 1 = drain transfers first. Reply, then the sidecar exits 0
 };
 
 enum class Existence : uint32_t { kSkip = 0, kFail = 1, kReplace = 2 };
@@ -136,8 +138,8 @@ struct BlobRecord {
 static_assert(sizeof(BlobRecord) == 24);
 
 // Reply payload:
-//   ObjectReply │ KeyResult x count │ PathRecord x pathCount │ (kGetMeta) blobCounts u32 x count padded to 8, blob sizes
-//   u64 │ messages
+//   ObjectReply │ KeyResult x count │ PathRecord x pathCount │ (kGetMeta) blobCounts u32 x count padded to 8, blob
+//   sizes u64 │ messages
 struct ObjectReply {
   uint32_t count;
   uint32_t pathCount;
@@ -248,8 +250,8 @@ struct SidecarStats {
   uint64_t objects;
   uint64_t sessions;
   uint64_t holds;
-  uint64_t transfers;        // since start
-  uint64_t transferredBytes; // since start
+  uint64_t transfers;         // since start
+  uint64_t transferredBytes;  // since start
   uint64_t reserved;
 };
 static_assert(sizeof(SidecarStats) == 64);
