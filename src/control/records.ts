@@ -106,7 +106,7 @@ export function pickRecords(records: Uint8Array, recordBytes: number, indexes: A
 
 /** A copy of CommitRecords in which each names this member. */
 export function stampMember(records: Uint8Array, member: number): Uint8Array {
-  const stamped = records.slice();
+  const stamped = new Uint8Array(records);
   fillMember(stamped, member);
   return stamped;
 }

@@ -2,8 +2,9 @@
  * The Store on etcd (3.4 or newer), through etcd3's generated calls: they give revisions, which its builders hide.
  */
 import { Etcd3, type IRequestOp, Range, type IOptions, type IWatchResponse } from "etcd3";
-import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Clock } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
 import { checkEntrySize, checkTtl } from "./memory-store.js";
 import {
   type PutOptions,
@@ -17,8 +18,8 @@ import {
 import { WatchQueue } from "./watch-queue.js";
 
 /** `endpoints` are HOST:PORT or URLs. Connects at first use. */
-export function createEtcdStore(endpoints: readonly string[]): Store {
-  return new EtcdStore(endpoints);
+export function createEtcdStore(endpoints: readonly string[], clock: Clock): Store {
+  return new EtcdStore(endpoints, clock);
 }
 
 interface EtcdKeyValue {
@@ -29,11 +30,13 @@ interface EtcdKeyValue {
 
 class EtcdStore implements Store {
   readonly #endpoints: readonly string[];
+  readonly #clock: Clock;
   readonly #client: Etcd3;
   readonly #closing = new AbortController();
 
-  constructor(endpoints: readonly string[]) {
+  constructor(endpoints: readonly string[], clock: Clock) {
     this.#endpoints = endpoints;
+    this.#clock = clock;
     const options: IOptions = { hosts: endpoints.map((endpoint) => (endpoint.includes("://") ? endpoint : `http://${endpoint}`)) };
     this.#client = new Etcd3(options);
   }
@@ -172,7 +175,7 @@ class EtcdStore implements Store {
       ends.push(() => this.#closing.signal.removeEventListener("abort", onClose));
     });
     try {
-      return await Promise.race([work({ deadline: Date.now() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }), ended]);
+      return await Promise.race([work({ deadline: this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }), ended]);
     } catch (reason) {
       throw this.#translate(reason, what);
     } finally {

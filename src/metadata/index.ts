@@ -20,6 +20,6 @@ export function openStore(metadataAddress: string, clock: Clock): Store {
     case "hbmesh":
       return createRemoteStore(address.address);
     case "etcd":
-      return createEtcdStore(address.endpoints);
+      return createEtcdStore(address.endpoints, clock);
   }
 }

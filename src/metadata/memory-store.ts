@@ -74,7 +74,7 @@ class MemoryStore implements Store {
       this.#leases.get(before.leaseId)?.keys.delete(key);
     }
     lease?.keys.add(key);
-    const entry = { key, value: value.slice(), modifyRevision: ++this.#revision, leaseId };
+    const entry = { key, value: new Uint8Array(value), modifyRevision: ++this.#revision, leaseId };
     this.#entries.set(key, entry);
     this.#tell([{ entry: copyEntry(entry), deleted: false }]);
     return { written: true, revision: this.#revision };
@@ -200,7 +200,7 @@ class MemoryStore implements Store {
 }
 
 function copyEntry(entry: StoreEntry): StoreEntry {
-  return { key: entry.key, value: entry.value.slice(), modifyRevision: entry.modifyRevision };
+  return { key: entry.key, value: new Uint8Array(entry.value), modifyRevision: entry.modifyRevision };
 }
 
 function closedError(): HbmeshError {

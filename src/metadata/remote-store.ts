@@ -76,10 +76,16 @@ function closedError(): HbmeshError {
   return new HbmeshError(StatusCode.SHUTTING_DOWN, "the store was closed");
 }
 
-/** A deadline that passed means the same as a refused connection: the store can't be reached. */
+/** A deadline that passed and a server that shuts down mean the same as a refused connection: the store can't be reached. */
+const UNREACHABLE_CODES: readonly StatusCode[] = [
+  StatusCode.RPC_UNAVAILABLE,
+  StatusCode.RPC_DEADLINE_EXCEEDED,
+  StatusCode.SHUTTING_DOWN,
+];
+
 function unreachable(reason: unknown, address: string): HbmeshError {
   const error = fromConnectError(reason, address);
-  if (error.code !== StatusCode.RPC_UNAVAILABLE && error.code !== StatusCode.RPC_DEADLINE_EXCEEDED) {
+  if (!UNREACHABLE_CODES.includes(error.code)) {
     return error;
   }
   const message = `the store at ${address} can't be reached (${error.message}); check that the process that hosts it runs`;

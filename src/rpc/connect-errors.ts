@@ -85,7 +85,8 @@ export function fromConnectError(reason: unknown, node?: string): HbmeshError {
   }
   const number = Number(reason.metadata.get(HEADER_CODE) ?? "");
   const known = number !== 0 && StatusCode[number] !== undefined;
-  const code = known ? (number as StatusCode) : (STATUS_CODES[reason.code] ?? StatusCode.RUNTIME_ERROR);
+  const mapped = isSocketError(reason) ? StatusCode.RPC_UNAVAILABLE : (STATUS_CODES[reason.code] ?? StatusCode.RUNTIME_ERROR);
+  const code = known ? (number as StatusCode) : mapped;
   const key = decodeKey(reason.metadata.get(HEADER_KEY));
   const asked = reason.metadata.get(HEADER_NODE) ?? node;
   // Connect's own message for a refused or broken connection names neither the peer nor what to do.
@@ -96,6 +97,19 @@ export function fromConnectError(reason: unknown, node?: string): HbmeshError {
     ...(key === undefined ? {} : { key }),
     ...(asked === undefined ? {} : { node: asked }),
   });
+}
+
+/** Connect calls some broken connections unknown or internal; the socket's own error is among the causes then. */
+function isSocketError(reason: ConnectError): boolean {
+  let cause: unknown = reason.cause;
+  for (let depth = 0; depth < 4 && cause instanceof Error; depth++) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== undefined && /^(EPIPE|ECONN|EHOST|ENET|ETIMEDOUT|ENOTFOUND|EAI_|ERR_STREAM|UND_ERR)/.test(code)) {
+      return true;
+    }
+    cause = cause.cause;
+  }
+  return false;
 }
 
 function decodeKey(text: string | null): string | undefined {

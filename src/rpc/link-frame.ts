@@ -137,7 +137,8 @@ export class FrameReader {
       type: frame.readUInt8(8),
       method: frame.readUInt16LE(10),
       argument: frame.readUInt32LE(12),
-      payload: frame.subarray(FRAME_HEADER_BYTES),
+      // No Buffer, whose slice() would not copy.
+      payload: new Uint8Array(frame.buffer, frame.byteOffset + FRAME_HEADER_BYTES, frame.byteLength - FRAME_HEADER_BYTES),
     });
   }
 }

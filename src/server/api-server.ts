@@ -5,7 +5,7 @@
  *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
  */
-import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import { type Server, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -37,6 +37,14 @@ export interface ApiServer {
   /** Ends open requests and watches. */
   close(): Promise<void>;
 }
+
+type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
+
+const answerUnknownPath: Fallback = (request, response) => {
+  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo or Delete, or /hbmesh.v1.ClusterService/Health or ListMembers`;
+  response.writeHead(404, { "content-type": "application/json" });
+  response.end(`${JSON.stringify({ code: "not_found", message })}\n`);
+};
 
 /** Rejects with NOT_READY naming the address when it can't be listened at. */
 export async function startApiServer(options: ApiServerOptions): Promise<ApiServer> {
@@ -104,12 +112,6 @@ async function* translateStream<T>(messages: AsyncIterable<T>, translate: (reaso
   } catch (reason) {
     throw translate(reason);
   }
-}
-
-function answerUnknownPath(request: IncomingMessage, response: ServerResponse): void {
-  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo or Delete, or /hbmesh.v1.ClusterService/Health or ListMembers`;
-  response.writeHead(404, { "content-type": "application/json" });
-  response.end(`${JSON.stringify({ code: "not_found", message })}\n`);
 }
 
 function listen(server: Server, host: string, port: number, address: string): Promise<void> {

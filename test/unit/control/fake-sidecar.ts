@@ -286,7 +286,7 @@ export class FakeSidecar implements SpawnedSidecar {
 
   #send(message: PortMessage): void {
     if (!this.#dead) {
-      const copy = { ...message, payload: message.payload.slice() };
+      const copy = { ...message, payload: new Uint8Array(message.payload) };
       queueMicrotask(() => this.#onMessage(copy));
     }
   }

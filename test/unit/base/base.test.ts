@@ -1,0 +1,157 @@
+/**
+ * Goal: addresses, configuration, clocks, deadlines and randomness behave at their limits. Method: tables of good and bad values; virtual time.
+ */
+import { describe, expect, it } from "vitest";
+import { formatAddress, isLoopback, parseAddress } from "../../../src/base/address.js";
+import { createSystemClock, createVirtualClock } from "../../../src/base/clock.js";
+import { parseMetadataAddress, resolveWorkerConfig, type WorkerSettings } from "../../../src/base/config.js";
+import { createDeferred, pause, withDeadline } from "../../../src/base/deadline.js";
+import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
+import { createLogger, createSilentLogger } from "../../../src/base/log.js";
+import { createSeededRandom, createSystemRandom } from "../../../src/base/random.js";
+
+describe("addresses", () => {
+  it.each([
+    ["127.0.0.1:31501", "127.0.0.1", 31_501],
+    ["[::1]:0", "::1", 0],
+    ["10.0.0.1:65535", "10.0.0.1", 65_535],
+  ])("%s is read and written back", (text, host, port) => {
+    expect(parseAddress(text, "x")).toEqual({ host, port });
+    expect(formatAddress({ host, port })).toBe(text);
+  });
+
+  it.each(["", "host:1", "127.0.0.1", "127.0.0.1:", "::1:5", "[127.0.0.1]:5", "127.0.0.1:65536", "127.0.0.1:-1", "256.0.0.1:1"])(
+    "%j is refused, naming what it was given for",
+    (text) => {
+      expect(() => parseAddress(text, "workerAddress")).toThrow(expect.objectContaining({ code: StatusCode.INVALID }));
+      expect(() => parseAddress(text, "workerAddress")).toThrow(/^workerAddress /);
+    },
+  );
+
+  it("knows loopback", () => {
+    expect([isLoopback("127.3.4.5"), isLoopback("::1"), isLoopback("10.0.0.1")]).toEqual([true, true, false]);
+  });
+});
+
+describe("worker configuration", () => {
+  it("has defaults for all but the address", () => {
+    expect(resolveWorkerConfig({ workerAddress: "127.0.0.1:31501" })).toMatchObject({
+      metadataAddress: "memory",
+      linkAddress: "127.0.0.1:0",
+      devices: 8,
+      arenaBytes: 2 ** 30,
+      keyRule: "strict",
+      transport: "auto",
+    });
+  });
+
+  it.each<[Partial<WorkerSettings>, string]>([
+    [{ workerAddress: "127.0.0.1:0" }, "workerAddress must have a port from 1 to 65535"],
+    [{ devices: 65 }, "devices must be a whole number from 0 to 64; it is 65"],
+    [{ weight: -1 }, "weight must be a whole number from 0 to 1000; it is -1"],
+    [{ arenaBytes: 1.5 }, "arenaBytes must be a whole number"],
+    [{ leaseMs: 999 }, "leaseMs must be a whole number from 1000"],
+    [{ lanes: 0 }, "lanes must be a whole number from 1 to 64; it is 0"],
+    [{ clusterName: "a/b" }, "clusterName must be 1 to 64 letters"],
+    [{ transport: "rdma" as "tcp" }, "transport must be one of auto, tcp, shm"],
+    [{ keyRule: "none" as "strict" }, "keyRule must be one of strict, extended"],
+    [{ metadataAddress: "nowhere" }, "metadataAddress must be memory, hbmesh://IP:PORT, or etcd endpoints"],
+    [{ metadataAddress: "hbmesh://x" }, "metadataAddress must be IP:PORT"],
+    [{ linkAddress: "x" }, "linkAddress must be IP:PORT"],
+  ])("%j is refused, naming the setting and what is allowed", (settings, message) => {
+    expect(() => resolveWorkerConfig({ workerAddress: "127.0.0.1:1", ...settings })).toThrow(
+      expect.objectContaining({ code: StatusCode.INVALID, message: expect.stringContaining(message) }),
+    );
+  });
+
+  it("takes each limit itself, and undefined as not given", () => {
+    const settings = { workerAddress: "127.0.0.1:1", devices: 64, weight: 0, leaseMs: 1_000, lanes: 64, spinMicros: 10_000 };
+    expect(resolveWorkerConfig({ ...settings, keyRule: undefined } as unknown as WorkerSettings)).toMatchObject({ ...settings, keyRule: "strict" });
+  });
+
+  it("reads the three kinds of store", () => {
+    expect(parseMetadataAddress("memory")).toEqual({ t: "memory" });
+    expect(parseMetadataAddress("hbmesh://127.0.0.1:5")).toEqual({ t: "hbmesh", address: "127.0.0.1:5" });
+    expect(parseMetadataAddress("a:1, https://b.c:2")).toEqual({ t: "etcd", endpoints: ["a:1", "https://b.c:2"] });
+  });
+});
+
+describe("time", () => {
+  it("the virtual clock fires timers in order, those set at a time by their setting, and stops where it is told", async () => {
+    const clock = createVirtualClock(5_000);
+    const fired: string[] = [];
+    clock.setTimer(20, () => fired.push(`20@${clock.monotonicMs()}`));
+    clock.setTimer(10, () => {
+      fired.push(`10@${clock.monotonicMs()}`);
+      clock.setTimer(5, () => fired.push(`15@${clock.monotonicMs()}`));
+    });
+    clock.setTimer(20, () => fired.push("20 again"));
+    clock.setTimer(12, () => fired.push("never")).cancel();
+    clock.setTimer(31, () => fired.push("late"));
+    await clock.advance(30);
+    expect(fired).toEqual(["10@10", "15@15", "20@20", "20 again"]);
+    expect([clock.nowMs(), clock.monotonicMs(), clock.pendingTimers]).toEqual([5_030, 30, 1]);
+  });
+
+  it("the system clock moves on and fires", async () => {
+    const clock = createSystemClock();
+    const before = clock.monotonicMs();
+    await pause(clock, 1);
+    expect(clock.monotonicMs()).toBeGreaterThan(before);
+    expect(clock.nowMs()).toBeGreaterThan(1_700_000_000_000);
+  });
+
+  it("a deadline names what it waited for; work that ends in time wins; an abort ends the wait", async () => {
+    const clock = createVirtualClock();
+    const never = new Promise<never>(() => {});
+    const late = expect(withDeadline(never, { clock, timeoutMs: 100, what: "the answer" })).rejects.toMatchObject({
+      code: StatusCode.RPC_DEADLINE_EXCEEDED,
+      message: "the answer took longer than 100 ms",
+    });
+    await clock.advance(100);
+    await late;
+    expect(await withDeadline(Promise.resolve(5), { clock, timeoutMs: 100, what: "x" })).toBe(5);
+    const ending = new AbortController();
+    const aborted = expect(withDeadline(never, { clock, signal: ending.signal, what: "the answer" })).rejects.toMatchObject({
+      code: StatusCode.RPC_CANCELLED,
+      message: "the answer was cancelled by its caller",
+    });
+    ending.abort();
+    await aborted;
+    const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "closing");
+    await expect(withDeadline(never, { clock, signal: AbortSignal.abort(reason), what: "x" })).rejects.toBe(reason);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  it("a pause ends early, without an error, when its signal aborts", async () => {
+    const clock = createVirtualClock();
+    const ending = new AbortController();
+    const paused = pause(clock, 1_000, ending.signal);
+    ending.abort();
+    await paused;
+    expect(clock.pendingTimers).toBe(0);
+    const deferred = createDeferred<number>();
+    deferred.resolve(1);
+    deferred.reject(new Error("ignored"));
+    expect(await deferred.promise).toBe(1);
+  });
+});
+
+describe("randomness and logs", () => {
+  it("the seeded source repeats, differs by seed, and stays within its limits", () => {
+    const take = (seed: number): number[] => {
+      const random = createSeededRandom(seed);
+      return Array.from({ length: 100 }, () => random.nextBelow(10));
+    };
+    expect(take(1)).toEqual(take(1));
+    expect(take(1)).not.toEqual(take(2));
+    expect(take(3).every((value) => value >= 0 && value < 10)).toBe(true);
+    expect(createSystemRandom().nextFraction()).toBeLessThan(1);
+  });
+
+  it("loggers take fields and make children; the silent one says nothing", () => {
+    for (const logger of [createLogger("test", "silent"), createSilentLogger()]) {
+      logger.child({ part: "x" }).error({ epoch: 1n, bytes: 2n }, "not shown");
+    }
+  });
+});
