@@ -201,88 +201,116 @@ TEST(ObjectStore, NamesTheRemedyWhenHugePagesAreMissing) {
   EXPECT_EQ(ObjectStore::Create({.arenaBytes = 0}, &store).code(), StatusCode::kInvalid);
 }
 
-TEST(ObjectStore, AgreesWithAModel) {
-  std::mt19937_64 random(testing_support::Seed());
-  const auto store = MakeStore({.arenaBytes = 1 << 20, .slots = 300});
+// A store, what it must hold, and one random operation on both at a time.
+struct StoreAndModel {
   struct Known {
     uint64_t generation;
     uint32_t slot;
   };
+  std::mt19937_64 random{testing_support::Seed()};
+  std::unique_ptr<ObjectStore> store = MakeStore({.arenaBytes = 1 << 20, .slots = 300});
   std::map<std::string, Known> sealed;
   std::vector<std::pair<std::string, ObjectView>> writing;
   std::vector<std::pair<ObjectView, uint64_t>> held;  // and the pattern that it must keep
   uint64_t generation = 0;
-  for (int step = 0; step < 30'000; step++) {
+
+  void Start(const std::string& key) {
+    ObjectView view;
+    std::vector<uint64_t> sizes(1 + random() % 5);
+    for (auto& bytes : sizes) {
+      bytes = 1 + random() % 2500;
+    }
+    const Status status = store->Allocate(key, sizes, &view);
+    if (status.ok()) {
+      writing.emplace_back(key, view);
+    } else {
+      ASSERT_EQ(status.code(), StatusCode::kOutOfMemory) << status.ToString();
+    }
+  }
+  void Finish() {
+    std::swap(writing[random() % writing.size()], writing.back());
+    const auto [name, view] = writing.back();
+    writing.pop_back();
+    if (random() % 8 == 0) {
+      ASSERT_TRUE(store->Drop(view.slot, 0).ok());
+      return;
+    }
+    const auto bytes = Pattern(++generation, view.payloadBytes);
+    std::memcpy(view.payload, bytes.data(), bytes.size());
+    store->MarkWritten(view.slot, generation);
+    store->Seal(view.slot, generation);
+    sealed[name] = {generation, view.slot};
+  }
+  void Drop(const std::string& key) {
+    const auto known = sealed.find(key);
+    if (known != sealed.end()) {
+      ASSERT_TRUE(store->Drop(known->second.slot, known->second.generation).ok());
+      sealed.erase(known);
+    }
+  }
+  void FindAndHold(const std::string& key) {
+    const auto found = store->FindSealed(key);
+    const auto known = sealed.find(key);
+    ASSERT_EQ(found.has_value(), known != sealed.end());
+    if (found) {
+      ASSERT_EQ(found->generation, known->second.generation);
+      ASSERT_TRUE(HasPattern(*found, found->generation));
+      store->Hold(found->slot);
+      held.emplace_back(*found, found->generation);
+    }
+  }
+  void Release() {
+    std::swap(held[random() % held.size()], held.back());
+    ASSERT_TRUE(HasPattern(held.back().first, held.back().second)) << "held bytes changed";
+    store->Release(held.back().first.slot);
+    held.pop_back();
+  }
+  void Step() {
     const std::string key = "key" + std::to_string(random() % 200);
     const uint64_t choice = random() % 100;
     if (choice < 40) {
-      ObjectView view;
-      std::vector<uint64_t> sizes(1 + random() % 5);
-      for (auto& bytes : sizes) {
-        bytes = 1 + random() % 2500;
-      }
-      const Status status = store->Allocate(key, sizes, &view);
-      if (status.ok()) {
-        writing.emplace_back(key, view);
-      } else {
-        ASSERT_EQ(status.code(), StatusCode::kOutOfMemory) << status.ToString();
-      }
+      Start(key);
     } else if (choice < 70 && !writing.empty()) {
-      std::swap(writing[random() % writing.size()], writing.back());
-      const auto [name, view] = writing.back();
-      writing.pop_back();
-      if (random() % 8 == 0) {
-        ASSERT_TRUE(store->Drop(view.slot, 0).ok());
-        continue;
-      }
-      const auto bytes = Pattern(++generation, view.payloadBytes);
-      std::memcpy(view.payload, bytes.data(), bytes.size());
-      store->MarkWritten(view.slot, generation);
-      store->Seal(view.slot, generation);
-      sealed[name] = {generation, view.slot};
+      Finish();
     } else if (choice < 80) {
-      const auto known = sealed.find(key);
-      if (known != sealed.end()) {
-        ASSERT_TRUE(store->Drop(known->second.slot, known->second.generation).ok());
-        sealed.erase(known);
-      }
+      Drop(key);
     } else if (choice < 90) {
-      const auto found = store->FindSealed(key);
-      const auto known = sealed.find(key);
-      ASSERT_EQ(found.has_value(), known != sealed.end());
-      if (found) {
-        ASSERT_EQ(found->generation, known->second.generation);
-        ASSERT_TRUE(HasPattern(*found, found->generation)) << "step " << step;
-        store->Hold(found->slot);
-        held.emplace_back(*found, found->generation);
-      }
+      FindAndHold(key);
     } else if (!held.empty()) {
-      std::swap(held[random() % held.size()], held.back());
-      ASSERT_TRUE(HasPattern(held.back().first, held.back().second)) << "held bytes changed, step " << step;
-      store->Release(held.back().first.slot);
-      held.pop_back();
+      Release();
     }
-    ASSERT_EQ(store->usage().objects, sealed.size());
-    ASSERT_EQ(store->usage().holds, held.size());
+  }
+  void DropAll() {
+    for (const auto& [view, id] : held) {
+      store->Release(view.slot);
+    }
+    for (const auto& [name, view] : writing) {
+      ASSERT_TRUE(store->Drop(view.slot, 0).ok());
+    }
+    for (const auto& [name, known] : sealed) {
+      ASSERT_TRUE(store->Drop(known.slot, known.generation).ok());
+    }
+  }
+};
+
+TEST(ObjectStore, AgreesWithAModel) {
+  StoreAndModel both;
+  for (int step = 0; step < 30'000; step++) {
+    both.Step();
+    ASSERT_FALSE(HasFatalFailure()) << "step " << step;
+    ASSERT_EQ(both.store->usage().objects, both.sealed.size());
+    ASSERT_EQ(both.store->usage().holds, both.held.size());
   }
   size_t seen = 0;
-  store->ForEachSealed([&](const ObjectView& view) {
-    EXPECT_EQ(sealed.at(std::string(view.key)).generation, view.generation);
+  both.store->ForEachSealed([&](const ObjectView& view) {
+    EXPECT_EQ(both.sealed.at(std::string(view.key)).generation, view.generation);
     EXPECT_TRUE(HasPattern(view, view.generation));
     seen++;
   });
-  EXPECT_EQ(seen, sealed.size());
-  for (const auto& [view, id] : held) {
-    store->Release(view.slot);
-  }
-  for (const auto& [name, view] : writing) {
-    ASSERT_TRUE(store->Drop(view.slot, 0).ok());
-  }
-  for (const auto& [name, known] : sealed) {
-    ASSERT_TRUE(store->Drop(known.slot, known.generation).ok());
-  }
-  EXPECT_EQ(store->usage().usedBytes, 0U);
-  EXPECT_EQ(store->usage().heldBytes, 0U);
+  EXPECT_EQ(seen, both.sealed.size());
+  both.DropAll();
+  EXPECT_EQ(both.store->usage().usedBytes, 0U);
+  EXPECT_EQ(both.store->usage().heldBytes, 0U);
 }
 
 TEST(FormatsDocument, ShowsWhatAStoreHolds) {
