@@ -270,8 +270,8 @@ void Client::Impl::OnBroken(const Status& reason) {
     if (!violation_.ok()) cause = violation_;
   }
   const Status ended(cause.code(), "lost the session with worker " + options_.workerAddress + ": " + cause.message() +
-                                       ". What a set was doing is undone or was answered; connect again once the "
-                                       "worker is back, and repeat the call");
+                                       ". Calls under way took effect for whole keys or not at all: connect again "
+                                       "once the worker is back, and repeat them");
   EndAll(ended);
   if (callbacks_.onClosed) callbacks_.onClosed(ended);
 }

@@ -70,9 +70,17 @@ class FakeSidecar {
     layout::Entry entry = request;
     entry.flags = layout::kFlagReply;
     entry.code = static_cast<uint32_t>(code);
-    Check(channel_->Send(entry, payload));
+    Send(entry, payload);
   }
-  void Send(const layout::Entry& entry, std::span<const std::byte> payload) { Check(channel_->Send(entry, payload)); }
+  // Waits while the queue is full: the client takes messages out on a thread of its own.
+  void Send(const layout::Entry& entry, std::span<const std::byte> payload) {
+    Status status = channel_->Send(entry, payload);
+    while (status.code() == StatusCode::kTryAgain) {
+      std::this_thread::yield();
+      status = channel_->Send(entry, payload);
+    }
+    Check(status);
+  }
   // From onMessage, or through RunSoon: closes the session as the death of the process would.
   void Die() { socket_.Reset(); }
   void StartReceiving() { receives_.store(true); }

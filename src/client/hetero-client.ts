@@ -433,7 +433,7 @@ export class HeteroClient {
       );
     }
     const transferMs = Math.ceil((Number(call.batch.totalBytes) / this.#floorBytesPerSecond) * 1000);
-    const reply = await requests.send({
+    const { reply, stopped } = await requests.send({
       op,
       args: call.args,
       batch: call.batch,
@@ -449,8 +449,21 @@ export class HeteroClient {
       outward: call.op === "SetD2H",
       hasBlobSizes: call.op === "GetMeta",
     };
-    return { decoded: decoder.decode(reply, context), context, decoder };
+    const decoded = decoder.decode(reply, context);
+    if (stopped !== undefined && wasCutShort(decoded, stopped)) {
+      throw stopped;
+    }
+    return { decoded, context, decoder };
   }
+}
+
+/**
+ * Whether a request that was stopped ends as one that failed. Who aborts wants no result of what was left undone; after a time
+ * limit, keys that were done in time are worth telling.
+ */
+function wasCutShort(decoded: DecodedReply, stopped: HbmeshError): boolean {
+  const cancelled = decoded.answers.filter((answer) => answer.code === StatusCode.RPC_CANCELLED).length;
+  return stopped.code === StatusCode.RPC_DEADLINE_EXCEEDED ? cancelled === decoded.answers.length : cancelled > 0;
 }
 
 function presenceOf(answer: KeyAnswer): Presence {

@@ -23,6 +23,12 @@ export interface OutgoingRequest {
   signal?: AbortSignal | undefined;
 }
 
+export interface AnsweredRequest {
+  reply: NativeReply;
+  /** Why the sidecar was asked to stop, before it answered; undefined if it wasn't. */
+  stopped: HbmeshError | undefined;
+}
+
 /** How long the sidecar may take to confirm that a request was stopped. */
 const STOP_GRACE_MS = 2_000;
 
@@ -39,10 +45,10 @@ export class Requests {
   }
 
   /**
-   * The sidecar's reply, whatever it says. Rejects with what the client core found wrong, with RPC_DEADLINE_EXCEEDED or
+   * The sidecar's reply, whatever it says, and why the request was stopped if it was. Rejects with what the client core found wrong, with RPC_DEADLINE_EXCEEDED or
    * RPC_CANCELLED when the request was stopped for that, and with the cause when the worker is lost.
    */
-  async send(request: OutgoingRequest): Promise<NativeReply> {
+  async send(request: OutgoingRequest): Promise<AnsweredRequest> {
     if (request.signal?.aborted) {
       throw abortError(request.signal, request.what);
     }
@@ -67,7 +73,7 @@ export class Requests {
       if (stopped !== undefined && reply.code === StatusCode.RPC_CANCELLED) {
         throw stopped;
       }
-      return reply; // also when it came after the time was over: it is true
+      return { reply, stopped }; // also when it came after the time was over: it is true
     } catch (error) {
       const failure = fromNativeError(error);
       throw stopped !== undefined && failure.code === StatusCode.RPC_CANCELLED ? stopped : failure;

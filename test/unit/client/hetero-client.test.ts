@@ -275,6 +275,26 @@ describe("time limits and cancellation", () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
+  it("keys that were left undone: an abort rejects, a time limit only when nothing was done", async () => {
+    const cancelled = { code: StatusCode.RPC_CANCELLED, message: "cancelled by the caller" };
+    hang({ code: 0, payload: objectReply([{}, cancelled]) });
+    const controller = new AbortController();
+    const aborted = client.mGetH2D(["a", "b"], [list(), list()], { signal: controller.signal });
+    controller.abort();
+    await expect(aborted).rejects.toMatchObject({ code: StatusCode.RPC_CANCELLED });
+
+    const late = client.mGetH2D(["a", "b"], [list(), list()]);
+    await clock.advance(9_001);
+    expect((await late).failedKeys).toEqual(["b"]);
+
+    hang({ code: 0, payload: objectReply([cancelled, cancelled]) });
+    const nothing = expect(client.mGetH2D(["a", "b"], [list(), list()])).rejects.toMatchObject({
+      code: StatusCode.RPC_DEADLINE_EXCEEDED,
+    });
+    await clock.advance(9_001);
+    await nothing;
+  });
+
   it("a signal that was aborted before: nothing is sent", async () => {
     await expect(client.delete(["a"], { signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: StatusCode.RPC_CANCELLED,
