@@ -48,7 +48,16 @@ async function measure(transport, shapeName) {
     const open = async (role, workerAddress, deviceIndex) => {
       const client = new ClientProcess(`${role} client`);
       clients.push(client);
-      const settings = { role, workerAddress, deviceIndex, file, shape, totalBytes, keyPrefix: "bench", timeoutMs: 60_000 };
+      const settings = {
+        role,
+        workerAddress,
+        deviceIndex,
+        file,
+        shape,
+        totalBytes,
+        keyPrefix: "bench",
+        timeoutMs: 60_000,
+      };
       await client.ask({ t: "open", settings }, "opened");
       return client;
     };
@@ -88,7 +97,14 @@ async function measureRounds({ transport, shapeName, shape, setter, local, remot
       : await copyOf(lanes.remote);
   const row = (name, values, limit, against, count) => {
     const rate = median(values);
-    return { name: `${name} ${shapeName}`, gbps: rate / 1e9, limitGbps: limit / 1e9, ratio: rate / limit, against, lanes: count };
+    return {
+      name: `${name} ${shapeName}`,
+      gbps: rate / 1e9,
+      limitGbps: limit / 1e9,
+      ratio: rate / limit,
+      against,
+      lanes: count,
+    };
   };
   const remoteRow = row(
     `remote get ${transport}`,
@@ -129,7 +145,14 @@ function print(rows, earlier) {
   ];
   const cells = rows.map((row) => {
     const before = earlier?.find((each) => each.name === row.name);
-    const base = [row.name, row.gbps.toFixed(2), row.limitGbps.toFixed(2), row.against, String(row.lanes), percent(row.ratio)];
+    const base = [
+      row.name,
+      row.gbps.toFixed(2),
+      row.limitGbps.toFixed(2),
+      row.against,
+      String(row.lanes),
+      percent(row.ratio),
+    ];
     return [...base, goalOf(row.name), ...(before === undefined ? [] : [percent(before.ratio)])];
   });
   process.stdout.write(formatTable(columns, cells));

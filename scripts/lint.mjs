@@ -5,10 +5,10 @@
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
-import { setUpOrExit } from "./setup.mjs";
 import { filesUnder } from "./lib/files.mjs";
 import { findForgottenPromises } from "./lib/promises.mjs";
 import { root } from "./setup/run.mjs";
+import { setUpOrExit } from "./setup.mjs";
 
 const fix = process.argv.includes("--fix");
 const binary = (name) => join(root, "node_modules", ".bin", name);

@@ -8,8 +8,8 @@
 import { spawnSync } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { setUpOrExit } from "./setup.mjs";
 import { root, runLogged, SetupError } from "./setup/run.mjs";
+import { setUpOrExit } from "./setup.mjs";
 
 const variants = [
   { name: "address", sanitize: "address" },

@@ -9,8 +9,8 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { setUpOrExit } from "./setup.mjs";
 import { root, stateFolder } from "./setup/run.mjs";
+import { setUpOrExit } from "./setup.mjs";
 
 const args = process.argv.slice(2);
 const filters = args.filter((arg) => !arg.startsWith("--"));
@@ -34,7 +34,9 @@ async function runVitest() {
   }
   const report = JSON.parse(readFileSync(reportPath, "utf8"));
   // A file that could not be loaded has no tests to count; it is one failure.
-  const broken = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length;
+  const broken = report.testResults.filter(
+    (file) => file.status === "failed" && file.assertionResults.length === 0,
+  ).length;
   const failed = report.numFailedTests + broken;
   const skipped = report.numPendingTests + report.numTodoTests;
   return { passed: report.numPassedTests, failed: code !== 0 && failed === 0 ? 1 : failed, skipped };
@@ -46,7 +48,16 @@ async function runCtest() {
   rmSync(reportPath, { force: true });
   const jobs = String(availableParallelism());
   const where = ["--test-dir", join(root, "build")];
-  const code = await run("ctest", [...where, "-C", "Release", "-j", jobs, "--output-on-failure", "--output-junit", reportPath]);
+  const code = await run("ctest", [
+    ...where,
+    "-C",
+    "Release",
+    "-j",
+    jobs,
+    "--output-on-failure",
+    "--output-junit",
+    reportPath,
+  ]);
   if (!existsSync(reportPath)) {
     return { passed: 0, failed: 1, skipped: 0 };
   }

@@ -10,7 +10,9 @@ import { filesUnder } from "./files.mjs";
 
 /** Returns one line `path:line: what` for each place, under src, test and bench of `root`. */
 export function findForgottenPromises(root, extraFiles) {
-  const folders = ["src", "test", "bench"].map((name) => `${root}/${name}`).filter((path) => ts.sys.directoryExists(path));
+  const folders = ["src", "test", "bench"]
+    .map((name) => `${root}/${name}`)
+    .filter((path) => ts.sys.directoryExists(path));
   const files = extraFiles ?? folders.flatMap((folder) => filesUnder(folder, [".ts"]));
   const program = ts.createProgram(files, {
     target: ts.ScriptTarget.ES2023,
@@ -38,7 +40,10 @@ export function findForgottenPromises(root, extraFiles) {
 
   function isThenable(expression) {
     const type = checker.getTypeAtLocation(expression);
-    return checker.getPropertyOfType(checker.getNonNullableType(type), "then") !== undefined && !(type.flags & ts.TypeFlags.Any);
+    return (
+      checker.getPropertyOfType(checker.getNonNullableType(type), "then") !== undefined &&
+      !(type.flags & ts.TypeFlags.Any)
+    );
   }
 
   function visit(source, node) {

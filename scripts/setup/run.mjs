@@ -32,7 +32,9 @@ export async function runLogged(name, program, args, options = {}) {
   const lines = readFileSync(path, "utf8").trimEnd().split("\n");
   const shown = lines.slice(-shownLinesMax).join("\n");
   const cause = error === undefined ? `ended with ${code}` : error.message;
-  throw new SetupError(`${[program, ...args].join(" ")}\n${shown}\n\n${cause}; the whole output is in ${relative(root, path)}`);
+  throw new SetupError(
+    `${[program, ...args].join(" ")}\n${shown}\n\n${cause}; the whole output is in ${relative(root, path)}`,
+  );
 }
 
 /** Does this command end with 0? Its output is dropped. */

@@ -33,7 +33,11 @@ function addPath(hash, path, accept) {
 
 export function isCurrent(step, print, outputs) {
   const path = join(stateFolder, `${step}.stamp`);
-  return outputs.every((output) => existsSync(join(root, output))) && existsSync(path) && readFileSync(path, "utf8") === print;
+  return (
+    outputs.every((output) => existsSync(join(root, output))) &&
+    existsSync(path) &&
+    readFileSync(path, "utf8") === print
+  );
 }
 
 export function writeStamp(step, print) {

@@ -77,7 +77,12 @@ function nativeStep(withTests) {
 /** All steps for `purposes`: "build" always, "test" for the native tests, "lint" for the formatters. */
 export function setupSteps(purposes) {
   return [
-    { name: "tools", title: "tools of the machine", needed: () => true, run: (report) => ensureTools(purposes, report) },
+    {
+      name: "tools",
+      title: "tools of the machine",
+      needed: () => true,
+      run: (report) => ensureTools(purposes, report),
+    },
     {
       name: "packages",
       title: "npm packages",
@@ -99,7 +104,13 @@ export function setupSteps(purposes) {
       outputs: ["dist/decisions.wasm"],
       run: () => {
         mkdirSync(join(root, "dist"), { recursive: true });
-        return runLogged("asc", binary("asc"), ["asm/index.ts", "--config", "asm/asconfig.json", "--target", "release"]);
+        return runLogged("asc", binary("asc"), [
+          "asm/index.ts",
+          "--config",
+          "asm/asconfig.json",
+          "--target",
+          "release",
+        ]);
       },
     }),
     stampedStep({

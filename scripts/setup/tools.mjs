@@ -69,7 +69,9 @@ export async function ensureTools(purposes, report) {
     );
     const still = missingPackages(purposes);
     if (still.length > 0) {
-      throw new SetupError(`installed, but not found: ${still.map((wanted) => wanted.program ?? wanted.file).join(", ")}`);
+      throw new SetupError(
+        `installed, but not found: ${still.map((wanted) => wanted.program ?? wanted.file).join(", ")}`,
+      );
     }
   }
 }

@@ -56,7 +56,10 @@ class JobClient {
         while (filled < bytes) {
           const { bytesRead } = await file.read(buffer, filled, bytes - filled);
           if (bytesRead === 0) {
-            throw new HbmeshError(StatusCode.INVALID, `${this.#settings.file} became shorter while it was read; run it again`);
+            throw new HbmeshError(
+              StatusCode.INVALID,
+              `${this.#settings.file} became shorter while it was read; run it again`,
+            );
           }
           filled += bytesRead;
         }

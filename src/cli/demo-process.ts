@@ -38,7 +38,10 @@ export class ClientProcess {
     });
     const died = this.#ended.then((reason): never => {
       const said = this.#output === "" ? "" : `; its last output:\n${this.#output.trim()}`;
-      throw new HbmeshError(StatusCode.CLIENT_WORKER_DISCONNECT, `the ${this.#name} process ended with ${reason}${said}`);
+      throw new HbmeshError(
+        StatusCode.CLIENT_WORKER_DISCONNECT,
+        `the ${this.#name} process ended with ${reason}${said}`,
+      );
     });
     died.catch(() => undefined);
     const answer = await Promise.race([answered, died]);

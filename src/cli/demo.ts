@@ -112,9 +112,7 @@ export function addDemoCommand(program: Command, _setExitCode: (code: number) =>
     .description("Run the main job once: set at one worker, get at another, compare, and measure against the limits.")
     .option("--file <PATH>", "whose bytes", process.execPath)
     .option("--shape <BLOBSxSIZE>", "blobs of an object", parseShape, { blobs: 61, blobBytes: 72 * 1024 })
-    .addOption(
-      new Option("--transport <NAME>", "between the workers").choices(["auto", "tcp", "shm"]).default("tcp"),
-    )
+    .addOption(new Option("--transport <NAME>", "between the workers").choices(["auto", "tcp", "shm"]).default("tcp"))
     .option("--devices <N>", "simulated devices of each worker", wholeNumber(1, 64), 8)
     .option("--set_device <N>", "device at worker 1 that the bytes come from", wholeNumber(0, 63), 0)
     .option("--get_device <N>", "device at worker 2 that the bytes go to", wholeNumber(0, 63), 2)

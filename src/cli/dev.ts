@@ -3,8 +3,8 @@
  * its sidecar. When a worker dies the others are ended too and the exit code is 1.
  */
 import { type Command, Option } from "commander";
-import { wholeNumber } from "./options.js";
 import { type LocalCluster, startLocalCluster, type TransportChoice } from "./local-cluster.js";
+import { wholeNumber } from "./options.js";
 import { formatTable, toJson } from "./table.js";
 
 interface DevOptions {

@@ -120,8 +120,14 @@ async function runRounds(job: Job): Promise<MainJobResult> {
     const message = `the bytes went over ${path === "" ? "no path" : path}, not over ${options.transport} as asked`;
     throw new HbmeshError(StatusCode.RUNTIME_ERROR, message);
   }
-  const set = measured(job, rounds.map((round) => round.set));
-  const get = measured(job, rounds.map((round) => round.get));
+  const set = measured(
+    job,
+    rounds.map((round) => round.set),
+  );
+  const get = measured(
+    job,
+    rounds.map((round) => round.get),
+  );
   return { ok: true, sha256, path, paths, file: options.file, rounds: options.rounds, set, get };
 }
 
@@ -165,7 +171,12 @@ async function runRound(job: Job, number: number, sha256: string): Promise<Round
   const getLimit = isTcp ? await wireLimit(getLanes) : await copyLimit(getLanes);
   return {
     set: { seconds: set.seconds, lanes: setLanes, limit: "one copy", limitBytesPerSecond: setLimit },
-    get: { seconds: get.seconds, lanes: getLanes, limit: isTcp ? "raw sockets" : "one copy", limitBytesPerSecond: getLimit },
+    get: {
+      seconds: get.seconds,
+      lanes: getLanes,
+      limit: isTcp ? "raw sockets" : "one copy",
+      limitBytesPerSecond: getLimit,
+    },
     paths: get.paths,
   };
 }

@@ -4,8 +4,8 @@
  */
 import type { Command } from "commander";
 import { StatusCode } from "../base/errors.js";
-import type { KeyStatus } from "../gen/hbmesh/v1/status_pb.js";
 import { Presence } from "../gen/hbmesh/v1/objects_pb.js";
+import type { KeyStatus } from "../gen/hbmesh/v1/status_pb.js";
 import { type ApiOptions, answerOf, objectClient, withApiOptions } from "./api-client.js";
 import { formatTable, grouped, toJson } from "./table.js";
 

@@ -100,7 +100,11 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
   program
     .command("worker")
     .description("Run one worker in the foreground: a control process and, unless --no-sidecar, its sidecar.")
-    .requiredOption("--worker_address <IP:PORT>", "its name and the address of its API; 31501 is the usual port", address)
+    .requiredOption(
+      "--worker_address <IP:PORT>",
+      "its name and the address of its API; 31501 is the usual port",
+      address,
+    )
     .option("--metadata_address <WHERE>", "memory (default) or hbmesh://IP:PORT")
     .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT")
     .option("--cluster <NAME>", "clusters with different names share a store without meeting", "default")

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";
 import { Blob, DeviceBlobList, type HeteroClient } from "../../src/client/index.js";
-import { clientOf, codesOf, DeviceObject, failureOf, type Fixture, startFixture } from "./fixture.js";
+import { clientOf, codesOf, DeviceObject, type Fixture, failureOf, startFixture } from "./fixture.js";
 
 let fixture: Fixture;
 let client: HeteroClient;

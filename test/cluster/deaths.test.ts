@@ -60,7 +60,9 @@ function sidecarOf(running: Fixture, index: number): number {
 const goneCodes = [StatusCode.CLIENT_WORKER_DISCONNECT, StatusCode.RPC_PEER_DEAD, StatusCode.NOT_READY];
 
 /** Every key failed, or the call did: one of the codes above, with a message. */
-async function expectGone(call: Promise<{ statuses: readonly { code: StatusCode; message: string }[] }>): Promise<void> {
+async function expectGone(
+  call: Promise<{ statuses: readonly { code: StatusCode; message: string }[] }>,
+): Promise<void> {
   const outcomes = await call.then(
     (result) => result.statuses,
     (error: { code: StatusCode; message: string }) => [error],
@@ -84,7 +86,9 @@ describe("the sidecar is killed", () => {
     await until("the worker has a new sidecar", async () => (await health(address)).ready);
     const again = await running.client(0);
     expect((await again.exist(["half"])).presences).toEqual(["MISS"]);
-    expect(codesOf(await again.mGetH2D(["half"], [memory(0, slowBlobs).list], { timeoutMs: 0 }))).toEqual(["NOT_FOUND"]);
+    expect(codesOf(await again.mGetH2D(["half"], [memory(0, slowBlobs).list], { timeoutMs: 0 }))).toEqual([
+      "NOT_FOUND",
+    ]);
   });
 
   it("in the middle of a remote get, at the reader: the caller is told", async () => {
@@ -93,7 +97,9 @@ describe("the sidecar is killed", () => {
     const reader = await running.client(1);
     expect(codesOf(await writer.mSetD2H(["long"], [memory(0, [1 << 16], 1).list]))).toEqual(["OK"]);
     // A key that is not there keeps the call open; it ends because the sidecar does.
-    const getting = reader.mGetH2D(["long", "never"], [memory(1, [1 << 16]).list, memory(1, [64]).list], { timeoutMs: 60_000 });
+    const getting = reader.mGetH2D(["long", "never"], [memory(1, [1 << 16]).list, memory(1, [64]).list], {
+      timeoutMs: 60_000,
+    });
     const outcome = getting.then(
       (result) => expect(goneCodes).toContain(result.statuses[1]?.code),
       (error: { code: StatusCode }) => expect(goneCodes).toContain(error.code),
@@ -137,7 +143,9 @@ describe("the control process is killed", () => {
   });
 });
 
-async function failureOrStatus(call: Promise<{ statuses: readonly { code: StatusCode }[] }>): Promise<StatusCode | undefined> {
+async function failureOrStatus(
+  call: Promise<{ statuses: readonly { code: StatusCode }[] }>,
+): Promise<StatusCode | undefined> {
   return await call.then(
     (result) => result.statuses[0]?.code,
     (error: { code: StatusCode }) => error.code,
@@ -176,7 +184,10 @@ describe("the arena is full", () => {
     fixture = await startFixture({ sharedMemorySizeMb: 16 });
     const client = await fixture.client(0);
     const large = [6 << 20];
-    expect(codesOf(await client.mSetD2H(["a", "b"], [memory(0, large, 1).list, memory(0, large, 2).list]))).toEqual(["OK", "OK"]);
+    expect(codesOf(await client.mSetD2H(["a", "b"], [memory(0, large, 1).list, memory(0, large, 2).list]))).toEqual([
+      "OK",
+      "OK",
+    ]);
     const full = await client.mSetD2H(["c", "small"], [memory(0, large, 3).list, memory(0, [64], 4).list]);
     expect(codesOf(full)).toEqual(["OUT_OF_MEMORY", "OK"]);
     expect(full.failedKeys).toEqual(["c"]);

@@ -99,7 +99,9 @@ export function codesOf(result: { statuses: readonly { code: StatusCode }[] }): 
 }
 
 /** What a call rejected with; fails when it didn't. */
-export async function failureOf(call: Promise<unknown>): Promise<{ code: StatusCode; message: string; key?: string; node?: string }> {
+export async function failureOf(
+  call: Promise<unknown>,
+): Promise<{ code: StatusCode; message: string; key?: string; node?: string }> {
   try {
     await call;
   } catch (error) {

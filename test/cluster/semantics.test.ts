@@ -47,7 +47,9 @@ describe.each(["tcp", "shm"] as const)("two workers over %s", (transport) => {
     expect(codesOf(remote)).toEqual(["OK"]);
     expect(far.holds(1)).toBe(true);
     const total = sizes.reduce((sum, size) => sum + size, 0);
-    expect(remote.paths).toMatchObject([{ transport, source: fixture.addresses[0], bytes: BigInt(total), fallback: false }]);
+    expect(remote.paths).toMatchObject([
+      { transport, source: fixture.addresses[0], bytes: BigInt(total), fallback: false },
+    ]);
   });
 
   it("skip: the first write wins and the second says existed", async () => {

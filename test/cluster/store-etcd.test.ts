@@ -36,7 +36,16 @@ async function startEtcd(): Promise<Etcd> {
   const endpoint = `127.0.0.1:${await freePort()}`;
   const peer = `http://127.0.0.1:${await freePort()}`;
   const url = `http://${endpoint}`;
-  const flags = ["--data-dir", folder, "--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", peer];
+  const flags = [
+    "--data-dir",
+    folder,
+    "--listen-client-urls",
+    url,
+    "--advertise-client-urls",
+    url,
+    "--listen-peer-urls",
+    peer,
+  ];
   const cluster = ["--initial-advertise-peer-urls", peer, "--initial-cluster", `default=${peer}`, "--unsafe-no-fsync"];
   let child: ChildProcess | undefined = spawn("etcd", [...flags, ...cluster], { stdio: "ignore" });
   const ended = new Promise<void>((resolve) => child?.once("exit", () => resolve()));
@@ -93,7 +102,10 @@ if (!installed) {
       // One change shows that the watch is attached; the next answer is the loss.
       await store.put("p/1", Buffer.from("1"));
       expect((await watch.next()).value).toMatchObject({ events: [{ entry: { key: "p/1" } }] });
-      const lost = expect(watch.next()).rejects.toMatchObject({ code: StatusCode.RPC_UNAVAILABLE, node: short.endpoint });
+      const lost = expect(watch.next()).rejects.toMatchObject({
+        code: StatusCode.RPC_UNAVAILABLE,
+        node: short.endpoint,
+      });
       await Promise.all([lost, short.stop()]);
       await expect(store.get("k", { timeoutMs: 2_000 })).rejects.toMatchObject({
         code: StatusCode.RPC_UNAVAILABLE,

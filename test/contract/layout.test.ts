@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import * as constants from "../../src/control/layout-constants.js";
 import * as decision from "../../src/decision/layout.js";
-import { type NativeLayout, loadAddon } from "../../src/sidecar/addon.js";
+import { loadAddon, type NativeLayout } from "../../src/sidecar/addon.js";
 import { read } from "./sources.js";
 
 const header = read("native/queue/layout.h");
@@ -28,7 +28,9 @@ const sizes: Record<string, number> = {
 
 function operationsOf(text: string): Record<string, number> {
   const body = /enum class Op : uint16_t \{([\s\S]*?)\n\};/.exec(text)?.[1] ?? "";
-  return Object.fromEntries([...body.matchAll(/^\s*(k\w+) = (\d+),/gm)].map(([, name = "", number]) => [name, Number(number)]));
+  return Object.fromEntries(
+    [...body.matchAll(/^\s*(k\w+) = (\d+),/gm)].map(([, name = "", number]) => [name, Number(number)]),
+  );
 }
 
 describe("layout.h", () => {
@@ -65,9 +67,11 @@ describe.skipIf(!built)("the addon's layout (skipped while build/Release/hbmesh.
       const found = Object.entries(ops).find(([each]) => camel(each) === name);
       expect([name, found?.[1]]).toEqual([name, number]);
     }
-    const flag = (name: string): number | undefined => Object.entries(flags).find(([each]) => camel(each) === name)?.[1];
-    expect([flag("flagReply"), flag("flagMore")]).toEqual([constants.FLAG_REPLY, constants.FLAG_MORE]);
-    const limit = (name: string): number | undefined => Object.entries(limits).find(([each]) => camel(each) === name)?.[1];
+    const flag = (name: string): number | undefined =>
+      Object.entries(flags).find(([each]) => camel(each) === name)?.[1];
+    expect([flag("reply"), flag("more")]).toEqual([constants.FLAG_REPLY, constants.FLAG_MORE]);
+    const limit = (name: string): number | undefined =>
+      Object.entries(limits).find(([each]) => camel(each) === name)?.[1];
     expect([limit("keysPerCallMax"), limit("keysPerQueryMax")]).toEqual([10_000, 100_000]);
   });
 

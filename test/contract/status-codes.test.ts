@@ -9,7 +9,10 @@ import { read } from "./sources.js";
 
 /** "TRY_AGAIN" for kTryAgain. */
 function protoName(cppName: string): string {
-  return cppName.slice(1).replace(/(?<=[a-z0-9])(?=[A-Z])/g, "_").toUpperCase();
+  return cppName
+    .slice(1)
+    .replace(/(?<=[a-z0-9])(?=[A-Z])/g, "_")
+    .toUpperCase();
 }
 
 function protoTable(): Map<string, number> {

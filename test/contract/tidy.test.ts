@@ -27,7 +27,8 @@ function longScriptFunctions(name: string): string[] {
       const first = source.getLineAndCharacterOfPosition(node.getStart(source)).line;
       const lines = source.getLineAndCharacterOfPosition(node.end).line - first + 1;
       // A describe(), or a suite as a function: a list of tests.
-      const isList = /^\s+(it|test|describe)(\.each)?\(/m.test(node.body.getText(source)) && /\.test\.ts$|^test\//.test(name);
+      const isList =
+        /^\s+(it|test|describe)(\.each)?\(/m.test(node.body.getText(source)) && /\.test\.ts$|^test\//.test(name);
       if (lines > functionLinesMax && !isList) {
         found.push(`${name}:${first + 1}: ${lines} lines`);
       }
@@ -38,7 +39,8 @@ function longScriptFunctions(name: string): string[] {
   return found;
 }
 
-const notFunctions = /^\s*(namespace|class|struct|enum|union|extern|if|for|while|switch|else|do|try|catch|return|\}|#|\/\/)/;
+const notFunctions =
+  /^\s*(namespace|class|struct|enum|union|extern|if|for|while|switch|else|do|try|catch|return|\}|#|\/\/)/;
 
 function longNativeFunctions(name: string): string[] {
   const lines = read(name).split("\n");
@@ -77,9 +79,17 @@ const inProduct = (name: string): boolean => (inSrc(name) || inNative(name)) && 
 
 const bans: Ban[] = [
   { pattern: /\bconsole\.(log|error|warn)\(/, instead: "base/log, or process.stdout in src/cli", where: inSrc },
-  { pattern: /\bMath\.random\(/, instead: "base/random", where: (name) => inSrc(name) && name !== "src/base/random.ts" },
+  {
+    pattern: /\bMath\.random\(/,
+    instead: "base/random",
+    where: (name) => inSrc(name) && name !== "src/base/random.ts",
+  },
   { pattern: /\bDate\.now\(/, instead: "base/clock", where: (name) => inSrc(name) && name !== "src/base/clock.ts" },
-  { pattern: /\bprocess\.exit\(/, instead: "an exit code returned by the command", where: (name) => inSrc(name) && !name.startsWith("src/cli/") },
+  {
+    pattern: /\bprocess\.exit\(/,
+    instead: "an exit code returned by the command",
+    where: (name) => inSrc(name) && !name.startsWith("src/cli/"),
+  },
   { pattern: /\bexecSync\(/, instead: "spawn with arguments as a list", where: inSrc },
   { pattern: /\b(strcpy|strcat|sprintf|gets|atoi)\(/, instead: "checked lengths", where: inNative },
   { pattern: /\bstd::endl\b/, instead: "'\\n'", where: inNative },
