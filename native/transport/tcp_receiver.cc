@@ -156,6 +156,7 @@ Status TcpReceiver::OnWritten(const FrameHeader& header) {
   if (header.payloadBytes != 0 || requests_->Find(header.request, true) == nullptr) {
     return Broken("the answer to a write that was not asked for");
   }
+  sender_->AwaitSent(header.request);
   if (const std::optional<uint64_t> token = requests_->Take(header.request))
     events_->OnLaneComplete(*token, Status::Ok());
   return Status::Ok();
@@ -165,6 +166,7 @@ Status TcpReceiver::OnFailed(const FrameHeader& header) {
   if (header.payloadBytes > tcp::kTextBytesMax || header.code == 0) return Broken("a malformed failure");
   std::string text(header.payloadBytes, '\0');
   if (Status status = ReceiveInto(text.data(), text.size()); !status.ok()) return status;
+  sender_->AwaitSent(header.request);
   const std::optional<uint64_t> token = requests_->Take(header.request);
   if (!token) return Broken("the failure of a request that was not made");
   events_->OnLaneComplete(*token, Status(static_cast<StatusCode>(header.code), std::move(text)));

@@ -114,13 +114,26 @@ Status TcpSender::Run() {
     const bool ends = bulk != nullptr && AppendChunk(*bulk, &header, &parts);
     status = SendAll(parts);
     lock.lock();
-    if (ends && status.ok()) bulk_.pop_front();
+    if (ends && status.ok()) {
+      bulk_.pop_front();
+      sent_.notify_all();
+    }
     sending_ = false;
   }
   stopping_ = true;
   small_.clear();
   bulk_.clear();
+  sent_.notify_all();
   return status;
+}
+
+void TcpSender::AwaitSent(uint64_t request) {
+  std::unique_lock lock(mutex_);
+  sent_.wait(lock, [&] {
+    return std::none_of(bulk_.begin(), bulk_.end(), [&](const TcpBulk& bulk) {
+      return bulk.header.type == static_cast<uint16_t>(tcp::FrameType::kWrite) && bulk.header.request == request;
+    });
+  });
 }
 
 void TcpSender::Stop() {

@@ -49,6 +49,10 @@ class TcpSender {
   [[nodiscard]] size_t queuedSmall() const;
   [[nodiscard]] size_t queuedBulk() const;
 
+  // Returns when no byte of our Write `request` is read any more: a peer may say too early that it has them, and
+  // whoever is told of the completion may free them.
+  void AwaitSent(uint64_t request);
+
   // Sends until Stop (kOk) or until the socket breaks. Lets go of all queued payloads at its end.
   [[nodiscard]] Status Run();
   void Stop();
@@ -67,6 +71,7 @@ class TcpSender {
   const int socket_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
+  std::condition_variable sent_;  // a large payload is out
   std::deque<SmallFrame> small_;  // guarded by mutex_
   std::deque<TcpBulk> bulk_;      // guarded by mutex_; the front one's progress is Run's
   bool sending_ = false;          // guarded by mutex_: a thread is writing to the socket

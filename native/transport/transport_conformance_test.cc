@@ -39,6 +39,8 @@ class TransportConformance : public testing::TestWithParam<std::string> {
   void TearDown() override {
     toOwner_.reset();
     toReader_.reset();
+    reader_.reset();
+    owner_.reset();  // accepts nobody any more
     ownerSink_.CloseAccepted();
   }
 

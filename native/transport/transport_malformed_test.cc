@@ -33,6 +33,7 @@ class MalformedPeer : public testing::TestWithParam<std::string> {
     FillPattern(memory_.memory.span(), 1);
   }
   void TearDown() override {
+    transport_.reset();  // accepts nobody any more
     sink_.CloseAccepted();
     std::vector<std::byte> before(kMemoryBytes);
     FillPattern(before, 1);
