@@ -23,7 +23,7 @@
 #include "base/event_fd.h"
 #include "base/unix_socket.h"
 #include "queue/channel.h"
-#include "sidecar/session_protocol.h"
+#include "queue/session_protocol.h"
 
 namespace hbmesh::test {
 

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "sidecar/session_protocol.h"
+#include "queue/session_protocol.h"
 
 namespace hbmesh {
 

@@ -1,7 +1,7 @@
 // Opens a session with a worker's sidecar: the abstract socket, the check of who serves it, HELLO and WELCOME, the
 // channel.
 //
-// Clients and control processes begin in the same way (sidecar/session_protocol.h draws it). Thread rule: any thread;
+// Clients and control processes begin in the same way (queue/session_protocol.h draws it). Thread rule: any thread;
 // OpenSession blocks for at most the connect time limit.
 #pragma once
 
@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "queue/channel.h"
-#include "sidecar/session_protocol.h"
+#include "queue/session_protocol.h"
 
 namespace hbmesh {
 

@@ -16,8 +16,8 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "queue/channel.h"
+#include "queue/session_protocol.h"
 #include "sidecar/object_call.h"
-#include "sidecar/session_protocol.h"
 
 namespace hbmesh::sidecar {
 

@@ -16,7 +16,7 @@
 
 #include "base/fd.h"
 #include "queue/channel.h"
-#include "sidecar/session_protocol.h"
+#include "queue/session_protocol.h"
 #include "transport/transport.h"
 
 namespace hbmesh::sidecar::testing {
