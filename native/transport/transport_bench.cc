@@ -16,6 +16,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstdlib>
 #include <functional>
 #include <future>
 #include <memory>
@@ -312,7 +313,7 @@ void BenchDevice(int rounds) {
 }  // namespace hbmesh
 
 int main(int argc, char** argv) {
-  const int rounds = argc > 1 ? std::max(1, std::atoi(argv[1])) : 5;
+  const int rounds = argc > 1 ? std::max(1, static_cast<int>(std::strtol(argv[1], nullptr, 10))) : 5;
   hbmesh::BenchTransport("tcp", rounds);
   hbmesh::BenchTransport("shm", rounds);
   hbmesh::BenchDevice(rounds);
