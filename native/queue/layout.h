@@ -87,6 +87,21 @@ enum class Op : uint16_t {
   kGetMeta = 5,  // reply carries blob sizes after the results
   kCancel = 6,   // args: id of the request to end; no reply of its own
 
+  // Device objects: bytes that stay in the caller's device memory. Payload as of kSetD2H.
+  kDevPublish = 7,       // Replies with kFlagMore: DeviceReply; a key's end is that its receiver has the bytes
+  kDevSubscribe = 8,     // args: timeoutMs. Replies with kFlagMore: DeviceReply
+  kDevMSet = 9,          // Reply: ObjectReply
+  kDevMGet = 10,         // args: timeoutMs | DevGetFlags. Reply: ObjectReply
+  kDevDelete = 11,       // Keys only. Reply: ObjectReply
+  kDevLocalDelete = 12,  // Keys only: this session's location alone. Reply: ObjectReply
+
+  // Layer by layer. A ticket is text that may be a key: "<member>-<number>-<32 hex digits of secret>".
+  kReserveLayers = 13,  // args: ttlMs. "Keys" are the layer numbers "0", "1", ... in order, blobs are their targets.
+                        // Replies with kFlagMore: DeviceReply; the first one's message is the ticket, then an event a
+                        // layer
+  kPushLayer = 14,      // args: layer. One "key", the ticket; blobs are the source. Reply: ObjectReply
+  kExplain = 15,        // One key. Reply: ObjectReply whose message is a JSON document
+
   // Sidecar -> control, reply control -> sidecar. Payload of both: KeyBatch, then one record a key.
   kReserve = 32,   // args: existence | 0 | 0 | 0. Reply: ResultRecord
   kCommit = 33,    // args: existence. Records: CommitRecord. Reply: ResultRecord
@@ -147,6 +162,43 @@ struct ObjectReply {
   uint32_t blobSizeCount;
 };
 static_assert(sizeof(ObjectReply) == 16);
+
+// kSetD2H, args[2].
+enum SetFlags : uint64_t {
+  kSetPinMask = 3,   // 0 none, 1 soft, 2 hard
+  kSetChecksum = 4,  // CRC32C of the payload, checked by every get
+};
+
+// kDevMGet, args[1].
+enum DevGetFlags : uint64_t {
+  kShareReplica = 1,  // the caller's memory stays valid, and serves further readers
+};
+
+// Reply payload of calls whose keys end one by one:
+//   DeviceReply │ KeyEvent x count │ PathRecord x pathCount │ messages
+struct DeviceReply {
+  uint32_t count;
+  uint32_t pathCount;
+  uint32_t messageBytes;
+  uint32_t reserved;
+};
+static_assert(sizeof(DeviceReply) == 16);
+
+enum class KeyStage : uint32_t {
+  kAccepted = 1,  // published, or reserved: the key's end follows in a later reply
+  kEnded = 2,     // `code` is final
+};
+
+struct KeyEvent {
+  uint32_t keyIndex;
+  uint32_t stage;  // KeyStage
+  uint32_t code;
+  uint32_t flags;  // ResultFlags
+  uint32_t messageOffset;
+  uint32_t messageBytes;
+  uint64_t bytes;
+};
+static_assert(sizeof(KeyEvent) == 32);
 
 enum ResultFlags : uint32_t {
   kExisted = 1,  // set: the key was there and was left; delete: it was there
