@@ -74,6 +74,8 @@ async function measure(transport, shapeName) {
 async function measureRounds({ transport, shapeName, shape, setter, local, remote }) {
   const samples = { set: [], local: [], remote: [], copy: [], wire: [] };
   let lanes = { set: 1, local: 1, remote: 1 };
+  const copyOf = async (threads) =>
+    (await setter.ask({ t: "limit", threads, pieceBytes: shape.blobBytes }, "limited")).bytesPerSecond;
   for (let round = 0; round <= rounds; round += 1) {
     const set = await setter.ask({ t: "run", round }, "ran");
     // The remote get comes first: it may not be served from what the local one left in the cache.
@@ -87,38 +89,33 @@ async function measureRounds({ transport, shapeName, shape, setter, local, remot
     samples.set.push(totalBytes / set.seconds);
     samples.local.push(totalBytes / near.seconds);
     samples.remote.push(totalBytes / far.seconds);
+    // In each round, so that both sides meet the machine in the same state.
+    samples.copy.push(await copyOf(lanes.set));
+    samples.wire.push(
+      transport === "tcp"
+        ? await measureRawSockets({ connections: lanes.remote, bytes: totalBytes, rounds: 1 })
+        : await copyOf(lanes.remote),
+    );
   }
-  const copyOf = async (threads) =>
-    (await setter.ask({ t: "limit", threads, pieceBytes: shape.blobBytes }, "limited")).bytesPerSecond;
-  const copyLimit = await copyOf(lanes.set);
-  const wireLimit =
-    transport === "tcp"
-      ? await measureRawSockets({ connections: lanes.remote, bytes: totalBytes, rounds })
-      : await copyOf(lanes.remote);
-  const row = (name, values, limit, against, count) => {
+  return rowsOf({ transport, shapeName, samples, lanes });
+}
+
+function rowsOf({ transport, shapeName, samples, lanes }) {
+  const row = (name, values, limits, against, count) => {
     const rate = median(values);
-    return {
-      name: `${name} ${shapeName}`,
-      gbps: rate / 1e9,
-      limitGbps: limit / 1e9,
-      ratio: rate / limit,
-      against,
-      lanes: count,
-    };
+    const limit = median(limits);
+    const figures = { gbps: rate / 1e9, limitGbps: limit / 1e9, ratio: rate / limit };
+    return { name: `${name} ${shapeName}`, ...figures, against, lanes: count };
   };
-  const remoteRow = row(
-    `remote get ${transport}`,
-    samples.remote,
-    wireLimit,
-    transport === "tcp" ? "raw sockets" : "one copy",
-    lanes.remote,
-  );
-  if (transport !== "tcp") {
+  const isTcp = transport === "tcp";
+  const against = isTcp ? "raw sockets" : "one copy";
+  const remoteRow = row(`remote get ${transport}`, samples.remote, samples.wire, against, lanes.remote);
+  if (!isTcp) {
     return [remoteRow];
   }
   return [
-    row("local set", samples.set, copyLimit, "one copy", lanes.set),
-    row("local get", samples.local, copyLimit, "one copy", lanes.local),
+    row("local set", samples.set, samples.copy, "one copy", lanes.set),
+    row("local get", samples.local, samples.copy, "one copy", lanes.local),
     remoteRow,
   ];
 }

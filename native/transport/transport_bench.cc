@@ -16,7 +16,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstdlib>
 #include <functional>
 #include <future>
 #include <memory>
