@@ -424,25 +424,26 @@ TEST_P(TransportConformance, AKilledPeerEndsEveryRequestAndTheEndpointOnce) {
   std::unique_ptr<Endpoint> endpoint;
   ASSERT_EQ(reader_->Connect(peer.address, 2, 7, &endpoint).ToString(), Status::Ok().ToString());
   ASSERT_EQ(readerSink_.Wait(7).ToString(), Status::Ok().ToString());
-  std::vector<std::byte> expected(kMemoryBytes);
-  FillPattern(expected, 5);
   uint64_t token = 100;
   std::vector<uint64_t> accepted;
-  const auto submit = [&] {
-    const LocalPiece piece{readerMemory_.data() + (token % 4) * (4 << 20), 4 << 20};
-    const RemoteRange range{.region = peer.region, .offset = 0, .bytes = 4 << 20};
+  // Requests that go on at once have memory of their own; those after the kill share one piece, on one lane.
+  constexpr uint64_t kBytes = 220 << 10;
+  const auto submit = [&](uint64_t slot, bool write) {
+    const LocalPiece piece{readerMemory_.data() + slot * kBytes, kBytes};
+    const RemoteRange range{.region = peer.region, .offset = slot * kBytes, .bytes = kBytes};
+    const auto lane = static_cast<uint32_t>(slot % 2);
     const uint64_t mine = ++token;
-    const Status status = mine % 3 == 0 ? endpoint->Write({&piece, 1}, range, mine % 2, mine)
-                                        : endpoint->Read(range, {&piece, 1}, mine % 2, mine);
+    const Status status =
+        write ? endpoint->Write({&piece, 1}, range, lane, mine) : endpoint->Read(range, {&piece, 1}, lane, mine);
     if (status.ok()) accepted.push_back(mine);
     return status;
   };
-  for (int count = 0; count < 100; ++count) (void)submit();
+  for (uint64_t slot = 0; slot < 100; ++slot) (void)submit(slot, slot % 3 == 0);
   (void)readerSink_.Wait(accepted[10]);  // so that bytes are on their way
   peer.Kill();
   Status last;
   while (last.ok() || last.code() == StatusCode::kTryAgain) {
-    last = submit();
+    last = submit(100, false);
     if (last.code() == StatusCode::kTryAgain) ::sched_yield();
   }
   EXPECT_EQ(last.code(), StatusCode::kRpcPeerDead) << last.ToString();
