@@ -42,6 +42,14 @@ void ControlPort::Tell(Question question) {
   (void)session_->Send(entry, std::move(question.payload)).ok();
 }
 
+void ControlPort::Cancel(uint64_t id) {
+  if (waiting_.erase(id) == 0) return;
+  Question question;
+  question.op = layout::Op::kCancel;
+  question.args[0] = id;
+  Tell(std::move(question));
+}
+
 void ControlPort::OnReply(const Message& reply) {
   const auto found = waiting_.find(reply.entry.id);
   if (found == waiting_.end()) return;

@@ -48,6 +48,8 @@ class ControlPort {
   // A message that has no reply. Lost when there is no control process.
   void Tell(Question question);
   void Forget(uint64_t id) { waiting_.erase(id); }
+  // Forgets, and tells the control process that it need not look any further (kLookup only).
+  void Cancel(uint64_t id);
   // A message with kFlagReply from the control process. Ids that nobody waits for (any more) are ignored.
   void OnReply(const Message& reply);
 

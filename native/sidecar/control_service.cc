@@ -81,7 +81,9 @@ void ControlService::Drop(Session& session, const Message& message) {
     // Generation 0 would match any object; no object that others know of has it.
     const Status status = object.generation == 0 ? Status(StatusCode::kInvalid, "generation 0")
                                                  : store_.Drop(object.slot, object.generation);
-    const auto code = static_cast<uint32_t>(status.code());
+    // What is not there any more needs no dropping.
+    const bool gone = status.code() == StatusCode::kNotFound || status.code() == StatusCode::kTryAgain;
+    const auto code = static_cast<uint32_t>(gone ? StatusCode::kOk : status.code());
     Append(codes, &code, sizeof(code));
   }
   Send(session, ReplyTo(message), std::move(codes));

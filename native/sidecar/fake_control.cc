@@ -162,7 +162,7 @@ void FakeControl::Handle(const Message& message) {
       return;
     }
   }
-  if (op == layout::Op::kSessions) return;
+  if (op == layout::Op::kSessions || op == layout::Op::kCancel) return;
   const std::vector<std::string> keys = KeysOf(message.payload);
   const size_t batchBytes = BatchBytes(message.payload);
   const std::lock_guard lock(directory_.mutex);

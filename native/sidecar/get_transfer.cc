@@ -24,7 +24,7 @@ GetTransfer::GetTransfer(Core& core, Session& session, const layout::Entry& entr
     : Request(core, session, entry), call_(std::move(call)), timeoutMs_(entry.args[0]) {}
 
 GetTransfer::~GetTransfer() {
-  if (questionId_ != 0) core_.control.Forget(questionId_);
+  if (questionId_ != 0) core_.control.Cancel(questionId_);
   if (!remotes_.empty()) core_.peers.ForgetOpens(this);
 }
 
@@ -183,7 +183,7 @@ void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool la
               "the control process ended the lookup without an answer for the key: see the worker's log"};
   }
   if (!status.ok()) {
-    if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
+    if (questionId_ != 0) core_.control.Cancel(std::exchange(questionId_, 0));
     for (Remote& remote : remotes_) {
       if (remote.state == State::kLooking) FailRemote(remote, status);
     }
@@ -281,7 +281,7 @@ void GetTransfer::FailWaiting(const Status& status) {
     if (remote.state == State::kLooking || remote.state == State::kOpening) FailRemote(remote, status);
   }
   core_.peers.ForgetOpens(this);
-  if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
+  if (questionId_ != 0) core_.control.Cancel(std::exchange(questionId_, 0));
 }
 
 void GetTransfer::Stop(const Status& why) {

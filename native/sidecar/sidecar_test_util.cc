@@ -232,12 +232,15 @@ uint64_t Client::SubmitRaw(layout::Op op, uint32_t count, std::span<const std::b
 
 uint64_t Client::Submit(layout::Op op, uint32_t device, const std::vector<KeyBlobs>& keys,
                         std::array<uint64_t, 4> args) {
+  const bool transfer = op == layout::Op::kSetD2H || op == layout::Op::kGetH2D;
   std::vector<std::string> names;
   std::vector<uint32_t> ends;
   std::vector<layout::BlobRecord> blobs;
   for (const KeyBlobs& key : keys) {
     names.push_back(key.key);
-    for (const BlobOf& blob : key.blobs) blobs.push_back({blob.region, 0, blob.offset, blob.bytes});
+    if (transfer) {
+      for (const BlobOf& blob : key.blobs) blobs.push_back({blob.region, 0, blob.offset, blob.bytes});
+    }
     ends.push_back(static_cast<uint32_t>(blobs.size()));
   }
   const std::vector<std::byte> batch = KeyBatchOf(names);
@@ -245,7 +248,7 @@ uint64_t Client::Submit(layout::Op op, uint32_t device, const std::vector<KeyBlo
   std::vector<std::byte> payload;
   Append(payload, &request, 1);
   Append(payload, batch.data(), batch.size());
-  if (op == layout::Op::kSetD2H || op == layout::Op::kGetH2D) {
+  if (transfer) {
     if (ends.size() % 2 != 0) ends.push_back(0);
     Append(payload, ends.data(), ends.size());
     Append(payload, blobs.data(), blobs.size());

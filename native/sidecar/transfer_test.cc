@@ -141,6 +141,7 @@ TEST(TransferTest, WaitingGetIsPerKeyAndCanBeCancelled) {
   const Reply reply = client.WaitFor(waiting);
   EXPECT_EQ(reply.results[0].code, 0U);
   EXPECT_EQ(reply.results[1].code, CodeOf(StatusCode::kRpcCancelled));
+  worker.control->WaitAsked(Op::kCancel, 1);  // the owners stop looking, too
   const Reply timedOut = client.Call(Op::kGetH2D, 0, {Blobs("never", region, 1, 64)}, {5, 0, 0, 0});
   EXPECT_EQ(timedOut.results[0].code, CodeOf(StatusCode::kNotFound));
   EXPECT_NE(timedOut.texts[0].find("not set within 5 ms"), std::string::npos);
