@@ -98,7 +98,12 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   }
   const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
   const linkDefault = formatAddress({ host: address.host, port: 0 });
-  const config: WorkerConfig = { ...DEFAULTS, linkAddress: linkDefault, workerAddress: settings.workerAddress, ...given };
+  const config: WorkerConfig = {
+    ...DEFAULTS,
+    linkAddress: linkDefault,
+    workerAddress: settings.workerAddress,
+    ...given,
+  };
   for (const [name, low, high] of RANGES) {
     const value = config[name];
     if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
@@ -131,7 +136,11 @@ export function parseMetadataAddress(text: string): MetadataAddress {
   }
   const endpoints = text.split(",").map((endpoint) => endpoint.trim());
   if (endpoints.some((endpoint) => !/^(https?:\/\/)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/.test(endpoint))) {
-    throw invalid("metadataAddress", text, "must be memory, hbmesh://IP:PORT, or etcd endpoints as HOST:PORT,HOST:PORT");
+    throw invalid(
+      "metadataAddress",
+      text,
+      "must be memory, hbmesh://IP:PORT, or etcd endpoints as HOST:PORT,HOST:PORT",
+    );
   }
   return { t: "etcd", endpoints };
 }

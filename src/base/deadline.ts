@@ -34,7 +34,13 @@ export function abortError(signal: AbortSignal, what: string): HbmeshError {
  */
 export function withDeadline<T>(
   work: Promise<T>,
-  options: { clock: Clock; timeoutMs?: number | undefined; signal?: AbortSignal | undefined; what: string; code?: StatusCode },
+  options: {
+    clock: Clock;
+    timeoutMs?: number | undefined;
+    signal?: AbortSignal | undefined;
+    what: string;
+    code?: StatusCode;
+  },
 ): Promise<T> {
   const { clock, timeoutMs, signal, what } = options;
   if (signal?.aborted) {
@@ -49,7 +55,10 @@ export function withDeadline<T>(
         : clock.setTimer(timeoutMs, () =>
             settle(() =>
               reject(
-                new HbmeshError(options.code ?? StatusCode.RPC_DEADLINE_EXCEEDED, `${what} took longer than ${timeoutMs} ms`),
+                new HbmeshError(
+                  options.code ?? StatusCode.RPC_DEADLINE_EXCEEDED,
+                  `${what} took longer than ${timeoutMs} ms`,
+                ),
               ),
             ),
           );

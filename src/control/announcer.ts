@@ -8,10 +8,10 @@ import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import { type Decisions, type HeldObject, type KeyBatch, encodeKeys, readCommit } from "../decision/index.js";
+import { type Decisions, encodeKeys, type HeldObject, type KeyBatch, readCommit } from "../decision/index.js";
 import type { MembershipView } from "./membership.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
-import { COMMIT_RECORD_BYTES, type Results, pickRecords, stampMember } from "./records.js";
+import { COMMIT_RECORD_BYTES, pickRecords, type Results, stampMember } from "./records.js";
 import type { SidecarLink } from "./sidecar-link.js";
 
 export interface AnnouncerOptions {
@@ -66,7 +66,10 @@ export class Announcer {
         }
         const error = HbmeshError.from(reason);
         if (error.code !== StatusCode.NOT_READY && error.code !== StatusCode.RPC_PEER_DEAD) {
-          log.warn({ epoch: view.epoch, cause: error.message }, "could not announce what this worker holds; trying again");
+          log.warn(
+            { epoch: view.epoch, cause: error.message },
+            "could not announce what this worker holds; trying again",
+          );
         }
         await pause(clock, RETRY_MS, signal);
       }
@@ -84,7 +87,11 @@ export class Announcer {
       const records = stampMember(chunk.records, view.selfId);
       // One chunk after the other, so that owners aren't flooded.
       told = told
-        .then(() => (failure === undefined && !signal.aborted ? this.#tellChunk(view, sidecar, chunk.keys, records, signal) : undefined))
+        .then(() =>
+          failure === undefined && !signal.aborted
+            ? this.#tellChunk(view, sidecar, chunk.keys, records, signal)
+            : undefined,
+        )
         .catch((reason: unknown) => {
           failure = reason;
         });
@@ -95,7 +102,13 @@ export class Announcer {
     }
   }
 
-  async #tellChunk(view: MembershipView, sidecar: SidecarLink, keys: KeyBatch, records: Uint8Array, signal: AbortSignal): Promise<void> {
+  async #tellChunk(
+    view: MembershipView,
+    sidecar: SidecarLink,
+    keys: KeyBatch,
+    records: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { decisions, log, requestTimeoutMs } = this.#options;
     const outdated: HeldObject[] = [];
     for (const group of decisions.groupByOwner(keys)) {
@@ -111,7 +124,10 @@ export class Announcer {
       }
     }
     if (outdated.length > 0) {
-      log.info({ objects: outdated.length }, "dropping objects that were deleted or replaced while their owner could not reach this worker");
+      log.info(
+        { objects: outdated.length },
+        "dropping objects that were deleted or replaced while their owner could not reach this worker",
+      );
       await sidecar.drop(outdated, requestTimeoutMs);
     }
   }
@@ -136,7 +152,10 @@ export class Announcer {
         return said.results;
       }
       if (said.t === "failed" && attempt === 0) {
-        log.debug({ epoch: view.epoch, cause: said.error.message }, "an owner can't be told yet what this worker holds");
+        log.debug(
+          { epoch: view.epoch, cause: said.error.message },
+          "an owner can't be told yet what this worker holds",
+        );
       }
       // Stale: one of the two will see a newer ring, which ends this run.
       await pause(clock, RETRY_MS, signal);

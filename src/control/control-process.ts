@@ -8,16 +8,16 @@ import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type Logger, createLogger } from "../base/log.js";
-import { type Decisions, createDecisions } from "../decision/index.js";
+import { createLogger, type Logger } from "../base/log.js";
+import { createDecisions, type Decisions } from "../decision/index.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
-import { type Store, openStore } from "../metadata/index.js";
+import { openStore, type Store } from "../metadata/index.js";
 import { createLinkRoutes } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls, SpawnSidecar } from "./contract.js";
 import { DirectoryOwner } from "./directory-owner.js";
-import { Holders, type HolderOptions, createHolderService } from "./holders.js";
+import { createHolderService, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
@@ -25,13 +25,16 @@ import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
 import { OwnerCalls } from "./owner-calls.js";
 import { Peers } from "./peers.js";
-import { SidecarRequests } from "./sidecar-requests.js";
 import type { SidecarLink } from "./sidecar-link.js";
+import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
 import { createTcpNetwork } from "./tcp-network.js";
 
 /** Rejects with the cause when the worker can't start; nothing of it is left then. */
-export async function startControlProcess(config: WorkerConfig, dependencies: ControlDependencies = {}): Promise<ControlProcess> {
+export async function startControlProcess(
+  config: WorkerConfig,
+  dependencies: ControlDependencies = {},
+): Promise<ControlProcess> {
   const control = new ControlProcessImpl(config, dependencies);
   try {
     await control.start();
@@ -129,11 +132,19 @@ class ControlProcessImpl implements ControlProcess {
       }
     })();
     try {
-      await withDeadline(waiting, { clock: this.#clock, ...options, what: "waiting for the worker to become ready", code: StatusCode.NOT_READY });
+      await withDeadline(waiting, {
+        clock: this.#clock,
+        ...options,
+        what: "waiting for the worker to become ready",
+        code: StatusCode.NOT_READY,
+      });
     } catch (reason) {
       const error = HbmeshError.from(reason);
       const why = this.#reason();
-      throw new HbmeshError(error.code, why === "" ? error.message : `${error.message}: ${why}`, { node: this.config.workerAddress, cause: reason });
+      throw new HbmeshError(error.code, why === "" ? error.message : `${error.message}: ${why}`, {
+        node: this.config.workerAddress,
+        cause: reason,
+      });
     } finally {
       ending.abort();
     }
@@ -142,7 +153,8 @@ class ControlProcessImpl implements ControlProcess {
   async health(): ReturnType<ControlProcess["health"]> {
     const reason = this.#reason();
     const supervisor = this.#supervisor;
-    const figures = supervisor?.isUp === true ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const figures =
+      supervisor?.isUp === true ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
@@ -176,7 +188,9 @@ class ControlProcessImpl implements ControlProcess {
 
   #throwIfClosing(): void {
     if (this.#closing !== undefined) {
-      throw new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down", { node: this.config.workerAddress });
+      throw new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down", {
+        node: this.config.workerAddress,
+      });
     }
   }
 
@@ -260,7 +274,10 @@ class ControlProcessImpl implements ControlProcess {
         if (this.#closing !== undefined) {
           return;
         }
-        this.#log.warn({ cause: String(reason) }, "could not tell the cluster that the sidecar was restarted; trying again");
+        this.#log.warn(
+          { cause: String(reason) },
+          "could not tell the cluster that the sidecar was restarted; trying again",
+        );
         await pause(this.#clock, 500);
       }
     }
@@ -268,7 +285,10 @@ class ControlProcessImpl implements ControlProcess {
 
   #sidecar(): SidecarLink {
     if (this.#supervisor === undefined) {
-      throw new HbmeshError(StatusCode.NOT_FOUND, `worker ${this.config.workerAddress} runs without a sidecar and holds no objects`);
+      throw new HbmeshError(
+        StatusCode.NOT_FOUND,
+        `worker ${this.config.workerAddress} runs without a sidecar and holds no objects`,
+      );
     }
     return this.#supervisor.link;
   }
@@ -278,7 +298,11 @@ class ControlProcessImpl implements ControlProcess {
     return {
       workerAddress: this.config.workerAddress,
       linkAddress: this.#listener?.address ?? "",
-      transports: (info?.transports ?? []).map(({ name, address }) => ({ $typeName: "hbmesh.v1.TransportAddress", name, address })),
+      transports: (info?.transports ?? []).map(({ name, address }) => ({
+        $typeName: "hbmesh.v1.TransportAddress",
+        name,
+        address,
+      })),
       weight: this.config.weight,
       hostId: readHostId(),
       deviceCount: info?.deviceCount ?? 0,

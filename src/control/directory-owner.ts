@@ -10,13 +10,27 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type Decisions, type ExistenceMode, type KeyBatch, decodeKeys, keyCountOf, readCommit } from "../decision/index.js";
+import {
+  type Decisions,
+  decodeKeys,
+  type ExistenceMode,
+  type KeyBatch,
+  keyCountOf,
+  readCommit,
+} from "../decision/index.js";
 import type { DirectoryReply, DirectoryRequest, DirectoryService } from "../gen/hbmesh/v1/directory_pb.js";
 import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
-import { COMMIT_RECORD_BYTES, RESULT_RECORD_BYTES, Results, checkRecordCount, pickKeys, pickRecords } from "./records.js";
+import {
+  COMMIT_RECORD_BYTES,
+  checkRecordCount,
+  pickKeys,
+  pickRecords,
+  RESULT_RECORD_BYTES,
+  Results,
+} from "./records.js";
 import { WaitList } from "./wait-list.js";
 
 export interface DirectoryOwnerOptions {
@@ -56,7 +70,11 @@ export class DirectoryOwner {
     const { decisions } = this.#options;
     const before = this.#view;
     this.#view = view;
-    const ring = [...view.members.values()].map(({ member }) => ({ id: member.id, weight: member.weight, name: member.workerAddress }));
+    const ring = [...view.members.values()].map(({ member }) => ({
+      id: member.id,
+      weight: member.weight,
+      name: member.workerAddress,
+    }));
     decisions.setRing(ring);
     decisions.directory.raiseGeneration(view.epoch << GENERATION_BITS);
     for (const [id, { revision }] of before?.members ?? []) {

@@ -6,7 +6,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import { type HeldObject, type Location, decodeHeld, encodeHeld } from "../decision/index.js";
+import { decodeHeld, encodeHeld, type HeldObject, type Location } from "../decision/index.js";
 import type { HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
@@ -108,9 +108,14 @@ export class Holders {
         continue;
       }
       try {
-        const reply = await peers.get(member).holder.describe({ objects: encodeHeld(part) }, { timeoutMs: requestTimeoutMs });
+        const reply = await peers
+          .get(member)
+          .holder.describe({ objects: encodeHeld(part) }, { timeoutMs: requestTimeoutMs });
         if (reply.objects.length !== part.length) {
-          throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `described ${reply.objects.length} of ${part.length} objects`);
+          throw new HbmeshError(
+            StatusCode.DATA_INCONSISTENCY,
+            `described ${reply.objects.length} of ${part.length} objects`,
+          );
         }
         described.push(...reply.objects);
       } catch (reason) {
@@ -137,7 +142,9 @@ export class Holders {
       await sidecar().drop(objects, requestTimeoutMs);
       return;
     }
-    const reply = await peers.get(member).holder.drop({ objects: encodeHeld(objects) }, { timeoutMs: requestTimeoutMs });
+    const reply = await peers
+      .get(member)
+      .holder.drop({ objects: encodeHeld(objects) }, { timeoutMs: requestTimeoutMs });
     decodeCodes(reply.codes, objects.length);
   }
 
@@ -146,7 +153,10 @@ export class Holders {
       return;
     }
     const { log, peers, clock } = this.#options;
-    log.warn({ node: peers.nameOf(member), objects: objects.length, cause: String(reason) }, "a holder could not be told to drop objects");
+    log.warn(
+      { node: peers.nameOf(member), objects: objects.length, cause: String(reason) },
+      "a holder could not be told to drop objects",
+    );
     const owed = this.#owed.get(member) ?? new Map<string, HeldObject>();
     this.#owed.set(member, owed);
     for (const object of objects) {

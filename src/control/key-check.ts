@@ -2,7 +2,7 @@
  * The check that every batch of keys passes where it enters the control process, whoever sent it: in Wasm, by the cluster's rule.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type Decisions, type KeyBatch, type KeyRule, describeKeyFault, faultyKey } from "../decision/index.js";
+import { type Decisions, describeKeyFault, faultyKey, type KeyBatch, type KeyRule } from "../decision/index.js";
 
 export type KeyCheck = (keys: KeyBatch, keysMax: number) => void;
 

@@ -9,15 +9,15 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   type Decisions,
   type KeyBatch,
+  keyCountOf,
   RESULT_RECORD_BYTES,
   SLICE_RECORD_BYTES,
-  keyCountOf,
   viewOf,
 } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "./layout-constants.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
-import { Results, alignTo8, pickKeys, splitKeys } from "./records.js";
+import { alignTo8, pickKeys, Results, splitKeys } from "./records.js";
 
 export interface LookupOptions {
   decisions: Decisions;
@@ -56,7 +56,12 @@ const PART_KEYS_MAX = 1_024;
 const RETRY_MS = 20;
 
 /** Throws INVALID for a message that can't be read; later faults are told by key. */
-export function startLookup(message: PortMessage, options: LookupOptions, checkKeys: (keys: KeyBatch) => void, signal: AbortSignal): Promise<void> {
+export function startLookup(
+  message: PortMessage,
+  options: LookupOptions,
+  checkKeys: (keys: KeyBatch) => void,
+  signal: AbortSignal,
+): Promise<void> {
   const wanted = decodeWanted(message, options.sliceBytesMax);
   checkKeys(wanted.keys);
   return new Lookup(wanted, options, signal).run();
@@ -116,10 +121,12 @@ class Lookup {
         this.#giveUp(left, said.error);
         return;
       }
-      const { misses, undecided } = said.t === "stale" ? { misses: [], undecided: left } : this.#takeFound(left, said.results);
+      const { misses, undecided } =
+        said.t === "stale" ? { misses: [], undecided: left } : this.#takeFound(left, said.results);
       const nowMs = clock.monotonicMs();
       if (undecided.length > 0 && nowMs >= Math.max(patience, this.#deadlineMs)) {
-        const message = "the owner of the key can't tell yet whether it is there, since the ring is changing; try again";
+        const message =
+          "the owner of the key can't tell yet whether it is there, since the ring is changing; try again";
         this.#giveUp(undecided, new HbmeshError(StatusCode.TRY_AGAIN, message));
         undecided.length = 0;
       }
@@ -143,7 +150,10 @@ class Lookup {
   #missing(): HbmeshError {
     const { waitMs } = this.#wanted;
     const waited = waitMs === 0 ? "" : `, after waiting ${waitMs} ms for it`;
-    return new HbmeshError(StatusCode.NOT_FOUND, `no object is set under this key${waited}; set it first, or wait longer`);
+    return new HbmeshError(
+      StatusCode.NOT_FOUND,
+      `no object is set under this key${waited}; set it first, or wait longer`,
+    );
   }
 
   #takeFound(indexes: readonly number[], results: Results): { misses: number[]; undecided: number[] } {
@@ -159,7 +169,12 @@ class Lookup {
       } else if (code === StatusCode.TRY_AGAIN) {
         undecided.push(index);
       } else {
-        decided.push({ index, code, record: undefined, message: `the owner of the key answered ${StatusCode[code] ?? code}` });
+        decided.push({
+          index,
+          code,
+          record: undefined,
+          message: `the owner of the key answered ${StatusCode[code] ?? code}`,
+        });
       }
     });
     this.#decide(decided);
@@ -285,14 +300,20 @@ function decodeWanted(message: PortMessage, sliceBytesMax: number): Wanted {
   const count = keyCountOf(keys);
   const sizesAt = alignTo8(4 * count);
   if (rest.byteLength < sizesAt || (rest.byteLength - sizesAt) % 8 !== 0) {
-    throw new HbmeshError(StatusCode.INVALID, `a lookup of ${count} keys is cut short: ${rest.byteLength} bytes after the keys`);
+    throw new HbmeshError(
+      StatusCode.INVALID,
+      `a lookup of ${count} keys is cut short: ${rest.byteLength} bytes after the keys`,
+    );
   }
   const view = viewOf(rest);
   const blobs = (rest.byteLength - sizesAt) / 8;
   const blobEnds = Uint32Array.from({ length: count }, (_, index) => view.getUint32(4 * index, true));
   const ascending = blobEnds.every((end, index) => end >= (blobEnds[index - 1] ?? 0));
   if (!ascending || (blobEnds[count - 1] ?? 0) !== blobs) {
-    throw new HbmeshError(StatusCode.INVALID, `the blobs of a lookup don't fit: ${blobs} sizes, ends up to ${blobEnds[count - 1] ?? 0}`);
+    throw new HbmeshError(
+      StatusCode.INVALID,
+      `the blobs of a lookup don't fit: ${blobs} sizes, ends up to ${blobEnds[count - 1] ?? 0}`,
+    );
   }
   const asked = Number(message.args[1]);
   return {

@@ -11,7 +11,7 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Clock } from "../base/clock.js";
 import type { KeyRuleChoice } from "../base/config.js";
-import { type Deferred, createDeferred, pause, withDeadline } from "../base/deadline.js";
+import { createDeferred, type Deferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import { type Member, MemberSchema } from "../gen/hbmesh/v1/cluster_pb.js";
@@ -32,7 +32,10 @@ export interface MembershipView {
 }
 
 /** What a member says of itself, its id apart. */
-export type SelfDescription = Pick<Member, "workerAddress" | "linkAddress" | "transports" | "weight" | "hostId" | "deviceCount">;
+export type SelfDescription = Pick<
+  Member,
+  "workerAddress" | "linkAddress" | "transports" | "weight" | "hostId" | "deviceCount"
+>;
 
 export interface MembershipOptions {
   store: Store;
@@ -105,7 +108,10 @@ export class Membership {
     await Promise.all([...this.#tasks, this.#writing]);
     if (this.#leaseId !== undefined) {
       await this.#options.store.revokeLease(this.#leaseId, { timeoutMs: 2_000 }).catch((reason: unknown) => {
-        this.#options.log.warn({ cause: String(reason) }, "could not take back the lease; the others notice when it ends");
+        this.#options.log.warn(
+          { cause: String(reason) },
+          "could not take back the lease; the others notice when it ends",
+        );
       });
     }
   }
@@ -132,7 +138,10 @@ export class Membership {
       const entry = await store.get(key, { signal: this.#ending.signal });
       const id = entry === undefined ? 1 : Number(Buffer.from(entry.value).toString("utf8"));
       if (!Number.isInteger(id) || id < 1) {
-        throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `the store's ${key} is no member id; delete it while no worker runs`);
+        throw new HbmeshError(
+          StatusCode.DATA_INCONSISTENCY,
+          `the store's ${key} is no member id; delete it while no worker runs`,
+        );
       }
       if (id > MEMBER_ID_MAX) {
         const message = `all ${MEMBER_ID_MAX} member ids of the cluster were used; start it anew under another cluster name`;

@@ -1,15 +1,15 @@
 /**
  * ObjectCalls: exist, getMetaInfo and delete as people and tools ask for them, and the same for the sidecar's batches.
  */
-import { StatusCode, type HbmeshError } from "../base/errors.js";
-import { type HeldObject, type KeyBatch, encodeKeys, keyCountOf } from "../decision/index.js";
+import { type HbmeshError, StatusCode } from "../base/errors.js";
+import { encodeKeys, type HeldObject, type KeyBatch, keyCountOf } from "../decision/index.js";
 import { Presence } from "../gen/hbmesh/v1/objects_pb.js";
 import type { CallOptions, DeleteAnswer, KeyAnswer, MetaAnswer, ObjectCalls, PresenceAnswer } from "./contract.js";
 import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX } from "./layout-constants.js";
 import type { Answer, OwnerCalls } from "./owner-calls.js";
-import { Results, pickKeys } from "./records.js";
+import { pickKeys, Results } from "./records.js";
 import type { DescribedObject } from "./sidecar-link.js";
 
 export interface ObjectCallsOptions {
@@ -62,7 +62,10 @@ export async function describeFound(answer: Answer, holders: Holders): Promise<(
   await Promise.all(
     [...byMember].map(async ([member, wanted]) => {
       try {
-        const described = await holders.describe(member, wanted.map(({ object }) => object));
+        const described = await holders.describe(
+          member,
+          wanted.map(({ object }) => object),
+        );
         wanted.forEach(({ index }, at) => take(index, described[at]));
       } catch (reason) {
         for (const { index } of wanted) {
@@ -122,7 +125,14 @@ function presenceOf(key: string, answer: Answer, index: number): PresenceAnswer 
 
 function statusOf(key: string, answer: Answer, index: number): KeyAnswer {
   const code = answer.results.code(index);
-  return { key, code, message: answer.errors.get(index)?.message ?? MESSAGES[code] ?? `the owner of the key answered ${StatusCode[code] ?? code}` };
+  return {
+    key,
+    code,
+    message:
+      answer.errors.get(index)?.message ??
+      MESSAGES[code] ??
+      `the owner of the key answered ${StatusCode[code] ?? code}`,
+  };
 }
 
 const MESSAGES: Partial<Record<StatusCode, string>> = {

@@ -9,7 +9,7 @@ import { type Decisions, type ExistenceMode, type KeyBatch, keyCountOf } from ".
 import type { DirectoryOwner, OwnerReply, OwnerRequest } from "./directory-owner.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
-import { COMMIT_RECORD_BYTES, Results, pickKeys, pickRecords } from "./records.js";
+import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, Results } from "./records.js";
 import { WaitList } from "./wait-list.js";
 
 export type OwnerMethod = "reserve" | "commit" | "lookup" | "remove" | "announce" | "reportMissing";
@@ -116,7 +116,14 @@ export class OwnerCalls {
    */
   async commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, signal?: AbortSignal): Promise<Answer> {
     let epoch = this.view.epoch;
-    const answer = await this.ask({ method: "commit", keys, records, recordBytes: COMMIT_RECORD_BYTES, existence, signal });
+    const answer = await this.ask({
+      method: "commit",
+      keys,
+      records,
+      recordBytes: COMMIT_RECORD_BYTES,
+      existence,
+      signal,
+    });
     while (this.view.epoch !== epoch) {
       epoch = this.view.epoch;
       const mine: number[] = [];
@@ -145,23 +152,32 @@ export class OwnerCalls {
   }
 
   /** Asks one owner once. */
-  async askOwner(owner: number, epoch: bigint, part: Omit<OwnerRequest, "epoch" | "memberId">, question: Question): Promise<OwnerAnswer> {
+  async askOwner(
+    owner: number,
+    epoch: bigint,
+    part: Omit<OwnerRequest, "epoch" | "memberId">,
+    question: Question,
+  ): Promise<OwnerAnswer> {
     if (owner === 0) {
-      const message = "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
+      const message =
+        "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
       return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message) };
     }
     const { peers } = this.#options;
     const request: OwnerRequest = { epoch, memberId: this.view.selfId, ...part };
     try {
       const reply = await this.#call(owner, question, request);
-      const results = reply.results.byteLength === 0 && reply.stale ? undefined : new Results(reply.results, keyCountOf(part.keys));
+      const results =
+        reply.results.byteLength === 0 && reply.stale ? undefined : new Results(reply.results, keyCountOf(part.keys));
       return reply.stale ? { t: "stale", epoch: reply.epoch, results } : { t: "results", results: results as Results };
     } catch (reason) {
       const error = owner === this.view.selfId ? HbmeshError.from(reason) : peers.errorOf(owner, reason);
       this.#ending.signal.throwIfAborted();
       question.signal?.throwIfAborted();
       // It leaves in an orderly way: its keys have another owner as soon as the store has told.
-      return error.code === StatusCode.SHUTTING_DOWN ? { t: "stale", epoch: epoch + 1n, results: undefined } : { t: "failed", error };
+      return error.code === StatusCode.SHUTTING_DOWN
+        ? { t: "stale", epoch: epoch + 1n, results: undefined }
+        : { t: "failed", error };
     }
   }
 
@@ -188,7 +204,13 @@ export class OwnerCalls {
       groups.map(async (group) => {
         const positions = Array.from(group.indexes, (index) => left.indexes[index] as number);
         const { records = EMPTY, recordBytes = 0, existence = 0 } = question;
-        const part = { keys: group.keys, records: pickRecords(records, recordBytes, positions), existence, waitMs: 0, last: false };
+        const part = {
+          keys: group.keys,
+          records: pickRecords(records, recordBytes, positions),
+          existence,
+          waitMs: 0,
+          last: false,
+        };
         const said = await this.askOwner(group.member, epoch, part, question);
         again.push(...mergeAnswer(said, positions, question.method, answer, existed));
       }),

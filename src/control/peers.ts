@@ -4,8 +4,8 @@
  */
 import { type Client, createClient } from "@connectrpc/connect";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
+import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import { fromConnectError } from "../rpc/connect-errors.js";
 import type { MembershipView } from "./membership.js";
 import type { ControlConnection, ControlNetwork } from "./network.js";
@@ -71,7 +71,11 @@ export class Peers {
     const error = fromConnectError(reason);
     const node = this.nameOf(memberId);
     const message = error.message.includes(node) ? error.message : `worker ${node}: ${error.message}`;
-    return new HbmeshError(error.code, message, { node, cause: reason, ...(error.key === undefined ? {} : { key: error.key }) });
+    return new HbmeshError(error.code, message, {
+      node,
+      cause: reason,
+      ...(error.key === undefined ? {} : { key: error.key }),
+    });
   }
 
   close(): void {

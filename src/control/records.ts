@@ -6,14 +6,14 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   COMMIT_RECORD_BYTES,
   FLAG_EXISTED,
+  fillMember,
   HELD_OBJECT_BYTES,
   type KeyBatch,
+  keyBatchBytes,
+  keyCountOf,
   LOCATIONS_MAX,
   type Location,
   RESULT_RECORD_BYTES,
-  fillMember,
-  keyBatchBytes,
-  keyCountOf,
   selectKeys,
   viewOf,
 } from "../decision/index.js";

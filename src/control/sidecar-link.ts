@@ -4,10 +4,10 @@
 import type { Clock, Timer } from "../base/clock.js";
 import { createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type HeldObject, type KeyBatch, encodeHeld, viewOf } from "../decision/index.js";
+import { encodeHeld, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
-import { COMMIT_RECORD_BYTES, alignTo8, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
+import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
 export interface DescribedObject {
   code: number;
@@ -67,10 +67,14 @@ export class SidecarLink {
       }
     });
     port.onClose((cause) => {
-      const error = new HbmeshError(StatusCode.RPC_PEER_DEAD, `${this.#what} is gone (${cause.message}); it is being restarted, try again`, {
-        node: options.workerAddress,
-        cause,
-      });
+      const error = new HbmeshError(
+        StatusCode.RPC_PEER_DEAD,
+        `${this.#what} is gone (${cause.message}); it is being restarted, try again`,
+        {
+          node: options.workerAddress,
+          cause,
+        },
+      );
       this.#end(error);
       options.onClose(error);
     });
@@ -183,7 +187,15 @@ export class SidecarLink {
       },
     });
     try {
-      this.#send({ id, op, flags: 0, code: 0, count, args: op === Op.shutdown ? [1n, 0n, 0n, 0n] : [0n, 0n, 0n, 0n], payload });
+      this.#send({
+        id,
+        op,
+        flags: 0,
+        code: 0,
+        count,
+        args: op === Op.shutdown ? [1n, 0n, 0n, 0n] : [0n, 0n, 0n, 0n],
+        payload,
+      });
       const what = `${this.#what}, ${doing},`;
       return await withDeadline(last.promise, { clock: this.#clock, timeoutMs, what, code: StatusCode.WORKER_TIMEOUT });
     } finally {

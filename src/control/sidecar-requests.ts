@@ -15,11 +15,11 @@ import { startLookup } from "./lookup.js";
 import { describeFound, lookupAll } from "./object-calls.js";
 import type { Answer, OwnerCalls } from "./owner-calls.js";
 import {
-  COMMIT_RECORD_BYTES,
-  RESULT_RECORD_BYTES,
   alignTo8,
+  COMMIT_RECORD_BYTES,
   checkRecordCount,
   encodeCodes,
+  RESULT_RECORD_BYTES,
   splitKeys,
   stampMember,
 } from "./records.js";
@@ -92,13 +92,24 @@ export class SidecarRequests {
         this.#lookups.get(message.args[0])?.abort(new HbmeshError(StatusCode.RPC_CANCELLED, "the get was cancelled"));
         return;
       default:
-        throw new HbmeshError(StatusCode.NOT_SUPPORTED, `the control process knows no operation ${message.op}; install the same release of both`);
+        throw new HbmeshError(
+          StatusCode.NOT_SUPPORTED,
+          `the control process knows no operation ${message.op}; install the same release of both`,
+        );
     }
   }
 
   async #reserve(message: PortMessage): Promise<void> {
     const keys = this.#keysOf(message, KEYS_PER_CALL_MAX).keys;
-    this.#reply(message, await this.#options.calls.ask({ method: "reserve", keys, existence: existenceOf(message), signal: this.#ending.signal }));
+    this.#reply(
+      message,
+      await this.#options.calls.ask({
+        method: "reserve",
+        keys,
+        existence: existenceOf(message),
+        signal: this.#ending.signal,
+      }),
+    );
   }
 
   async #commit(message: PortMessage): Promise<void> {
@@ -179,7 +190,10 @@ export class SidecarRequests {
   #reply(message: PortMessage, answer: Answer): void {
     if (answer.errors.size > 0) {
       const [first] = answer.errors.values();
-      this.#options.log.warn({ op: message.op, keys: answer.errors.size, cause: first?.message }, "owners of keys could not be asked");
+      this.#options.log.warn(
+        { op: message.op, keys: answer.errors.size, cause: first?.message },
+        "owners of keys could not be asked",
+      );
     }
     this.#link().reply(message, { payload: answer.results.bytes, count: answer.results.count });
   }

@@ -7,7 +7,7 @@ import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { PortMessage } from "../sidecar/port.js";
-import type { SpawnSidecar, SpawnedSidecar } from "./contract.js";
+import type { SpawnedSidecar, SpawnSidecar } from "./contract.js";
 import { SidecarLink } from "./sidecar-link.js";
 
 export interface SupervisorOptions {
@@ -29,10 +29,7 @@ const RESTART_WINDOW_MS = 60_000;
 const RESTART_PAUSE_MS = 200;
 const SHUTDOWN_TIMEOUT_MS = 10_000;
 
-type State =
-  | { t: "starting" }
-  | { t: "up"; spawned: SpawnedSidecar; link: SidecarLink }
-  | { t: "ended" };
+type State = { t: "starting" } | { t: "up"; spawned: SpawnedSidecar; link: SidecarLink } | { t: "ended" };
 
 export class SidecarSupervisor {
   readonly #options: SupervisorOptions;

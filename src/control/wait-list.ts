@@ -37,7 +37,9 @@ export class WaitList {
       return Promise.reject(abortError(signal, "a waiting request"));
     }
     if (this.#waiters.size >= WAITING_MAX) {
-      return Promise.reject(new HbmeshError(StatusCode.TRY_AGAIN, `${WAITING_MAX} requests wait at this owner already; try again later`));
+      return Promise.reject(
+        new HbmeshError(StatusCode.TRY_AGAIN, `${WAITING_MAX} requests wait at this owner already; try again later`),
+      );
     }
     return new Promise((resolve, reject) => {
       const settle = (): void => {

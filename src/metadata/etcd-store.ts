@@ -1,7 +1,7 @@
 /**
  * The Store on etcd (3.4 or newer), through etcd3's generated calls: they give revisions, which its builders hide.
  */
-import { Etcd3, type IRequestOp, Range, type IOptions, type IWatchResponse } from "etcd3";
+import { Etcd3, type IOptions, type IRequestOp, type IWatchResponse, Range } from "etcd3";
 import type { Clock } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -37,7 +37,9 @@ class EtcdStore implements Store {
   constructor(endpoints: readonly string[], clock: Clock) {
     this.#endpoints = endpoints;
     this.#clock = clock;
-    const options: IOptions = { hosts: endpoints.map((endpoint) => (endpoint.includes("://") ? endpoint : `http://${endpoint}`)) };
+    const options: IOptions = {
+      hosts: endpoints.map((endpoint) => (endpoint.includes("://") ? endpoint : `http://${endpoint}`)),
+    };
     this.#client = new Etcd3(options);
   }
 
@@ -66,7 +68,12 @@ class EtcdStore implements Store {
         return { written: true, revision: BigInt(header.revision) };
       }
       // The revision of a key that is absent compares as 0.
-      const compare = { result: "Equal", target: "Mod", key: keyBytes, mod_revision: options.expectedRevision.toString() } as const;
+      const compare = {
+        result: "Equal",
+        target: "Mod",
+        key: keyBytes,
+        mod_revision: options.expectedRevision.toString(),
+      } as const;
       const success: IRequestOp[] = [{ request_put: write }];
       const { succeeded, header } = await this.#client.kv.txn({ compare: [compare], success, failure: [] }, call);
       return { written: succeeded, revision: BigInt(header.revision) };
@@ -175,7 +182,10 @@ class EtcdStore implements Store {
       ends.push(() => this.#closing.signal.removeEventListener("abort", onClose));
     });
     try {
-      return await Promise.race([work({ deadline: this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }), ended]);
+      return await Promise.race([
+        work({ deadline: this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }),
+        ended,
+      ]);
     } catch (reason) {
       throw this.#translate(reason, what);
     } finally {
@@ -208,7 +218,11 @@ function closedError(): HbmeshError {
 }
 
 function toEntry(entry: EtcdKeyValue): StoreEntry {
-  return { key: entry.key.toString("utf8"), value: new Uint8Array(entry.value), modifyRevision: BigInt(entry.mod_revision) };
+  return {
+    key: entry.key.toString("utf8"),
+    value: new Uint8Array(entry.value),
+    modifyRevision: BigInt(entry.mod_revision),
+  };
 }
 
 function toBatch(response: IWatchResponse): WatchBatch {

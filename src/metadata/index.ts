@@ -8,8 +8,8 @@ import type { Store } from "./store.js";
 export { createEtcdStore } from "./etcd-store.js";
 export { createMemoryStore } from "./memory-store.js";
 export { createRemoteStore } from "./remote-store.js";
-export { createStoreService } from "./store-service.js";
 export type * from "./store.js";
+export { createStoreService } from "./store-service.js";
 
 /** Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. */
 export function openStore(metadataAddress: string, clock: Clock): Store {

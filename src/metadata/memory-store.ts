@@ -211,7 +211,11 @@ function closedError(): HbmeshError {
 export function checkEntrySize(key: string, value: Uint8Array): void {
   const keyBytes = Buffer.byteLength(key, "utf8");
   if (keyBytes === 0 || keyBytes > STORE_KEY_BYTES_MAX) {
-    throw new HbmeshError(StatusCode.INVALID, `a store key has 1 to ${STORE_KEY_BYTES_MAX} bytes; this one has ${keyBytes}`, { key });
+    throw new HbmeshError(
+      StatusCode.INVALID,
+      `a store key has 1 to ${STORE_KEY_BYTES_MAX} bytes; this one has ${keyBytes}`,
+      { key },
+    );
   }
   if (value.byteLength > STORE_VALUE_BYTES_MAX) {
     const message = `a store value has at most ${STORE_VALUE_BYTES_MAX} bytes; this one has ${value.byteLength}`;

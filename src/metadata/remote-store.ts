@@ -36,7 +36,10 @@ export function createRemoteStore(address: string): Store {
       call(options, (with_) => {
         checkEntrySize(key, value);
         const { leaseId = 0n, expectedRevision } = options;
-        return client.put({ key, value, leaseId, ...(expectedRevision === undefined ? {} : { expectedRevision }) }, with_);
+        return client.put(
+          { key, value, leaseId, ...(expectedRevision === undefined ? {} : { expectedRevision }) },
+          with_,
+        );
       }),
     delete: (key, options) => call(options, async (with_) => (await client.delete({ key }, with_)).existed),
     grantLease: (ttlMs, options) =>
@@ -45,7 +48,8 @@ export function createRemoteStore(address: string): Store {
         return (await client.grantLease({ ttlMs }, with_)).leaseId;
       }),
     keepAlive: (leaseId, options) => call(options, async (with_) => (await client.keepAlive({ leaseId }, with_)).alive),
-    revokeLease: (leaseId, options) => call(options, async (with_) => void (await client.revokeLease({ leaseId }, with_))),
+    revokeLease: (leaseId, options) =>
+      call(options, async (with_) => void (await client.revokeLease({ leaseId }, with_))),
     async *watch(prefix, options): AsyncGenerator<WatchBatch> {
       const signal = AbortSignal.any([closing.signal, options.signal]);
       if (options.signal.aborted) {
@@ -53,7 +57,9 @@ export function createRemoteStore(address: string): Store {
       }
       try {
         for await (const response of client.watch({ prefix }, { signal })) {
-          const events: WatchEvent[] = response.events.flatMap(({ entry, deleted }) => (entry === undefined ? [] : [{ entry, deleted }]));
+          const events: WatchEvent[] = response.events.flatMap(({ entry, deleted }) =>
+            entry === undefined ? [] : [{ entry, deleted }],
+          );
           yield { snapshot: response.snapshot, revision: response.revision, events };
         }
       } catch (reason) {
@@ -63,7 +69,11 @@ export function createRemoteStore(address: string): Store {
         throw closing.signal.aborted ? closedError() : unreachable(reason, address);
       }
       if (!options.signal.aborted) {
-        throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, `the store at ${address} ended the watch; it is shutting down`, { node: address });
+        throw new HbmeshError(
+          StatusCode.RPC_UNAVAILABLE,
+          `the store at ${address} ended the watch; it is shutting down`,
+          { node: address },
+        );
       }
     },
     async close() {

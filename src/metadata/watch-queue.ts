@@ -18,7 +18,9 @@ export class WatchQueue implements AsyncIterable<WatchBatch> {
       return;
     }
     if (this.#waiting.length >= WAITING_MAX) {
-      this.end(new HbmeshError(StatusCode.TRY_AGAIN, `a watch fell ${WAITING_MAX} changes behind and was ended; watch again`));
+      this.end(
+        new HbmeshError(StatusCode.TRY_AGAIN, `a watch fell ${WAITING_MAX} changes behind and was ended; watch again`),
+      );
       return;
     }
     this.#waiting.push(batch);

@@ -85,13 +85,17 @@ export function fromConnectError(reason: unknown, node?: string): HbmeshError {
   }
   const number = Number(reason.metadata.get(HEADER_CODE) ?? "");
   const known = number !== 0 && StatusCode[number] !== undefined;
-  const mapped = isSocketError(reason) ? StatusCode.RPC_UNAVAILABLE : (STATUS_CODES[reason.code] ?? StatusCode.RUNTIME_ERROR);
+  const mapped = isSocketError(reason)
+    ? StatusCode.RPC_UNAVAILABLE
+    : (STATUS_CODES[reason.code] ?? StatusCode.RUNTIME_ERROR);
   const code = known ? (number as StatusCode) : mapped;
   const key = decodeKey(reason.metadata.get(HEADER_KEY));
   const asked = reason.metadata.get(HEADER_NODE) ?? node;
   // Connect's own message for a refused or broken connection names neither the peer nor what to do.
   const message =
-    known || asked === undefined ? reason.rawMessage : `${asked}: ${reason.rawMessage}; check that it runs and can be reached`;
+    known || asked === undefined
+      ? reason.rawMessage
+      : `${asked}: ${reason.rawMessage}; check that it runs and can be reached`;
   return new HbmeshError(code, message, {
     cause: reason,
     ...(key === undefined ? {} : { key }),

@@ -1,4 +1,4 @@
 export { fromConnectError, toConnectError } from "./connect-errors.js";
-export { type LinkCallContext, type LinkRoutes, createLinkRoutes, methodName } from "./link-routes.js";
-export { type LinkServer, type LinkServerOptions, createLinkServer } from "./link-server.js";
-export { type LinkTransport, type LinkTransportOptions, createLinkTransport } from "./link-transport.js";
+export { createLinkRoutes, type LinkCallContext, type LinkRoutes, methodName } from "./link-routes.js";
+export { createLinkServer, type LinkServer, type LinkServerOptions } from "./link-server.js";
+export { createLinkTransport, type LinkTransport, type LinkTransportOptions } from "./link-transport.js";

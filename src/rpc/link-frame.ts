@@ -38,7 +38,13 @@ export interface Frame {
 const EMPTY = new Uint8Array(0);
 
 /** Throws OUT_OF_RANGE for a payload that the other end would refuse. */
-export function encodeFrame(type: number, stream: number, method: number, argument: number, payload: Uint8Array = EMPTY): Buffer {
+export function encodeFrame(
+  type: number,
+  stream: number,
+  method: number,
+  argument: number,
+  payload: Uint8Array = EMPTY,
+): Buffer {
   if (payload.byteLength > FRAME_PAYLOAD_BYTES_MAX) {
     throw new HbmeshError(
       StatusCode.OUT_OF_RANGE,
@@ -69,7 +75,10 @@ export function encodeHello(text = ""): Uint8Array {
 export function decodeHello(payload: Uint8Array): string {
   const hello = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
   if (hello.byteLength < HELLO_BYTES || hello.readUInt32LE(0) !== LINK_MAGIC) {
-    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, "the peer does not speak hbmesh's control link; check the address");
+    throw new HbmeshError(
+      StatusCode.DATA_INCONSISTENCY,
+      "the peer does not speak hbmesh's control link; check the address",
+    );
   }
   const version = hello.readUInt16LE(4);
   if (version !== LINK_VERSION) {
@@ -138,7 +147,11 @@ export class FrameReader {
       method: frame.readUInt16LE(10),
       argument: frame.readUInt32LE(12),
       // No Buffer, whose slice() would not copy.
-      payload: new Uint8Array(frame.buffer, frame.byteOffset + FRAME_HEADER_BYTES, frame.byteLength - FRAME_HEADER_BYTES),
+      payload: new Uint8Array(
+        frame.buffer,
+        frame.byteOffset + FRAME_HEADER_BYTES,
+        frame.byteLength - FRAME_HEADER_BYTES,
+      ),
     });
   }
 }
@@ -146,7 +159,12 @@ export class FrameReader {
 function frameBytes(header: Buffer): number {
   const payloadBytes = header.readUInt32LE(0);
   const type = header.readUInt8(8);
-  if (payloadBytes > FRAME_PAYLOAD_BYTES_MAX || type < FrameType.hello || type > FrameType.cancel || header.readUInt8(9) !== 0) {
+  if (
+    payloadBytes > FRAME_PAYLOAD_BYTES_MAX ||
+    type < FrameType.hello ||
+    type > FrameType.cancel ||
+    header.readUInt8(9) !== 0
+  ) {
     throw new HbmeshError(
       StatusCode.DATA_INCONSISTENCY,
       `not a frame of the control link (type ${type}, ${payloadBytes} payload bytes)`,

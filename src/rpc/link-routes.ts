@@ -2,8 +2,15 @@
  * Services behind a link: the same implementations that Connect's router takes, called by number with encoded messages. Knows nothing of
  * sockets, so that links in memory use it too.
  */
-import { type DescMethod, type DescMethodUnary, type DescService, create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { type HandlerContext, type ServiceImpl, createContextValues } from "@connectrpc/connect";
+import {
+  create,
+  type DescMethod,
+  type DescMethodUnary,
+  type DescService,
+  fromBinary,
+  toBinary,
+} from "@bufbuild/protobuf";
+import { createContextValues, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 
 export interface LinkCallContext {

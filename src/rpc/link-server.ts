@@ -2,13 +2,21 @@
  * The serving end of the lean link. A connection that breaks the rules is closed, and only that one; a request that fails answers an error
  * and leaves the connection as it is.
  */
-import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { formatAddress, parseAddress } from "../base/address.js";
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import { fromConnectError } from "./connect-errors.js";
-import { type Frame, FrameReader, FrameType, decodeHello, encodeError, encodeFrame, encodeHello } from "./link-frame.js";
+import {
+  decodeHello,
+  encodeError,
+  encodeFrame,
+  encodeHello,
+  type Frame,
+  FrameReader,
+  FrameType,
+} from "./link-frame.js";
 import type { LinkRoutes } from "./link-routes.js";
 import { openFrameWriter } from "./link-writer.js";
 
@@ -57,7 +65,9 @@ function listen(server: Server, host: string, port: number, address: string): Pr
   return new Promise((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
       const remedy = cause.code === "EADDRINUSE" ? "another process has this port; choose another one" : cause.message;
-      reject(new HbmeshError(StatusCode.NOT_READY, `can't listen for control processes at ${address}: ${remedy}`, { cause }));
+      reject(
+        new HbmeshError(StatusCode.NOT_READY, `can't listen for control processes at ${address}: ${remedy}`, { cause }),
+      );
     };
     server.once("error", onError);
     server.listen({ host, port }, () => {
@@ -91,7 +101,10 @@ class Connection {
         reader.push(chunk);
       } catch (reason) {
         const error = HbmeshError.from(reason);
-        options.log.warn({ peer: socket.remoteAddress, cause: error.message }, "closing a control link that broke the rules");
+        options.log.warn(
+          { peer: socket.remoteAddress, cause: error.message },
+          "closing a control link that broke the rules",
+        );
         this.end(error);
       }
     });
@@ -141,7 +154,10 @@ class Connection {
     }
     const runningMax = this.#options.runningMax ?? 4_096;
     if (this.#running.size >= runningMax) {
-      this.#fail(frame.stream, new HbmeshError(StatusCode.TRY_AGAIN, `${runningMax} requests of this peer are running already`));
+      this.#fail(
+        frame.stream,
+        new HbmeshError(StatusCode.TRY_AGAIN, `${runningMax} requests of this peer are running already`),
+      );
       return;
     }
     void this.#run(frame);
@@ -159,7 +175,10 @@ class Connection {
             controller.abort(new HbmeshError(StatusCode.RPC_DEADLINE_EXCEEDED, `not done within ${timeoutMs} ms`));
           });
     try {
-      const reply = await this.#options.routes.call(frame.method, frame.payload, { signal: controller.signal, timeoutMs });
+      const reply = await this.#options.routes.call(frame.method, frame.payload, {
+        signal: controller.signal,
+        timeoutMs,
+      });
       this.#send(encodeFrame(FrameType.reply, stream, 0, 0, reply), stream, controller);
     } catch (reason) {
       if (this.#running.get(stream) === controller) {

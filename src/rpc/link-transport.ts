@@ -4,14 +4,14 @@
  * Connects at first use, and again at the next use after a loss. A loss ends every pending call with RPC_UNAVAILABLE naming the peer: calls are
  * never repeated here, since only the caller knows whether that is harmless. Unary calls only; a stream rejects with NOT_SUPPORTED.
  */
-import { type Socket, connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import {
+  create,
   type DescMessage,
   type DescMethodStreaming,
   type DescMethodUnary,
-  type MessageInitShape,
-  create,
   fromBinary,
+  type MessageInitShape,
   toBinary,
 } from "@bufbuild/protobuf";
 import type { StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
@@ -20,7 +20,15 @@ import type { Clock, Timer } from "../base/clock.js";
 import { abortError, createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { toConnectError } from "./connect-errors.js";
-import { type Frame, FrameReader, FrameType, decodeError, decodeHello, encodeFrame, encodeHello } from "./link-frame.js";
+import {
+  decodeError,
+  decodeHello,
+  encodeFrame,
+  encodeHello,
+  type Frame,
+  FrameReader,
+  FrameType,
+} from "./link-frame.js";
 import { methodName } from "./link-routes.js";
 import { openFrameWriter } from "./link-writer.js";
 
@@ -107,7 +115,10 @@ class LinkTransportImpl implements LinkTransport {
     const connection = this.#connection ?? (await this.#open(signal, timeoutMs, name));
     const method = connection.methods.get(name);
     if (method === undefined) {
-      throw this.#error(StatusCode.NOT_SUPPORTED, `${this.#address} does not offer ${name}; install the same release on both`);
+      throw this.#error(
+        StatusCode.NOT_SUPPORTED,
+        `${this.#address} does not offer ${name}; install the same release on both`,
+      );
     }
     this.#checkRoom(connection);
     return this.#submit(connection, method, request, { name, signal, timeoutMs });
@@ -121,7 +132,12 @@ class LinkTransportImpl implements LinkTransport {
     this.#connecting ??= this.#connect().finally(() => {
       this.#connecting = undefined;
     });
-    return withDeadline(this.#connecting, { clock: this.#options.clock, timeoutMs, signal, what: `${what} at ${this.#address}` });
+    return withDeadline(this.#connecting, {
+      clock: this.#options.clock,
+      timeoutMs,
+      signal,
+      what: `${what} at ${this.#address}`,
+    });
   }
 
   async #connect(): Promise<OpenConnection> {
@@ -167,7 +183,12 @@ class LinkTransportImpl implements LinkTransport {
     const timeoutMs = this.#options.connectTimeoutMs ?? 3_000;
     const what = `connecting to the control process at ${this.#address}`;
     try {
-      return await withDeadline(opened.promise, { clock: this.#options.clock, timeoutMs, what, code: StatusCode.RPC_UNAVAILABLE });
+      return await withDeadline(opened.promise, {
+        clock: this.#options.clock,
+        timeoutMs,
+        what,
+        code: StatusCode.RPC_UNAVAILABLE,
+      });
     } catch (reason) {
       socket.destroy();
       const error = HbmeshError.from(reason, StatusCode.RPC_UNAVAILABLE);
@@ -196,7 +217,9 @@ class LinkTransportImpl implements LinkTransport {
         reject(error);
       };
       const onAbort = (): void => giveUp(abortError(signal as AbortSignal, `${name} at ${this.#address}`));
-      connection.write(encodeFrame(FrameType.request, stream, method, Math.ceil(Math.min(timeoutMs ?? 0, 2 ** 32 - 1)), request));
+      connection.write(
+        encodeFrame(FrameType.request, stream, method, Math.ceil(Math.min(timeoutMs ?? 0, 2 ** 32 - 1)), request),
+      );
       connection.pending.set(stream, {
         resolve: (reply) => {
           settle();
@@ -211,7 +234,10 @@ class LinkTransportImpl implements LinkTransport {
       if (timeoutMs !== undefined) {
         timer = this.#options.clock.setTimer(timeoutMs, () =>
           giveUp(
-            this.#error(StatusCode.RPC_DEADLINE_EXCEEDED, `${this.#address} did not answer ${name} within ${timeoutMs} ms`),
+            this.#error(
+              StatusCode.RPC_DEADLINE_EXCEEDED,
+              `${this.#address} did not answer ${name} within ${timeoutMs} ms`,
+            ),
           ),
         );
       }
@@ -221,11 +247,17 @@ class LinkTransportImpl implements LinkTransport {
   #checkRoom(connection: OpenConnection): void {
     const outstandingMax = this.#options.outstandingMax ?? 4_096;
     if (connection.pending.size >= outstandingMax) {
-      throw this.#error(StatusCode.TRY_AGAIN, `${outstandingMax} calls to ${this.#address} wait for answers already; try again later`);
+      throw this.#error(
+        StatusCode.TRY_AGAIN,
+        `${outstandingMax} calls to ${this.#address} wait for answers already; try again later`,
+      );
     }
     const bytesMax = this.#options.writeBufferBytesMax ?? 64 * 2 ** 20;
     if (connection.socket.writableLength > bytesMax) {
-      throw this.#error(StatusCode.TRY_AGAIN, `${this.#address} takes messages slower than they are sent; try again later`);
+      throw this.#error(
+        StatusCode.TRY_AGAIN,
+        `${this.#address} takes messages slower than they are sent; try again later`,
+      );
     }
   }
 
@@ -256,7 +288,10 @@ class LinkTransportImpl implements LinkTransport {
 
 function readWelcome(frame: Frame): ReadonlyMap<string, number> {
   if (frame.type !== FrameType.welcome) {
-    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `the peer's first frame has type ${frame.type} and is no welcome`);
+    throw new HbmeshError(
+      StatusCode.DATA_INCONSISTENCY,
+      `the peer's first frame has type ${frame.type} and is no welcome`,
+    );
   }
   const names = decodeHello(frame.payload).split("\n");
   return new Map(names.map((name, index) => [name, index]));

@@ -5,7 +5,7 @@
  *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
  */
-import { type Server, createServer } from "node:http";
+import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -15,7 +15,7 @@ import type { Logger } from "../base/log.js";
 import type { ControlProcess } from "../control/index.js";
 import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
-import { type Store, createStoreService } from "../metadata/index.js";
+import { createStoreService, type Store } from "../metadata/index.js";
 import { toConnectError } from "../rpc/index.js";
 import { createClusterService, createObjectService } from "./object-service.js";
 
@@ -89,7 +89,10 @@ function translateErrors(log: Logger): Interceptor {
   const translate = (reason: unknown, method: string): Error => {
     const error = toConnectError(reason);
     if (error.cause instanceof HbmeshError && error.cause.code === StatusCode.RUNTIME_ERROR) {
-      log.error({ method, cause: String((reason as Error).stack ?? reason) }, "a request failed for a reason of our own");
+      log.error(
+        { method, cause: String((reason as Error).stack ?? reason) },
+        "a request failed for a reason of our own",
+      );
     }
     return error;
   };
@@ -99,14 +102,20 @@ function translateErrors(log: Logger): Interceptor {
       if (!response.stream) {
         return response;
       }
-      return { ...response, message: translateStream(response.message, (reason) => translate(reason, request.method.name)) };
+      return {
+        ...response,
+        message: translateStream(response.message, (reason) => translate(reason, request.method.name)),
+      };
     } catch (reason) {
       throw translate(reason, request.method.name);
     }
   };
 }
 
-async function* translateStream<T>(messages: AsyncIterable<T>, translate: (reason: unknown) => Error): AsyncGenerator<T> {
+async function* translateStream<T>(
+  messages: AsyncIterable<T>,
+  translate: (reason: unknown) => Error,
+): AsyncGenerator<T> {
   try {
     yield* messages;
   } catch (reason) {
@@ -117,7 +126,10 @@ async function* translateStream<T>(messages: AsyncIterable<T>, translate: (reaso
 function listen(server: Server, host: string, port: number, address: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
-      const remedy = cause.code === "EADDRINUSE" ? "another process has this port; stop it, or choose another address" : cause.message;
+      const remedy =
+        cause.code === "EADDRINUSE"
+          ? "another process has this port; stop it, or choose another address"
+          : cause.message;
       reject(new HbmeshError(StatusCode.NOT_READY, `can't listen at ${address}: ${remedy}`, { node: address, cause }));
     };
     server.once("error", onError);

@@ -10,7 +10,9 @@ export function createObjectService(control: ControlProcess): ServiceImpl<typeof
   return {
     async exist({ keys }, { signal }) {
       const answers = await control.objects.exist(keys, { signal });
-      return { entries: answers.map((answer) => ({ key: answer.key, presence: answer.presence, status: statusOf(answer) })) };
+      return {
+        entries: answers.map((answer) => ({ key: answer.key, presence: answer.presence, status: statusOf(answer) })),
+      };
     },
     async getMetaInfo({ keys }, { signal }) {
       const answers = await control.objects.getMetaInfo(keys, { signal });
@@ -18,7 +20,9 @@ export function createObjectService(control: ControlProcess): ServiceImpl<typeof
     },
     async delete({ keys }, { signal }) {
       const answers = await control.objects.delete(keys, { signal });
-      return { entries: answers.map((answer) => ({ key: answer.key, existed: answer.existed, status: statusOf(answer) })) };
+      return {
+        entries: answers.map((answer) => ({ key: answer.key, existed: answer.existed, status: statusOf(answer) })),
+      };
     },
   };
 }

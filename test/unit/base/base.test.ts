@@ -20,13 +20,20 @@ describe("addresses", () => {
     expect(formatAddress({ host, port })).toBe(text);
   });
 
-  it.each(["", "host:1", "127.0.0.1", "127.0.0.1:", "::1:5", "[127.0.0.1]:5", "127.0.0.1:65536", "127.0.0.1:-1", "256.0.0.1:1"])(
-    "%j is refused, naming what it was given for",
-    (text) => {
-      expect(() => parseAddress(text, "workerAddress")).toThrow(expect.objectContaining({ code: StatusCode.INVALID }));
-      expect(() => parseAddress(text, "workerAddress")).toThrow(/^workerAddress /);
-    },
-  );
+  it.each([
+    "",
+    "host:1",
+    "127.0.0.1",
+    "127.0.0.1:",
+    "::1:5",
+    "[127.0.0.1]:5",
+    "127.0.0.1:65536",
+    "127.0.0.1:-1",
+    "256.0.0.1:1",
+  ])("%j is refused, naming what it was given for", (text) => {
+    expect(() => parseAddress(text, "workerAddress")).toThrow(expect.objectContaining({ code: StatusCode.INVALID }));
+    expect(() => parseAddress(text, "workerAddress")).toThrow(/^workerAddress /);
+  });
 
   it("knows loopback", () => {
     expect([isLoopback("127.3.4.5"), isLoopback("::1"), isLoopback("10.0.0.1")]).toEqual([true, true, false]);
@@ -65,8 +72,18 @@ describe("worker configuration", () => {
   });
 
   it("takes each limit itself, and undefined as not given", () => {
-    const settings = { workerAddress: "127.0.0.1:1", devices: 64, weight: 0, leaseMs: 1_000, lanes: 64, spinMicros: 10_000 };
-    expect(resolveWorkerConfig({ ...settings, keyRule: undefined } as unknown as WorkerSettings)).toMatchObject({ ...settings, keyRule: "strict" });
+    const settings = {
+      workerAddress: "127.0.0.1:1",
+      devices: 64,
+      weight: 0,
+      leaseMs: 1_000,
+      lanes: 64,
+      spinMicros: 10_000,
+    };
+    expect(resolveWorkerConfig({ ...settings, keyRule: undefined } as unknown as WorkerSettings)).toMatchObject({
+      ...settings,
+      keyRule: "strict",
+    });
   });
 
   it("reads the three kinds of store", () => {
@@ -112,7 +129,9 @@ describe("time", () => {
     await late;
     expect(await withDeadline(Promise.resolve(5), { clock, timeoutMs: 100, what: "x" })).toBe(5);
     const ending = new AbortController();
-    const aborted = expect(withDeadline(never, { clock, signal: ending.signal, what: "the answer" })).rejects.toMatchObject({
+    const aborted = expect(
+      withDeadline(never, { clock, signal: ending.signal, what: "the answer" }),
+    ).rejects.toMatchObject({
       code: StatusCode.RPC_CANCELLED,
       message: "the answer was cancelled by its caller",
     });

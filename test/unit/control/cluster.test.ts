@@ -44,12 +44,16 @@ describe("a cluster of control processes", () => {
     expect(new Set(workers.map(({ control }) => control.epoch)).size).toBe(1);
     expect(workers.map(({ control }) => control.members.map(({ id }) => id))).toEqual(workers.map(() => [1, 2, 3]));
     expect(workers.map(({ sidecar }) => sidecar.selfId)).toEqual([1, 2, 3]);
-    expect([...(workers[0]?.sidecar.peers ?? [])]).toEqual(workers.map(({ control, address }) => [control.memberId, address]));
+    expect([...(workers[0]?.sidecar.peers ?? [])]).toEqual(
+      workers.map(({ control, address }) => [control.memberId, address]),
+    );
   });
 
   it("skip: of two sets at once the first commit wins, and the other says existed and keeps nothing", async () => {
     const [a, b] = await threeWorkers();
-    const [first, second] = await cluster.drive(Promise.all([a.sidecar.set(KEYS, "from a"), b.sidecar.set(KEYS, "from b")]));
+    const [first, second] = await cluster.drive(
+      Promise.all([a.sidecar.set(KEYS, "from a"), b.sidecar.set(KEYS, "from b")]),
+    );
     for (const [index, key] of KEYS.entries()) {
       expect([first[index]?.code, second[index]?.code]).toEqual([StatusCode.OK, StatusCode.OK]);
       expect([first[index]?.existed, second[index]?.existed].filter(Boolean)).toHaveLength(1);
@@ -83,7 +87,9 @@ describe("a cluster of control processes", () => {
     const [a, b, c] = await threeWorkers();
     await cluster.drive(a.sidecar.set(KEYS.slice(0, 30), "from a"));
     const deleted = await cluster.drive(c.sidecar.delete(KEYS));
-    expect(deleted.map(({ code, existed }) => [code, existed])).toEqual(KEYS.map((_, index) => [StatusCode.OK, index < 30]));
+    expect(deleted.map(({ code, existed }) => [code, existed])).toEqual(
+      KEYS.map((_, index) => [StatusCode.OK, index < 30]),
+    );
     expect(a.memory.objects.size).toBe(0);
     const got = await cluster.drive(b.sidecar.get(KEYS));
     expect(got.map(({ code }) => code)).toEqual(KEYS.map(() => StatusCode.NOT_FOUND));
@@ -101,7 +107,10 @@ describe("a cluster of control processes", () => {
     const [early, late, never] = await cluster.drive(getting);
     expect([early?.content, late?.content]).toEqual(["1", "2"]);
     expect([early?.part, late?.part, never?.part]).toEqual([1, 2, 3]);
-    expect(never).toMatchObject({ code: StatusCode.NOT_FOUND, message: expect.stringContaining("after waiting 10000 ms") });
+    expect(never).toMatchObject({
+      code: StatusCode.NOT_FOUND,
+      message: expect.stringContaining("after waiting 10000 ms"),
+    });
     expect(cluster.clock.monotonicMs() - startMs).toBeLessThanOrEqual(10_100);
   });
 
@@ -204,7 +213,11 @@ describe("a cluster of control processes", () => {
       await cluster.clock.advance(1_000);
     }
     const reason = await cluster.drive(a.control.failed);
-    expect(reason).toMatchObject({ code: StatusCode.RUNTIME_ERROR, node: a.address, message: expect.stringContaining("ended 3 times within a minute") });
+    expect(reason).toMatchObject({
+      code: StatusCode.RUNTIME_ERROR,
+      node: a.address,
+      message: expect.stringContaining("ended 3 times within a minute"),
+    });
   });
 
   it("a ring that changes between reserve and commit loses no key", async () => {
@@ -263,7 +276,10 @@ describe("a cluster of control processes", () => {
 
   it("a key that is not allowed fails the whole call, naming it", async () => {
     const [a] = await threeWorkers();
-    await expect(a.control.objects.exist(["good", "b d"])).rejects.toMatchObject({ code: StatusCode.INVALID, key: "b d" });
+    await expect(a.control.objects.exist(["good", "b d"])).rejects.toMatchObject({
+      code: StatusCode.INVALID,
+      key: "b d",
+    });
     await expect(cluster.drive(a.sidecar.set(["x", "x"], "twice"))).rejects.toMatchObject({ code: StatusCode.INVALID });
     const broken = await cluster.drive(a.sidecar.request(32, Buffer.from([9, 9, 9])));
     expect(broken.code).toBe(StatusCode.INVALID);

@@ -3,8 +3,8 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Transport } from "@connectrpc/connect";
-import { type VirtualClock, createVirtualClock } from "../../../src/base/clock.js";
-import { type WorkerConfig, resolveWorkerConfig } from "../../../src/base/config.js";
+import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";
+import { resolveWorkerConfig, type WorkerConfig } from "../../../src/base/config.js";
 import { createDeferred, withDeadline } from "../../../src/base/deadline.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import { createSilentLogger } from "../../../src/base/log.js";
@@ -56,7 +56,11 @@ class MemoryNetwork {
         const routes = this.cut.has(address) ? undefined : this.#listening.get(address);
         const lost = createDeferred<never>();
         const lose = (): void =>
-          lost.reject(new HbmeshError(StatusCode.RPC_UNAVAILABLE, `the control process at ${address} can't be reached`, { node: address }));
+          lost.reject(
+            new HbmeshError(StatusCode.RPC_UNAVAILABLE, `the control process at ${address} can't be reached`, {
+              node: address,
+            }),
+          );
         if (routes === undefined || ended.aborted) {
           lose();
         }
@@ -76,7 +80,14 @@ class MemoryNetwork {
             what: `${method.name} at ${address}`,
           });
           const message = fromBinary(method.output, await reply);
-          return { stream: false, service: method.parent, method, header: new Headers(), trailer: new Headers(), message };
+          return {
+            stream: false,
+            service: method.parent,
+            method,
+            header: new Headers(),
+            trailer: new Headers(),
+            message,
+          };
         } catch (reason) {
           handling.abort();
           throw toConnectError(reason);
@@ -98,7 +109,11 @@ export class FakeCluster {
   readonly #linkAddresses = new Map<string, string>();
 
   /** Starts a worker, and waits until everyone has announced. */
-  async start(number: number, settings: Partial<WorkerConfig> = {}, options: { memory?: FakeMemory; settle?: boolean } = {}): Promise<FakeWorker> {
+  async start(
+    number: number,
+    settings: Partial<WorkerConfig> = {},
+    options: { memory?: FakeMemory; settle?: boolean } = {},
+  ): Promise<FakeWorker> {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
     const config = resolveWorkerConfig({ workerAddress: address, ...settings });

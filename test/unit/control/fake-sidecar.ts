@@ -6,18 +6,24 @@
  */
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import type { SpawnedSidecar } from "../../../src/control/contract.js";
-import { FLAG_MORE, FLAG_REPLY, FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES, Op } from "../../../src/control/layout-constants.js";
 import {
-  type ResultRecord,
-  RESULT_RECORD_BYTES,
-  SLICE_RECORD_BYTES,
+  FLAG_MORE,
+  FLAG_REPLY,
+  FOUND_RECORD_BYTES,
+  LOOKUP_REPLY_BYTES,
+  Op,
+} from "../../../src/control/layout-constants.js";
+import {
   decodeHeld,
   decodeResults,
   decodeSlices,
-  type SliceRecord,
   encodeCommits,
   encodeKeys,
   encodeResults,
+  RESULT_RECORD_BYTES,
+  type ResultRecord,
+  SLICE_RECORD_BYTES,
+  type SliceRecord,
   viewOf,
 } from "../../../src/decision/index.js";
 import type { PortMessage, SidecarPort } from "../../../src/sidecar/port.js";
@@ -127,16 +133,32 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   /** mSetD2H: every key with the same blob sizes. */
-  async set(keys: readonly string[], content: string, existence: Existence = 0, blobSizes: bigint[] = [10n, 20n]): Promise<FakeAnswer[]> {
+  async set(
+    keys: readonly string[],
+    content: string,
+    existence: Existence = 0,
+    blobSizes: bigint[] = [10n, 20n],
+  ): Promise<FakeAnswer[]> {
     const answers: FakeAnswer[] = keys.map(() => emptyAnswer());
     const asked: number[] = [];
     const slots = new Map<number, FakeObject>();
     keys.forEach((key, index) => {
       const sealed = existence === 2 ? undefined : this.memory.sealedByKey(key);
       if (sealed !== undefined) {
-        answers[index] = { ...emptyAnswer(), existed: existence === 0, code: existence === 0 ? 0 : StatusCode.KEY_ALREADY_EXISTS };
+        answers[index] = {
+          ...emptyAnswer(),
+          existed: existence === 0,
+          code: existence === 0 ? 0 : StatusCode.KEY_ALREADY_EXISTS,
+        };
       } else {
-        const object: FakeObject = { key, slot: this.memory.nextSlot++, generation: 0n, blobSizes, content, state: "writing" };
+        const object: FakeObject = {
+          key,
+          slot: this.memory.nextSlot++,
+          generation: 0n,
+          blobSizes,
+          content,
+          state: "writing",
+        };
         this.memory.objects.set(object.slot, object);
         slots.set(index, object);
         asked.push(index);
@@ -179,7 +201,10 @@ export class FakeSidecar implements SpawnedSidecar {
       return answers;
     }
     let part = 0;
-    const payload = lookupPayload(asked.map((index) => keys[index] as string), blobSizes);
+    const payload = lookupPayload(
+      asked.map((index) => keys[index] as string),
+      blobSizes,
+    );
     const last = await this.#ask(Op.lookup, payload, asked.length, [BigInt(timeoutMs), 0n, 0n, 0n], (reply) => {
       part++;
       for (const found of decodeFound(reply.payload)) {
@@ -194,11 +219,23 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   async delete(keys: readonly string[]): Promise<ResultRecord[]> {
-    return this.#askRecords(Op.remove, keys, keys.map((_, index) => index), new Uint8Array(0), 0n);
+    return this.#askRecords(
+      Op.remove,
+      keys,
+      keys.map((_, index) => index),
+      new Uint8Array(0),
+      0n,
+    );
   }
 
   async presence(keys: readonly string[]): Promise<ResultRecord[]> {
-    return this.#askRecords(Op.presence, keys, keys.map((_, index) => index), new Uint8Array(0), 0n);
+    return this.#askRecords(
+      Op.presence,
+      keys,
+      keys.map((_, index) => index),
+      new Uint8Array(0),
+      0n,
+    );
   }
 
   /** The raw reply to any request; for requests that a sidecar should not send. */
@@ -209,10 +246,24 @@ export class FakeSidecar implements SpawnedSidecar {
   /** As kReportMissing: this location had nothing. */
   reportMissing(key: string, record: ResultRecord): void {
     const payload = Buffer.concat([encodeKeys([key]), encodeResults([record])]);
-    this.#send({ id: ++this.#lastId, op: Op.reportMissing, flags: 0, code: 0, count: 1, args: [0n, 0n, 0n, 0n], payload });
+    this.#send({
+      id: ++this.#lastId,
+      op: Op.reportMissing,
+      flags: 0,
+      code: 0,
+      count: 1,
+      args: [0n, 0n, 0n, 0n],
+      payload,
+    });
   }
 
-  #endUnlessOk(result: ResultRecord | undefined, answers: FakeAnswer[], index: number, slots: Map<number, FakeObject>, existence: Existence): boolean {
+  #endUnlessOk(
+    result: ResultRecord | undefined,
+    answers: FakeAnswer[],
+    index: number,
+    slots: Map<number, FakeObject>,
+    existence: Existence,
+  ): boolean {
     const code = result?.code ?? StatusCode.RPC_UNAVAILABLE;
     const left = result?.existed === true && existence !== 2;
     if (code === StatusCode.OK && !left) {
@@ -253,7 +304,13 @@ export class FakeSidecar implements SpawnedSidecar {
     return { ...answer, code: StatusCode.TRY_AGAIN };
   }
 
-  async #askRecords(op: number, keys: readonly string[], indexes: readonly number[], records: Uint8Array, arg: bigint): Promise<ResultRecord[]> {
+  async #askRecords(
+    op: number,
+    keys: readonly string[],
+    indexes: readonly number[],
+    records: Uint8Array,
+    arg: bigint,
+  ): Promise<ResultRecord[]> {
     if (indexes.length === 0) {
       return [];
     }
@@ -265,7 +322,13 @@ export class FakeSidecar implements SpawnedSidecar {
     return decodeResults(reply.payload.subarray(0, indexes.length * RESULT_RECORD_BYTES));
   }
 
-  #ask(op: number, payload: Uint8Array, count: number, args: PortMessage["args"], onPart: (m: PortMessage) => void): Promise<PortMessage> {
+  #ask(
+    op: number,
+    payload: Uint8Array,
+    count: number,
+    args: PortMessage["args"],
+    onPart: (m: PortMessage) => void,
+  ): Promise<PortMessage> {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, {
@@ -311,7 +374,10 @@ export class FakeSidecar implements SpawnedSidecar {
   #serve(message: PortMessage): void {
     switch (message.op) {
       case Op.drop:
-        return this.#reply(message, codes(decodeHeld(message.payload).map(({ slot, generation }) => this.#drop(slot, generation))));
+        return this.#reply(
+          message,
+          codes(decodeHeld(message.payload).map(({ slot, generation }) => this.#drop(slot, generation))),
+        );
       case Op.describe:
         return this.#reply(message, this.#describe(message.payload));
       case Op.listHeld:
@@ -319,7 +385,10 @@ export class FakeSidecar implements SpawnedSidecar {
       case Op.peers:
         return this.#takePeers(Buffer.from(message.payload).toString());
       case Op.stats:
-        return this.#reply(message, Buffer.from(BigUint64Array.of(1000n, 30n, BigInt(this.memory.objects.size), 2n, 0n, 0n, 0n, 0n).buffer));
+        return this.#reply(
+          message,
+          Buffer.from(BigUint64Array.of(1000n, 30n, BigInt(this.memory.objects.size), 2n, 0n, 0n, 0n, 0n).buffer),
+        );
       case Op.shutdown:
         return this.#reply(message, new Uint8Array(0));
       default:
@@ -352,7 +421,12 @@ export class FakeSidecar implements SpawnedSidecar {
     for (let from = 0; from < sealed.length; from += LIST_PART_KEYS) {
       const part = sealed.slice(from, from + LIST_PART_KEYS);
       const records = encodeCommits(
-        part.map(({ generation, slot, blobSizes }) => ({ generation, slot, member: 0, bytes: blobSizes.reduce((a, b) => a + b, 0n) })),
+        part.map(({ generation, slot, blobSizes }) => ({
+          generation,
+          slot,
+          member: 0,
+          bytes: blobSizes.reduce((a, b) => a + b, 0n),
+        })),
       );
       this.#reply(message, Buffer.concat([encodeKeys(part.map(({ key }) => key)), records]), true);
     }

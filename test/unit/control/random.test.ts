@@ -5,7 +5,7 @@
  */
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
-import { type RandomSource, createSeededRandom } from "../../../src/base/random.js";
+import { createSeededRandom, type RandomSource } from "../../../src/base/random.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
 import type { Existence, FakeSidecar } from "./fake-sidecar.js";
 
@@ -30,7 +30,14 @@ function pickKeys(random: RandomSource): string[] {
   return Array.from({ length: 1 + random.nextBelow(20) }, (_, at) => KEYS[(start + at * 7) % KEYS.length] as string);
 }
 
-async function setAndCompare(cluster: FakeCluster, worker: FakeWorker, model: Model, keys: string[], existence: Existence, content: string): Promise<void> {
+async function setAndCompare(
+  cluster: FakeCluster,
+  worker: FakeWorker,
+  model: Model,
+  keys: string[],
+  existence: Existence,
+  content: string,
+): Promise<void> {
   const answers = await cluster.drive(worker.sidecar.set(keys, content, existence));
   keys.forEach((key, index) => {
     const there = model.has(key);
@@ -52,9 +59,16 @@ async function getAndCompare(cluster: FakeCluster, sidecar: FakeSidecar, model: 
   );
 }
 
-async function deleteAndCompare(cluster: FakeCluster, sidecar: FakeSidecar, model: Model, keys: string[]): Promise<void> {
+async function deleteAndCompare(
+  cluster: FakeCluster,
+  sidecar: FakeSidecar,
+  model: Model,
+  keys: string[],
+): Promise<void> {
   const answers = await cluster.drive(sidecar.delete(keys));
-  expect(answers.map(({ code, existed }) => [code, existed])).toEqual(keys.map((key) => [StatusCode.OK, model.has(key)]));
+  expect(answers.map(({ code, existed }) => [code, existed])).toEqual(
+    keys.map((key) => [StatusCode.OK, model.has(key)]),
+  );
   for (const key of keys) {
     model.delete(key);
   }

@@ -33,7 +33,11 @@ describeStore("memory of another process", async () => {
 
 describe("a store that can't be reached", () => {
   it("rejects with RPC_UNAVAILABLE, the address and what to check", async () => {
-    const server = await startApiServer({ address: "127.0.0.1:0", log: createSilentLogger(), store: createMemoryStore(createVirtualClock()) });
+    const server = await startApiServer({
+      address: "127.0.0.1:0",
+      log: createSilentLogger(),
+      store: createMemoryStore(createVirtualClock()),
+    });
     const store = createRemoteStore(server.address);
     const watch = store.watch("p", { signal: new AbortController().signal })[Symbol.asyncIterator]();
     await watch.next();

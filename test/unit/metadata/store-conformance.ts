@@ -4,7 +4,13 @@
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
-import { STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX, type Store, type WatchBatch, type WatchEvent } from "../../../src/metadata/store.js";
+import {
+  STORE_KEY_BYTES_MAX,
+  STORE_VALUE_BYTES_MAX,
+  type Store,
+  type WatchBatch,
+  type WatchEvent,
+} from "../../../src/metadata/store.js";
 
 export interface OpenedStore {
   store: Store;
@@ -18,10 +24,14 @@ const TTL_MS = 2_000;
 let prefixes = 0;
 
 const bytes = (text: string): Uint8Array => Buffer.from(text, "utf8");
-const text = (value: Uint8Array | undefined): string | undefined => (value === undefined ? undefined : Buffer.from(value).toString("utf8"));
+const text = (value: Uint8Array | undefined): string | undefined =>
+  value === undefined ? undefined : Buffer.from(value).toString("utf8");
 
 /** Reads a watch until `enough` is true of all events so far. */
-async function readUntil(watch: AsyncIterator<WatchBatch>, enough: (events: WatchEvent[]) => boolean): Promise<WatchEvent[]> {
+async function readUntil(
+  watch: AsyncIterator<WatchBatch>,
+  enough: (events: WatchEvent[]) => boolean,
+): Promise<WatchEvent[]> {
   const events: WatchEvent[] = [];
   while (!enough(events)) {
     const { value, done } = await watch.next();
@@ -134,7 +144,9 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       await store.revokeLease(leaseId);
       expect(await store.get(`${prefix}leased`)).toBeUndefined();
       await store.revokeLease(leaseId);
-      await expect(store.put(`${prefix}late`, bytes("1"), { leaseId })).rejects.toMatchObject({ code: StatusCode.NOT_FOUND });
+      await expect(store.put(`${prefix}late`, bytes("1"), { leaseId })).rejects.toMatchObject({
+        code: StatusCode.NOT_FOUND,
+      });
     });
 
     it("a watch begins with a snapshot and then tells every change in order", async () => {
@@ -168,7 +180,9 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
         }
       })();
       const watch = store.watch(prefix, { signal: ending.signal })[Symbol.asyncIterator]();
-      const values = (await readUntil(watch, (events) => text(events.at(-1)?.entry.value) === "59")).map(({ entry }) => Number(text(entry.value)));
+      const values = (await readUntil(watch, (events) => text(events.at(-1)?.entry.value) === "59")).map(({ entry }) =>
+        Number(text(entry.value)),
+      );
       await writing;
       const start = values[0] ?? 0;
       expect(values).toEqual(Array.from({ length: 60 - start }, (_, index) => start + index));
@@ -181,14 +195,18 @@ export function describeStore(name: string, open: () => Promise<OpenedStore>): v
       await store.put(key, new Uint8Array(STORE_VALUE_BYTES_MAX));
       expect((await store.get(key))?.value.byteLength).toBe(STORE_VALUE_BYTES_MAX);
       await expect(store.put(`${key}k`, bytes("1"))).rejects.toMatchObject({ code: StatusCode.INVALID });
-      await expect(store.put(key, new Uint8Array(STORE_VALUE_BYTES_MAX + 1))).rejects.toMatchObject({ code: StatusCode.INVALID });
+      await expect(store.put(key, new Uint8Array(STORE_VALUE_BYTES_MAX + 1))).rejects.toMatchObject({
+        code: StatusCode.INVALID,
+      });
       await expect(store.put("", bytes("1"))).rejects.toMatchObject({ code: StatusCode.INVALID });
       await expect(store.grantLease(0)).rejects.toMatchObject({ code: StatusCode.INVALID });
     });
 
     it("an aborted call and a closed store reject with their codes, and a watch ends", async () => {
       const aborted = AbortSignal.abort();
-      await expect(store.get(`${prefix}a`, { signal: aborted })).rejects.toMatchObject({ code: StatusCode.RPC_CANCELLED });
+      await expect(store.get(`${prefix}a`, { signal: aborted })).rejects.toMatchObject({
+        code: StatusCode.RPC_CANCELLED,
+      });
       const watch = store.watch(prefix, { signal: new AbortController().signal })[Symbol.asyncIterator]();
       await watch.next();
       const rest = watch.next();

@@ -3,8 +3,8 @@
  * Method: real TCP on free ports, with a server whose handlers the test controls; broken peers speak raw bytes.
  */
 import { once } from "node:events";
-import { type Server, type Socket, connect, createServer } from "node:net";
-import { createClient, type Client, type ServiceImpl } from "@connectrpc/connect";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { type Client, createClient, type ServiceImpl } from "@connectrpc/connect";
 import { afterEach, describe, expect, it } from "vitest";
 import { parseAddress } from "../../../src/base/address.js";
 import { createSystemClock } from "../../../src/base/clock.js";
@@ -14,23 +14,23 @@ import { createSilentLogger } from "../../../src/base/log.js";
 import { StoreService } from "../../../src/gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../../../src/gen/hbmesh/v1/directory_pb.js";
 import {
+  createLinkRoutes,
+  createLinkServer,
+  createLinkTransport,
+  fromConnectError,
+  type LinkServer,
+  type LinkTransport,
+  type LinkTransportOptions,
+} from "../../../src/rpc/index.js";
+import {
+  encodeFrame,
+  encodeHello,
   FRAME_HEADER_BYTES,
   FRAME_PAYLOAD_BYTES_MAX,
   type Frame,
   FrameReader,
   FrameType,
-  encodeFrame,
-  encodeHello,
 } from "../../../src/rpc/link-frame.js";
-import {
-  type LinkServer,
-  type LinkTransport,
-  type LinkTransportOptions,
-  createLinkRoutes,
-  createLinkServer,
-  createLinkTransport,
-  fromConnectError,
-} from "../../../src/rpc/index.js";
 
 const clock = createSystemClock();
 const log = createSilentLogger();
@@ -42,14 +42,20 @@ afterEach(async () => {
   }
 });
 
-async function serve(holder: Partial<ServiceImpl<typeof HolderService>>, options: { address?: string; runningMax?: number } = {}): Promise<LinkServer> {
+async function serve(
+  holder: Partial<ServiceImpl<typeof HolderService>>,
+  options: { address?: string; runningMax?: number } = {},
+): Promise<LinkServer> {
   const routes = createLinkRoutes().service(HolderService, holder).service(StoreService, {});
   const server = await createLinkServer({ address: options.address ?? "127.0.0.1:0", routes, clock, log, ...options });
   opened.push(server);
   return server;
 }
 
-function open(address: string, options: Partial<LinkTransportOptions> = {}): { transport: LinkTransport; holder: Client<typeof HolderService> } {
+function open(
+  address: string,
+  options: Partial<LinkTransportOptions> = {},
+): { transport: LinkTransport; holder: Client<typeof HolderService> } {
   const transport = createLinkTransport(address, { clock, ...options });
   opened.push(transport);
   return { transport, holder: createClient(HolderService, transport) };
@@ -74,7 +80,9 @@ describe("frames", () => {
   });
 
   it("are read the same however the stream is cut", () => {
-    const sent = [0, 1, 15, 16, 17, 300].map((bytes, index) => encodeFrame(FrameType.reply, index + 1, 0, 0, new Uint8Array(bytes).fill(index)));
+    const sent = [0, 1, 15, 16, 17, 300].map((bytes, index) =>
+      encodeFrame(FrameType.reply, index + 1, 0, 0, new Uint8Array(bytes).fill(index)),
+    );
     const stream = Buffer.concat(sent);
     for (const size of [1, 2, 7, 15, 16, 17, 33, stream.byteLength]) {
       const frames: Frame[] = [];
@@ -83,7 +91,11 @@ describe("frames", () => {
         reader.push(stream.subarray(at, at + size));
       }
       expect(frames.map(({ stream: id, payload }) => [id, payload.byteLength, payload[0] ?? -1])).toEqual(
-        sent.map((frame, index) => [index + 1, frame.byteLength - FRAME_HEADER_BYTES, frame.byteLength === FRAME_HEADER_BYTES ? -1 : index]),
+        sent.map((frame, index) => [
+          index + 1,
+          frame.byteLength - FRAME_HEADER_BYTES,
+          frame.byteLength === FRAME_HEADER_BYTES ? -1 : index,
+        ]),
       );
     }
   });
@@ -100,8 +112,12 @@ describe("frames", () => {
 describe("the lean link", () => {
   it("carries calls, many at once, each with its own answer", async () => {
     const { holder } = open((await serve(echo)).address);
-    const answers = await Promise.all(Array.from({ length: 200 }, (_, index) => holder.drop({ objects: new Uint8Array(index).fill(index) })));
-    expect(answers.map(({ codes }) => [codes.byteLength, codes[0] ?? 0])).toEqual(answers.map((_, index) => [index, index]));
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, (_, index) => holder.drop({ objects: new Uint8Array(index).fill(index) })),
+    );
+    expect(answers.map(({ codes }) => [codes.byteLength, codes[0] ?? 0])).toEqual(
+      answers.map((_, index) => [index, index]),
+    );
   });
 
   it("carries messages of many megabytes", async () => {
@@ -189,10 +205,16 @@ describe("the lean link", () => {
     const many = open(server.address).holder;
     await errorOf(few.describe({}));
     const fewCalls = [few.drop({}), few.drop({})];
-    expect(await errorOf(few.drop({}))).toMatchObject({ code: StatusCode.TRY_AGAIN, message: expect.stringContaining("2 calls to") });
+    expect(await errorOf(few.drop({}))).toMatchObject({
+      code: StatusCode.TRY_AGAIN,
+      message: expect.stringContaining("2 calls to"),
+    });
     await errorOf(many.describe({}));
     const manyCalls = [many.drop({}), many.drop({}), many.drop({})];
-    expect(await errorOf(many.drop({}))).toMatchObject({ code: StatusCode.TRY_AGAIN, message: expect.stringContaining("3 requests") });
+    expect(await errorOf(many.drop({}))).toMatchObject({
+      code: StatusCode.TRY_AGAIN,
+      message: expect.stringContaining("3 requests"),
+    });
     release.resolve();
     await Promise.all([...fewCalls, ...manyCalls]);
   });
@@ -202,10 +224,16 @@ describe("the lean link", () => {
     const { transport } = open(server.address);
     const store = createClient(StoreService, transport);
     const watch = store.watch({ prefix: "" })[Symbol.asyncIterator]().next();
-    expect(await errorOf(watch)).toMatchObject({ code: StatusCode.NOT_SUPPORTED, message: expect.stringContaining("is a stream") });
+    expect(await errorOf(watch)).toMatchObject({
+      code: StatusCode.NOT_SUPPORTED,
+      message: expect.stringContaining("is a stream"),
+    });
     expect(await errorOf(store.get({}))).toMatchObject({ code: StatusCode.NOT_SUPPORTED });
     const directory = createClient(DirectoryService, transport);
-    expect(await errorOf(directory.lookup({}))).toMatchObject({ code: StatusCode.NOT_SUPPORTED, message: expect.stringContaining("does not offer") });
+    expect(await errorOf(directory.lookup({}))).toMatchObject({
+      code: StatusCode.NOT_SUPPORTED,
+      message: expect.stringContaining("does not offer"),
+    });
     transport.close();
     expect(await errorOf(store.get({}))).toMatchObject({ code: StatusCode.SHUTTING_DOWN });
   });
@@ -233,7 +261,10 @@ describe("a peer that breaks the rules", () => {
     ["a request before hello", encodeFrame(FrameType.request, 1, 0, 0)],
     ["two hellos", Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(1, 0, 0, 0, encodeHello())])],
     ["stream 0", Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(FrameType.request, 0, 0, 0)])],
-    ["a reply to a server", Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(FrameType.reply, 1, 0, 0)])],
+    [
+      "a reply to a server",
+      Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(FrameType.reply, 1, 0, 0)]),
+    ],
   ])("%s: only its connection is closed", async (_, bytes) => {
     const server = await serve(echo);
     const { holder } = open(server.address);
@@ -263,7 +294,12 @@ describe("a peer that breaks the rules", () => {
     socket.write(encodeFrame(FrameType.request, 2, 999, 0));
     await answered.promise;
     socket.destroy();
-    expect(frames.slice(1).map(({ type, stream, argument }) => [type, stream, argument]).sort()).toEqual([
+    expect(
+      frames
+        .slice(1)
+        .map(({ type, stream, argument }) => [type, stream, argument])
+        .sort(),
+    ).toEqual([
       [FrameType.error, 1, StatusCode.INVALID],
       [FrameType.error, 2, StatusCode.NOT_SUPPORTED],
     ]);
@@ -297,7 +333,10 @@ describe("a peer that breaks the rules", () => {
     hello.writeUInt16LE(9, 4);
     const address = await fakeServer((socket) => socket.write(encodeFrame(FrameType.welcome, 0, 0, 0, hello)));
     const { holder } = open(address);
-    expect(await errorOf(holder.drop({}))).toMatchObject({ code: StatusCode.NOT_SUPPORTED, message: expect.stringContaining("install the same release") });
+    expect(await errorOf(holder.drop({}))).toMatchObject({
+      code: StatusCode.NOT_SUPPORTED,
+      message: expect.stringContaining("install the same release"),
+    });
   });
 
   it("a server that says nothing is given up after the connect timeout", async () => {

@@ -22,7 +22,12 @@ describe("the Connect API", () => {
     cluster = new FakeCluster();
     worker = await cluster.start(1);
     const requestBytesMax = 10_000;
-    server = await startApiServer({ address: "127.0.0.1:0", log: createSilentLogger(), control: worker.control, requestBytesMax });
+    server = await startApiServer({
+      address: "127.0.0.1:0",
+      log: createSilentLogger(),
+      control: worker.control,
+      requestBytesMax,
+    });
   });
 
   afterEach(async () => {
@@ -31,7 +36,11 @@ describe("the Connect API", () => {
   });
 
   const post = (path: string, body: string): Promise<Response> =>
-    fetch(`http://${server.address}/${path}`, { method: "POST", body, headers: { "content-type": "application/json" } });
+    fetch(`http://${server.address}/${path}`, {
+      method: "POST",
+      body,
+      headers: { "content-type": "application/json" },
+    });
 
   it("answers JSON: exist, meta and delete, with a status for each key", async () => {
     await cluster.drive(worker.sidecar.set(["there"], "x", 0, [5n, 7n]));
@@ -42,8 +51,15 @@ describe("the Connect API", () => {
         { key: "gone", presence: "PRESENCE_MISS", status: {} },
       ],
     });
-    const meta = (await (await post("hbmesh.v1.ObjectService/GetMetaInfo", '{"keys":["there","gone"]}')).json()) as { entries: unknown[] };
-    expect(meta.entries[0]).toMatchObject({ key: "there", sizeBytes: "12", blobSizes: ["5", "7"], locations: [worker.address] });
+    const meta = (await (await post("hbmesh.v1.ObjectService/GetMetaInfo", '{"keys":["there","gone"]}')).json()) as {
+      entries: unknown[];
+    };
+    expect(meta.entries[0]).toMatchObject({
+      key: "there",
+      sizeBytes: "12",
+      blobSizes: ["5", "7"],
+      locations: [worker.address],
+    });
     expect(meta.entries[1]).toMatchObject({ key: "gone", status: { code: "NOT_FOUND" } });
     const deleted = await post("hbmesh.v1.ObjectService/Delete", '{"keys":["there","gone"]}');
     expect(await deleted.json()).toEqual({
@@ -55,13 +71,28 @@ describe("the Connect API", () => {
   });
 
   it("tells health and members", async () => {
-    const cluster_ = createClient(ClusterService, createConnectTransport({ baseUrl: `http://${server.address}`, httpVersion: "1.1" }));
-    expect(await cluster_.health({})).toMatchObject({ ready: true, reason: "", workerAddress: worker.address, arenaBytes: 1000n, arenaUsedBytes: 30n });
+    const cluster_ = createClient(
+      ClusterService,
+      createConnectTransport({ baseUrl: `http://${server.address}`, httpVersion: "1.1" }),
+    );
+    expect(await cluster_.health({})).toMatchObject({
+      ready: true,
+      reason: "",
+      workerAddress: worker.address,
+      arenaBytes: 1000n,
+      arenaUsedBytes: 30n,
+    });
     const { members, epoch } = await cluster_.listMembers({});
-    expect(members).toMatchObject([{ id: 1, workerAddress: worker.address, deviceCount: 8, weight: 1, transports: [{ name: "tcp" }] }]);
+    expect(members).toMatchObject([
+      { id: 1, workerAddress: worker.address, deviceCount: 8, weight: 1, transports: [{ name: "tcp" }] },
+    ]);
     expect(epoch).toBe(worker.control.epoch);
     worker.sidecar.die("killed by the test");
-    expect(await worker.control.health()).toMatchObject({ ready: false, reason: "the sidecar is being restarted", arenaBytes: 0n });
+    expect(await worker.control.health()).toMatchObject({
+      ready: false,
+      reason: "the sidecar is being restarted",
+      arenaBytes: 0n,
+    });
     await cluster.clock.advance(100);
     await cluster.ready();
   });
@@ -76,14 +107,21 @@ describe("the Connect API", () => {
       message: expect.stringContaining('Key "a b" (number 2 of the call) contains a space'),
       details: [{ type: "hbmesh.v1.KeyStatus", debug: { code: "INVALID" } }],
     });
-    const objects = createClient(ObjectService, createConnectTransport({ baseUrl: `http://${server.address}`, httpVersion: "1.1" }));
-    const error = await objects.delete({ keys: ["x", "x"] }).catch((reason: unknown) => fromConnectError(reason, server.address));
+    const objects = createClient(
+      ObjectService,
+      createConnectTransport({ baseUrl: `http://${server.address}`, httpVersion: "1.1" }),
+    );
+    const error = await objects
+      .delete({ keys: ["x", "x"] })
+      .catch((reason: unknown) => fromConnectError(reason, server.address));
     expect(error).toMatchObject({ code: StatusCode.INVALID, key: "x" });
     expect((await objects.exist({ keys: ["x"] })).entries[0]?.presence).toBe(Presence.MISS);
   });
 
   it("no keys, broken JSON, too large a body and unknown paths each have an answer that helps", async () => {
-    expect(await (await post("hbmesh.v1.ObjectService/Exist", "{}")).json()).toMatchObject({ message: "The call has no keys. Give at least one." });
+    expect(await (await post("hbmesh.v1.ObjectService/Exist", "{}")).json()).toMatchObject({
+      message: "The call has no keys. Give at least one.",
+    });
     expect((await post("hbmesh.v1.ObjectService/Exist", "{")).status).toBe(400);
     const large = await post("hbmesh.v1.ObjectService/Exist", JSON.stringify({ keys: ["k".repeat(10_000)] }));
     expect([large.status, ((await large.json()) as { code: string }).code]).toEqual([429, "resource_exhausted"]);
