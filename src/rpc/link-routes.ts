@@ -91,13 +91,16 @@ function createContext(method: DescMethodUnary, context: LinkCallContext): Handl
     timeoutMs: () => context.timeoutMs,
     requestMethod: "POST",
     get requestHeader() {
-      return (requestHeader ??= new Headers());
+      requestHeader ??= new Headers();
+      return requestHeader;
     },
     get responseHeader() {
-      return (responseHeader ??= new Headers());
+      responseHeader ??= new Headers();
+      return responseHeader;
     },
     get responseTrailer() {
-      return (responseTrailer ??= new Headers());
+      responseTrailer ??= new Headers();
+      return responseTrailer;
     },
     protocolName: "hbmesh-link",
     get values() {

@@ -319,10 +319,12 @@ function unaryResponse<I extends DescMessage, O extends DescMessage>(
     service: method.parent,
     method,
     get header() {
-      return (header ??= new Headers());
+      header ??= new Headers();
+      return header;
     },
     get trailer() {
-      return (trailer ??= new Headers());
+      trailer ??= new Headers();
+      return trailer;
     },
     message: fromBinary(method.output, reply),
   };
