@@ -4,6 +4,9 @@
  *
  * A generation is given once. Of two versions of a key, the one of the higher generation is the newer; whatever a call is
  * told about an older one changes nothing.
+ *
+ * Holders name an object by slot and generation, whatever its key, so a generation must not be given twice by two owners
+ * either. That is so by construction: the low 16 bits are the member that gave it, the upper 48 a counter.
  */
 import {
   CALL_BAD_ARGUMENT,
@@ -30,6 +33,7 @@ import {
   STATUS_NOT_FOUND,
   STATUS_OK,
   STATUS_OUT_OF_MEMORY,
+  STATUS_OUT_OF_RANGE,
   STATUS_TRY_AGAIN,
 } from "./layout";
 import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart } from "./key";
@@ -52,8 +56,12 @@ import {
   touchSegment,
 } from "./directory-table";
 
-/** The next generation that `reserve` gives. 0 is no generation. */
+/** The next generation that `reserve` gives. 0 is no generation: all are used up. */
 let nextGeneration: u64 = 1;
+/** What generations are apart: 1 until the directory knows its member, then 2^16, with the member in the low bits. */
+let generationStep: u64 = 1;
+let generationMember: u64 = 0;
+const GENERATION_MEMBER_BITS: u64 = 16;
 /** Bytes of all objects together, each counted once. */
 export let objectBytes: u64 = 0;
 
@@ -65,8 +73,22 @@ export function directoryResults(): usize {
   return results;
 }
 
+/** Generations from now on carry this member. None that was given before is repeated, nor any below it given. */
+export function setGenerationMember(member: u32): void {
+  generationStep = 1 << GENERATION_MEMBER_BITS;
+  generationMember = member & (<u32>generationStep - 1);
+  if (nextGeneration != 0) nextGeneration = generationAbove(nextGeneration - 1);
+}
+
 export function raiseGenerationTo(floor: u64): void {
-  if (floor >= nextGeneration) nextGeneration = floor + 1;
+  if (nextGeneration != 0 && floor >= nextGeneration) nextGeneration = generationAbove(floor);
+}
+
+/** The lowest one above the floor, 0 if there is none. */
+function generationAbove(floor: u64): u64 {
+  const candidate = (floor & ~(generationStep - 1)) | generationMember;
+  if (generationStep > 1 && candidate > floor) return candidate;
+  return candidate > u64.MAX_VALUE - generationStep ? 0 : candidate + generationStep;
 }
 
 /** Takes a batch in use, hashes it, and makes room for its results. `recordBytes` 0: the call has no records. */
@@ -159,9 +181,11 @@ export function reserve(keys: usize, keysLength: u32, existence: u32): u32 {
     const number = existence == EXISTENCE_REPLACE ? 0 : find(index);
     if (number != 0) {
       answerExisting(result, recordAt(number), existence);
+    } else if (nextGeneration == 0) {
+      result.code = STATUS_OUT_OF_RANGE;
     } else {
       result.generation = nextGeneration;
-      nextGeneration += 1;
+      nextGeneration = generationAbove(nextGeneration);
     }
   }
   return CALL_OK;

@@ -23,6 +23,7 @@ export {
   raiseGenerationTo,
   remove,
   reserve,
+  setGenerationMember,
 } from "./directory";
 import { objectBytes } from "./directory";
 import { keyCount, tableMemoryBytes } from "./directory-table";

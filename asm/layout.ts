@@ -19,6 +19,7 @@ export const STATUS_OK: u32 = 0;
 export const STATUS_INVALID: u32 = 2;
 export const STATUS_NOT_FOUND: u32 = 3;
 export const STATUS_OUT_OF_MEMORY: u32 = 6;
+export const STATUS_OUT_OF_RANGE: u32 = 12;
 export const STATUS_NO_SPACE: u32 = 13;
 export const STATUS_TRY_AGAIN: u32 = 19;
 export const STATUS_DATA_INCONSISTENCY: u32 = 20;

@@ -46,8 +46,14 @@ export interface DirectoryOwnerOptions {
 export type OwnerRequest = Omit<DirectoryRequest, "$typeName" | "$unknown">;
 export type OwnerReply = Omit<DirectoryReply, "$typeName" | "$unknown">;
 
-/** Generations of one epoch are above all of the one before: 2^32 of them would have to be given between two changes to overrun. */
-const GENERATION_BITS = 32n;
+/**
+ * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
+ * into the next epoch's range. That is harmless while the process lives, since floors only raise; one that starts anew is
+ * told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
+ * 23 bits are used, so that 2^47 generations are always left above.
+ */
+const GENERATION_BITS = 40n;
+const GENERATION_EPOCH_BITS = 23;
 
 export class DirectoryOwner {
   readonly #options: DirectoryOwnerOptions;
@@ -76,7 +82,8 @@ export class DirectoryOwner {
       name: member.workerAddress,
     }));
     decisions.setRing(ring);
-    decisions.directory.raiseGeneration(view.epoch << GENERATION_BITS);
+    const epochBits = BigInt.asUintN(GENERATION_EPOCH_BITS, view.epoch);
+    decisions.directory.raiseGeneration(epochBits << GENERATION_BITS, view.selfId);
     for (const [id, { revision }] of before?.members ?? []) {
       // A member that has started anew tells again what it holds; what it doesn't tell is gone.
       if (view.members.get(id)?.revision !== revision) {

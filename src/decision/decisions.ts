@@ -53,7 +53,10 @@ export interface PlanRequest {
  * is not found elsewhere. A damaged KeyBatch, or records that are not one a key, raise INVALID, and nothing is done.
  */
 export interface Directory {
-  /** May these keys be written: OK with a new generation; OK with flag existed (skip), or KEY_ALREADY_EXISTS (fail). */
+  /**
+   * May these keys be written: OK with a new generation; OK with flag existed (skip), or KEY_ALREADY_EXISTS (fail).
+   * OUT_OF_RANGE: a generation next to 2^64 was told, and there is none above it.
+   */
   reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array;
   /**
    * Makes keys visible. `records` are CommitRecords (24 bytes). Under `skip` and `fail` the first commit of a key wins: a
@@ -84,8 +87,12 @@ export interface Directory {
   forgetMember(member: number): number;
   /** Removes every key that this member does not own under the ring that is set (none: every key). Returns how many. */
   forgetForeign(self: number): number;
-  /** Generations given from now on are above this one; set from the epoch so that a restart never repeats one. */
-  raiseGeneration(floor: bigint): void;
+  /**
+   * Generations given from now on are above this one; set from the epoch so that a restart never repeats one. `self`: they
+   * also carry this member id in their low 16 bits (modulo 65,536), so that no two owners ever give the same; it stays until
+   * another one is given. Without it, generations follow each other, and are unique within this directory only.
+   */
+  raiseGeneration(floor: bigint, self?: number): void;
   stats(): { keys: number; bytes: number; memoryBytes: number };
 }
 

@@ -39,6 +39,7 @@ export interface DecisionExports {
   forgetMember(member: number): number;
   forgetForeign(self: number): number;
   raiseGenerationTo(floor: bigint): void;
+  setGenerationMember(member: number): void;
   directoryResults(): number;
   directoryKeys(): number;
   directoryObjectBytes(): bigint;

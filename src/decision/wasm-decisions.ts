@@ -239,7 +239,10 @@ class WasmDirectory implements Directory {
     return this.wasm.forgetForeign(self) >>> 0;
   }
 
-  raiseGeneration(floor: bigint): void {
+  raiseGeneration(floor: bigint, self?: number): void {
+    if (self !== undefined) {
+      this.wasm.setGenerationMember(self);
+    }
     this.wasm.raiseGenerationTo(floor);
   }
 

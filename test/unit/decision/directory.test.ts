@@ -30,8 +30,17 @@ function result(code: StatusCode, existed: boolean, from?: CommitRecord, ...furt
   return { code, existed, generation: from?.generation ?? 0n, bytes: from?.bytes ?? 0n, locations };
 }
 
-const { OK, NOT_FOUND, TRY_AGAIN, INVALID, NO_SPACE, KEY_ALREADY_EXISTS, DATA_INCONSISTENCY, OUT_OF_MEMORY } =
-  StatusCode;
+const {
+  OK,
+  NOT_FOUND,
+  TRY_AGAIN,
+  INVALID,
+  NO_SPACE,
+  KEY_ALREADY_EXISTS,
+  DATA_INCONSISTENCY,
+  OUT_OF_MEMORY,
+  OUT_OF_RANGE,
+} = StatusCode;
 
 /** A directory as calls for one key each. */
 function createSingle(): {
@@ -72,6 +81,64 @@ describe("reserve", () => {
     expect(reserve("a", SKIP).generation).toBe(1001n);
     directory.raiseGeneration(7n);
     expect(reserve("a", SKIP).generation).toBe(1002n);
+  });
+
+  test("with a member: its id in the low 16 bits, above the floor and above all before", () => {
+    const { reserve, commit, directory } = createSingle();
+    directory.raiseGeneration(0n, 7);
+    const given = [reserve("a", SKIP).generation, reserve("a", SKIP).generation];
+    expect(given).toEqual([7n, 0x1_0007n]);
+    // Floors below, on and above the member's own bits; one that is behind; one that a commit tells.
+    for (const [floor, next] of [
+      [0x5_0006n, 0x5_0007n],
+      [0x6_0007n, 0x7_0007n],
+      [0x8_0008n, 0x9_0007n],
+      [0x1_0000n, 0xa_0007n],
+    ] as const) {
+      directory.raiseGeneration(floor, 7);
+      expect(reserve("a", SKIP).generation).toBe(next);
+    }
+    commit("b", { ...told(1), generation: 0xff_0009n }, SKIP);
+    expect(reserve("a", SKIP).generation).toBe(0x100_0007n);
+    // Another id does not lead back, and only its low 16 bits count.
+    directory.raiseGeneration(0n, 0x1_0003);
+    expect(reserve("a", SKIP).generation).toBe(0x102_0003n);
+    directory.raiseGeneration(0x200_0000n);
+    expect(reserve("a", SKIP).generation).toBe(0x200_0003n);
+  });
+
+  test("when no generation is left: OUT_OF_RANGE, never one that was given", () => {
+    for (const self of [undefined, 5]) {
+      const { reserve, commit, directory } = createSingle();
+      directory.raiseGeneration((1n << 64n) - 0x2_0000n, self);
+      expect(reserve("a", SKIP).code).toBe(OK);
+      commit("b", { ...told(1), generation: (1n << 64n) - 1n }, SKIP);
+      expect(reserve("a", SKIP)).toEqual(result(OUT_OF_RANGE, false));
+      directory.raiseGeneration(3n, 6);
+      expect(reserve("a", SKIP)).toEqual(result(OUT_OF_RANGE, false));
+    }
+  });
+
+  test("two owners never give the same generation, whatever floors and commits they are told", () => {
+    const random = createRandom(testSeed());
+    const owners = [1, 2, 65_535, 65_536].map((self) => ({ self, last: 0n, ...createSingle() }));
+    for (const { directory, self } of owners) directory.raiseGeneration(0n, self);
+    const given = new Set<bigint>();
+    for (let step = 0; step < 4_000; step += 1) {
+      const owner = random.pick(owners);
+      const kind = random.below(4);
+      // What one owner gave reaches the others as floors and as commits.
+      const heard = random.pick(owners).last + BigInt(random.below(200_000)) - 100_000n;
+      const generation = heard > 0n ? heard : 1n;
+      if (kind === 0) owner.directory.raiseGeneration(generation, owner.self);
+      else if (kind === 1) owner.commit(`${step}`, { ...told(1), generation }, SKIP);
+      const next = owner.reserve("new", SKIP).generation;
+      expect(next & 0xffffn).toBe(BigInt(owner.self & 0xffff));
+      expect(next > owner.last, `${next} after ${owner.last}`).toBe(true);
+      expect(given.has(next), `${next} was given`).toBe(false);
+      given.add(next);
+      owner.last = next;
+    }
   });
 
   test("of a key that is there: existed, KEY_ALREADY_EXISTS, or a new generation", () => {
@@ -237,6 +304,10 @@ class Model {
     { generation: bigint; bytes: bigint; locations: { member: number; slot: number }[] }
   >();
   next = 1n;
+  /** The directory's member; undefined: generations follow each other. */
+  constructor(readonly self?: number) {
+    this.next = this.above(0n);
+  }
 
   commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord {
     this.raise(record.generation);
@@ -274,8 +345,9 @@ class Model {
   reserve(key: string, existence: ExistenceMode): ResultRecord {
     if (this.keys.has(key) && existence === SKIP) return this.tell(key, OK, true);
     if (this.keys.has(key) && existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
-    this.next += 1n;
-    return { ...result(OK, false), generation: this.next - 1n };
+    const generation = this.next;
+    this.next = this.above(generation);
+    return { ...result(OK, false), generation };
   }
 
   forget(key: string, record: CommitRecord): ResultRecord {
@@ -306,7 +378,13 @@ class Model {
   }
 
   private raise(generation: bigint): void {
-    if (generation >= this.next) this.next = generation + 1n;
+    if (generation >= this.next) this.next = this.above(generation);
+  }
+
+  private above(floor: bigint): bigint {
+    if (this.self === undefined) return floor + 1n;
+    const sameCount = ((floor >> 16n) << 16n) + BigInt(this.self);
+    return sameCount > floor ? sameCount : sameCount + 0x1_0000n;
   }
 
   private put(key: string, { generation, bytes, member, slot }: CommitRecord): ResultRecord {
@@ -370,10 +448,15 @@ function randomStep(random: Random, directory: Directory, model: Model, keySpace
   }
 }
 
-test.each([20, 500, 20_000])("random calls over %i keys agree with the model", (keySpace) => {
+test.each<[number, number | undefined]>([
+  [20, undefined],
+  [500, 3],
+  [20_000, undefined],
+])("random calls over %i keys of member %s agree with the model", (keySpace, self) => {
   const random = createRandom(testSeed());
   const { directory } = createDecisions();
-  const model = new Model();
+  const model = new Model(self);
+  directory.raiseGeneration(0n, self);
   for (let step = 0; step < 1_500; step += 1) {
     randomStep(random, directory, model, keySpace);
     const bytes =
