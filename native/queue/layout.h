@@ -85,7 +85,8 @@ enum class Op : uint16_t {
   kDelete = 3,
   kExist = 4,
   kGetMeta = 5,  // reply carries blob sizes after the results
-  kCancel = 6,   // args: id of the request to end; no reply of its own
+  kCancel = 6,   // args: id of the request to end | 0: all of it, else 1 + the index of the key to end (requests whose
+                 // keys end one by one). No reply of its own
 
   // Device objects: bytes that stay in the caller's device memory. Payload as of kSetD2H.
   kDevPublish = 7,       // Replies with kFlagMore: DeviceReply; a key's end is that its receiver has the bytes

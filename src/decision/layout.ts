@@ -78,38 +78,44 @@ const decoder = new TextDecoder();
 
 /** Keys as flat bytes, in UTF-8. Checks nothing: `validateKeys` does. */
 export function encodeKeys(keys: readonly string[]): KeyBatch {
-  // A UTF-16 unit takes at most 3 bytes; most keys are ASCII, so the first guess is their length.
-  let units = 0;
-  for (const key of keys) {
-    units += key.length;
-  }
+  const text = keys.join("");
   const bytesAt = KEY_BATCH_HEADER_BYTES + 4 * keys.length;
-  let target = new Uint8Array(keyBatchBytes(keys.length, units));
-  const ends = new Uint32Array(keys.length);
+  const target = new Uint8Array(keyBatchBytes(keys.length, text.length));
+  const ends = new Uint32Array(target.buffer, KEY_BATCH_HEADER_BYTES, keys.length);
+  const { read, written } = encoder.encodeInto(text, target.subarray(bytesAt, bytesAt + text.length));
+  if (read !== text.length || written !== text.length) {
+    return encodeWideKeys(keys);
+  }
+  // As many bytes as UTF-16 units: all of it is ASCII, and a key's bytes are its units.
   let at = 0;
   let index = 0;
   for (const key of keys) {
-    let { read, written } = encoder.encodeInto(key, target.subarray(bytesAt + at));
-    if (read < key.length) {
-      const larger = new Uint8Array(keyBatchBytes(keys.length, 3 * units));
-      larger.set(target);
-      target = larger;
-      ({ read, written } = encoder.encodeInto(key, target.subarray(bytesAt + at)));
-    }
-    at += written;
+    at += key.length;
     ends[index] = at;
     index += 1;
   }
   const view = viewOf(target);
   view.setUint32(0, keys.length, true);
   view.setUint32(4, at, true);
-  for (let key = 0; key < keys.length; key += 1) {
-    view.setUint32(KEY_BATCH_HEADER_BYTES + 4 * key, ends[key] as number, true);
+  return target;
+}
+
+/** Keys that are not all ASCII: each is encoded by itself, also since halves of a character must not meet across keys. */
+function encodeWideKeys(keys: readonly string[]): KeyBatch {
+  const encoded = keys.map((key) => encoder.encode(key));
+  const keyBytes = encoded.reduce((sum, key) => sum + key.byteLength, 0);
+  const target = new Uint8Array(keyBatchBytes(keys.length, keyBytes));
+  const view = viewOf(target);
+  view.setUint32(0, keys.length, true);
+  view.setUint32(4, keyBytes, true);
+  const bytesAt = KEY_BATCH_HEADER_BYTES + 4 * keys.length;
+  let at = 0;
+  for (const [index, key] of encoded.entries()) {
+    target.set(key, bytesAt + at);
+    at += key.byteLength;
+    view.setUint32(KEY_BATCH_HEADER_BYTES + 4 * index, at, true);
   }
-  const exact = keyBatchBytes(keys.length, at);
-  // What a discarded attempt left behind the last key, and bytes that were not needed.
-  target.fill(0, bytesAt + at);
-  return exact === target.length ? target : target.slice(0, exact);
+  return target;
 }
 
 /** The key at `index` as raw bytes; a view into the batch. Raises INVALID if the batch does not have it whole. */
