@@ -20,7 +20,7 @@ namespace {
 struct Closed {
   std::string reason;
 };
-using ClientEvent = std::variant<Completion, Closed>;
+using ClientEvent = std::variant<Completion, RequestEvents, Closed>;
 
 // A submit call whose device memory must be registered first: the arguments outlive the call, so they are copied.
 struct KeptCall {
@@ -70,6 +70,7 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
 
   [[nodiscard]] ClientCallbacks MakeCallbacks() const {
     return {[mailbox = mailbox_](Completion&& completion) { mailbox->Post(std::move(completion)); },
+            [mailbox = mailbox_](RequestEvents&& events) { mailbox->Post(std::move(events)); },
             [mailbox = mailbox_](const Status& reason) { mailbox->Post(Closed{reason.message()}); }};
   }
   // Where Connect puts the client, on the job's thread, before Adopted is called.
@@ -81,8 +82,11 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   }
   [[nodiscard]] const Client* client() const { return client_.get(); }
 
-  [[nodiscard]] Napi::Value Submit(Napi::Env env, uint64_t requestId, const ObjectCall& call);
+  // `onEvents`: called with the payload of every reply before the last; empty where there are none.
+  [[nodiscard]] Napi::Value Submit(Napi::Env env, uint64_t requestId, const ObjectCall& call,
+                                   Napi::FunctionReference onEvents);
   void Cancel(uint64_t requestId);
+  void CancelKey(uint64_t requestId, uint32_t keyIndex);
   [[nodiscard]] Napi::Value Register(Napi::Env env, std::vector<uint64_t> pointers, std::vector<uint64_t> sizes);
   void Close();
 
@@ -91,6 +95,8 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
     Napi::Promise::Deferred deferred;
     uint64_t id = 0;  // the client's; 0 while its memory is being registered
     bool cancelled = false;
+    std::vector<uint32_t> cancelledKeys;  // before it was sent
+    Napi::FunctionReference onEvents;
   };
 
   static void AtEnvironmentEnd(void* argument) {
@@ -102,6 +108,7 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
 
   void Deliver(Napi::Env env, std::vector<ClientEvent>&& events);
   void Settle(Napi::Env env, Completion&& completion);
+  void Tell(Napi::Env env, const RequestEvents& events);
   // Takes a request out and lets the process end when it was the last one.
   Napi::Promise::Deferred Remove(Napi::Env env, uint64_t requestId);
   void RegisterThenSubmit(Napi::Env env, std::shared_ptr<KeptCall> kept, int attempt);
@@ -133,7 +140,8 @@ Napi::Promise::Deferred ClientState::Remove(Napi::Env env, uint64_t requestId) {
   return deferred;
 }
 
-Napi::Value ClientState::Submit(Napi::Env env, uint64_t requestId, const ObjectCall& call) {
+Napi::Value ClientState::Submit(Napi::Env env, uint64_t requestId, const ObjectCall& call,
+                                Napi::FunctionReference onEvents) {
   if (!client_) throw MakeError(env, StatusCode::kShuttingDown, "the client was closed: make a new one");
   if (requests_.contains(requestId)) {
     throw MakeError(env, StatusCode::kInvalid, "request id " + std::to_string(requestId) + " is already in use");
@@ -150,7 +158,7 @@ Napi::Value ClientState::Submit(Napi::Env env, uint64_t requestId, const ObjectC
     mailbox_->KeepAlive(env, true);
     self_ = keep;
   }
-  requests_.emplace(requestId, Request{deferred, id, false});
+  requests_.emplace(requestId, Request{deferred, id, false, {}, std::move(onEvents)});
   if (status.ok()) {
     requestIds_.emplace(id, requestId);
   } else {
@@ -182,6 +190,7 @@ void ClientState::SubmitKept(Napi::Env env, const std::shared_ptr<KeptCall>& kep
   if (status.ok()) {
     found->second.id = id;
     requestIds_.emplace(id, kept->requestId);
+    for (const uint32_t keyIndex : found->second.cancelledKeys) client_->CancelKey(id, keyIndex);
     return;
   }
   if (status.code() == StatusCode::kNotReady) {
@@ -201,6 +210,16 @@ void ClientState::Cancel(uint64_t requestId) {
   if (found == requests_.end() || !client_) return;
   found->second.cancelled = true;
   if (found->second.id != 0) client_->Cancel(found->second.id);
+}
+
+void ClientState::CancelKey(uint64_t requestId, uint32_t keyIndex) {
+  const auto found = requests_.find(requestId);
+  if (found == requests_.end() || !client_) return;
+  if (found->second.id != 0) {
+    client_->CancelKey(found->second.id, keyIndex);
+  } else {
+    found->second.cancelledKeys.push_back(keyIndex);
+  }
 }
 
 Napi::Value ClientState::Register(Napi::Env env, std::vector<uint64_t> pointers, std::vector<uint64_t> sizes) {
@@ -226,11 +245,22 @@ void ClientState::Settle(Napi::Env env, Completion&& completion) {
   deferred.Resolve(reply);
 }
 
+void ClientState::Tell(Napi::Env env, const RequestEvents& events) {
+  const auto found = requestIds_.find(events.id);
+  if (found == requestIds_.end()) return;
+  const auto request = requests_.find(found->second);
+  if (request->second.onEvents.IsEmpty()) return;
+  const Napi::Function handler = request->second.onEvents.Value();  // the request may end within the call
+  handler.Call({CopyToJs(env, events.payload)});
+}
+
 void ClientState::Deliver(Napi::Env env, std::vector<ClientEvent>&& events) {
   const auto keep = shared_from_this();
   for (ClientEvent& event : events) {
     if (auto* const completion = std::get_if<Completion>(&event)) {
       Settle(env, std::move(*completion));
+    } else if (const auto* const some = std::get_if<RequestEvents>(&event)) {
+      Tell(env, *some);
     } else if (!client_ && !closed_) {
       closedEarly_ = std::get<Closed>(event);  // before Adopted: JavaScript does not know the client yet
     } else if (!closed_) {                     // after close() nobody is told
@@ -262,7 +292,11 @@ Napi::Value SubmitFromJs(const Napi::CallbackInfo& info, ClientState& state) {
   call.blobEnds = AsUint32Array(request.Get("blobEnds"), "blobEnds");
   call.pointers = AsUint64Array(request.Get("pointers"), "pointers");
   call.sizes = AsUint64Array(request.Get("sizes"), "sizes");
-  return state.Submit(info.Env(), AsUint64(request.Get("requestId"), "requestId"), call);
+  Napi::FunctionReference onEvents;
+  if (!request.Get("onEvents").IsUndefined()) {
+    onEvents = Napi::Persistent(AsFunction(request.Get("onEvents"), "onEvents"));
+  }
+  return state.Submit(info.Env(), AsUint64(request.Get("requestId"), "requestId"), call, std::move(onEvents));
 }
 
 Napi::Value RegisterFromJs(const Napi::CallbackInfo& info, ClientState& state) {
@@ -283,6 +317,9 @@ Napi::Object MakeClientObject(Napi::Env env, const std::shared_ptr<ClientState>&
              }));
   object.Set("cancel", Napi::Function::New(env, [state](const Napi::CallbackInfo& info) {
                state->Cancel(AsUint64(info[0], "requestId"));
+             }));
+  object.Set("cancelKey", Napi::Function::New(env, [state](const Napi::CallbackInfo& info) {
+               state->CancelKey(AsUint64(info[0], "requestId"), AsUint32(info[1], "keyIndex"));
              }));
   object.Set("close", Napi::Function::New(env, [state](const Napi::CallbackInfo&) { state->Close(); }));
   return object;

@@ -58,6 +58,11 @@ Napi::Object MakeStructs(Napi::Env env) {
                 HBMESH_FIELD(BlobRecord, bytes));
   HBMESH_STRUCT(ObjectReply, HBMESH_FIELD(ObjectReply, count), HBMESH_FIELD(ObjectReply, pathCount),
                 HBMESH_FIELD(ObjectReply, messageBytes), HBMESH_FIELD(ObjectReply, blobSizeCount));
+  HBMESH_STRUCT(DeviceReply, HBMESH_FIELD(DeviceReply, count), HBMESH_FIELD(DeviceReply, pathCount),
+                HBMESH_FIELD(DeviceReply, messageBytes));
+  HBMESH_STRUCT(KeyEvent, HBMESH_FIELD(KeyEvent, keyIndex), HBMESH_FIELD(KeyEvent, stage), HBMESH_FIELD(KeyEvent, code),
+                HBMESH_FIELD(KeyEvent, flags), HBMESH_FIELD(KeyEvent, messageOffset),
+                HBMESH_FIELD(KeyEvent, messageBytes), HBMESH_FIELD(KeyEvent, bytes));
   HBMESH_STRUCT(KeyResult, HBMESH_FIELD(KeyResult, code), HBMESH_FIELD(KeyResult, flags),
                 HBMESH_FIELD(KeyResult, messageOffset), HBMESH_FIELD(KeyResult, messageBytes),
                 HBMESH_FIELD(KeyResult, generation), HBMESH_FIELD(KeyResult, bytes));
@@ -91,11 +96,15 @@ Napi::Object MakeStructs(Napi::Env env) {
 Napi::Object MakeOps(Napi::Env env) {
 #define HBMESH_OP(name) \
   Number { #name, static_cast < uint64_t>(layout::Op::k##name) }
-  return MakeNumbers(env, {HBMESH_OP(SetD2H),        HBMESH_OP(GetH2D),   HBMESH_OP(Delete),   HBMESH_OP(Exist),
-                           HBMESH_OP(GetMeta),       HBMESH_OP(Cancel),   HBMESH_OP(Reserve),  HBMESH_OP(Commit),
-                           HBMESH_OP(Lookup),        HBMESH_OP(Remove),   HBMESH_OP(Presence), HBMESH_OP(Meta),
-                           HBMESH_OP(ReportMissing), HBMESH_OP(Sessions), HBMESH_OP(Drop),     HBMESH_OP(Describe),
-                           HBMESH_OP(ListHeld),      HBMESH_OP(Peers),    HBMESH_OP(Stats),    HBMESH_OP(Shutdown)});
+  return MakeNumbers(
+      env, {HBMESH_OP(SetD2H),        HBMESH_OP(GetH2D),        HBMESH_OP(Delete),     HBMESH_OP(Exist),
+            HBMESH_OP(GetMeta),       HBMESH_OP(Cancel),        HBMESH_OP(DevPublish), HBMESH_OP(DevSubscribe),
+            HBMESH_OP(DevMSet),       HBMESH_OP(DevMGet),       HBMESH_OP(DevDelete),  HBMESH_OP(DevLocalDelete),
+            HBMESH_OP(ReserveLayers), HBMESH_OP(PushLayer),     HBMESH_OP(Explain),    HBMESH_OP(Reserve),
+            HBMESH_OP(Commit),        HBMESH_OP(Lookup),        HBMESH_OP(Remove),     HBMESH_OP(Presence),
+            HBMESH_OP(Meta),          HBMESH_OP(ReportMissing), HBMESH_OP(Sessions),   HBMESH_OP(Drop),
+            HBMESH_OP(Describe),      HBMESH_OP(ListHeld),      HBMESH_OP(Peers),      HBMESH_OP(Stats),
+            HBMESH_OP(Shutdown)});
 #undef HBMESH_OP
 }
 
@@ -103,6 +112,12 @@ Napi::Object MakeFlags(Napi::Env env) {
   return MakeNumbers(env, {{"Reply", layout::kFlagReply},
                            {"More", layout::kFlagMore},
                            {"Existed", layout::kExisted},
+                           {"SetPinSoft", 1},
+                           {"SetPinHard", 2},
+                           {"SetChecksum", layout::kSetChecksum},
+                           {"ShareReplica", layout::kShareReplica},
+                           {"StageAccepted", static_cast<uint64_t>(layout::KeyStage::kAccepted)},
+                           {"StageEnded", static_cast<uint64_t>(layout::KeyStage::kEnded)},
                            {"PathFallback", layout::kPathFallback},
                            {"PathStaged", layout::kPathStaged}});
 }

@@ -40,6 +40,7 @@ class Client::Impl final : public PumpHandler {
 
   [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id);
   void Cancel(uint64_t id);
+  void CancelKey(uint64_t id, uint32_t keyIndex);
   [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
   void Close();
 
@@ -52,6 +53,7 @@ class Client::Impl final : public PumpHandler {
     layout::Op op = layout::Op::kExist;
     uint32_t keyCount = 0;
     std::vector<uint64_t> segments;  // pinned
+    KeyStages stages;                // of keys that end one by one
   };
   struct Waiting {
     layout::Entry entry{};
@@ -70,6 +72,13 @@ class Client::Impl final : public PumpHandler {
   // Sends the entry, or keeps it until there is room. REQUIRES: mutex_ is held.
   [[nodiscard]] Status SendOrKeep(const layout::Entry& entry, std::vector<std::byte> payload);
   void FlushWaiting();
+  // Asks the sidecar to end a request that was sent. REQUIRES: mutex_ is held.
+  void SendCancel(uint64_t id, uint64_t keyNumber);
+  [[nodiscard]] bool Answers(const layout::Entry& entry, const Outstanding& outstanding) const;
+  // A reply with kFlagMore. False: no such request is outstanding.
+  [[nodiscard]] bool TakeEvents(Message* message, Status* broken);
+  // The last reply, decoded. A status other than kOk ends the session.
+  [[nodiscard]] Status TakeReply(Outstanding* outstanding, Message* message, Completion* completion) const;
   void Finish(Outstanding outstanding, Completion completion);
   // Ends every outstanding request with `reason`, and refuses new ones with it from now on.
   void EndAll(const Status& reason);
@@ -139,7 +148,8 @@ Status Client::Impl::Submit(const ObjectCall& call, Registration registration, u
   Status status = ended_;
   if (status.ok()) {
     entry.id = nextId_++;
-    outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, blobs.segments});
+    outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, blobs.segments,
+                                               KeyStages(EndsByKey(call.op) ? call.keyCount : 0)});
     *id = entry.id;
     status = SendOrKeep(entry, std::move(payload));
     if (!status.ok()) outstanding_.erase(entry.id);
@@ -154,6 +164,29 @@ Status Client::Impl::Submit(const ObjectCall& call, Registration registration, u
   return status;
 }
 
+void Client::Impl::SendCancel(uint64_t id, uint64_t keyNumber) {
+  layout::Entry entry{};
+  entry.op = static_cast<uint16_t>(layout::Op::kCancel);
+  entry.args[0] = id;
+  entry.args[1] = keyNumber;
+  // Not sent when even the waiting list is full: the request then ends by itself, as it would have.
+  [[maybe_unused]] const Status ignored = SendOrKeep(entry, {});
+}
+
+void Client::Impl::CancelKey(uint64_t id, uint32_t keyIndex) {
+  if (!CheckUsable().ok()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = outstanding_.find(id);
+    if (found == outstanding_.end() || !ended_.ok() || !found->second.stages.IsOpen(keyIndex)) return;
+    if (found->second.stages.open() > 1) {
+      SendCancel(id, uint64_t{keyIndex} + 1);  // behind the request, should that still wait
+      return;
+    }
+  }
+  Cancel(id);
+}
+
 void Client::Impl::Cancel(uint64_t id) {
   if (!CheckUsable().ok()) return;
   Outstanding outstanding;
@@ -164,11 +197,7 @@ void Client::Impl::Cancel(uint64_t id) {
     const auto kept =
         std::find_if(waiting_.begin(), waiting_.end(), [id](const Waiting& waiting) { return waiting.entry.id == id; });
     if (kept == waiting_.end()) {
-      layout::Entry entry{};
-      entry.op = static_cast<uint16_t>(layout::Op::kCancel);
-      entry.args[0] = id;
-      // Not sent when even the waiting list is full: the request then ends by itself, as it would have.
-      [[maybe_unused]] const Status ignored = SendOrKeep(entry, {});
+      SendCancel(id, 0);
       return;
     }
     waiting_.erase(kept);
@@ -214,38 +243,80 @@ void Client::Impl::BreakSession(const Status& reason) {
   ::shutdown(session_.socket.get(), SHUT_RDWR);  // the pump sees the end of file and calls OnBroken
 }
 
-void Client::Impl::OnMessage(Message* message) {
-  const layout::Entry& entry = message->entry;
-  Outstanding outstanding;
-  bool known = false;
+bool Client::Impl::Answers(const layout::Entry& entry, const Outstanding& outstanding) const {
+  const bool more = (entry.flags & layout::kFlagMore) != 0;
+  return (entry.flags & layout::kFlagReply) != 0 && entry.op == static_cast<uint16_t>(outstanding.op) &&
+         (!more || EndsByKey(outstanding.op));
+}
+
+bool Client::Impl::TakeEvents(Message* message, Status* broken) {
   {
     const std::lock_guard lock(mutex_);
-    const auto found = outstanding_.find(entry.id);
-    known = found != outstanding_.end() && (entry.flags & layout::kFlagReply) != 0 &&
-            entry.op == static_cast<uint16_t>(found->second.op);
+    const auto found = outstanding_.find(message->entry.id);
+    if (found == outstanding_.end() || !Answers(message->entry, found->second)) return false;
+    DeviceReplyView view;
+    *broken = DecodeDeviceReply(found->second.keyCount, message->payload, &view);
+    if (broken->ok()) *broken = found->second.stages.Take(view.events);
+  }
+  // Only this thread takes replies, and a request that was sent stays until its last one: the order is kept.
+  if (broken->ok() && callbacks_.onEvents) callbacks_.onEvents({message->entry.id, std::move(message->payload)});
+  return true;
+}
+
+Status Client::Impl::TakeReply(Outstanding* outstanding, Message* message, Completion* completion) const {
+  const layout::Entry& entry = message->entry;
+  Status decoded;
+  if (EndsByKey(outstanding->op)) {
+    DeviceReplyView view;
+    decoded = DecodeDeviceReply(outstanding->keyCount, message->payload, &view);
+    if (decoded.ok()) decoded = outstanding->stages.Take(view.events);
+    const uint32_t open = outstanding->stages.open();
+    if (decoded.ok() && entry.code == static_cast<uint32_t>(StatusCode::kOk) && open > 0) {
+      decoded = {StatusCode::kDataInconsistency, "the sidecar ended a request with OK while " + std::to_string(open) +
+                                                     " of its keys were open: worker and client must be of the same "
+                                                     "release"};
+    }
+  } else {
+    ObjectReplyView view;
+    decoded = DecodeObjectReply(outstanding->op, entry.code, outstanding->keyCount, message->payload, &view);
+  }
+  if (decoded.ok()) {
+    *completion = {entry.id, true, static_cast<StatusCode>(entry.code), {}, std::move(message->payload)};
+  } else {
+    *completion = {entry.id, false, decoded.code(), "worker " + options_.workerAddress + ": " + decoded.message(), {}};
+  }
+  return decoded;
+}
+
+void Client::Impl::OnMessage(Message* message) {
+  const layout::Entry& entry = message->entry;
+  Status broken;
+  bool known = false;
+  if ((entry.flags & layout::kFlagMore) != 0) {
+    known = TakeEvents(message, &broken);
+  } else {
+    Outstanding outstanding;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = outstanding_.find(entry.id);
+      known = found != outstanding_.end() && Answers(entry, found->second);
+      if (known) {
+        outstanding = std::move(found->second);
+        outstanding_.erase(found);
+      }
+    }
     if (known) {
-      outstanding = std::move(found->second);
-      outstanding_.erase(found);
+      Completion completion;
+      broken = TakeReply(&outstanding, message, &completion);
+      Finish(std::move(outstanding), std::move(completion));
     }
   }
   if (!known) {
-    BreakSession({StatusCode::kDataInconsistency, "its sidecar answered a request that is not outstanding (id " +
-                                                      std::to_string(entry.id) +
-                                                      "): worker and client must be of the same release"});
-    return;
+    broken = {StatusCode::kDataInconsistency, "its sidecar answered a request that is not outstanding (id " +
+                                                  std::to_string(entry.id) +
+                                                  "): worker and client must be of the same release"};
   }
-  Completion completion{entry.id, true, static_cast<StatusCode>(entry.code), {}, {}};
-  ObjectReplyView view;
-  Status decoded = DecodeObjectReply(outstanding.op, entry.code, outstanding.keyCount, message->payload, &view);
-  if (decoded.ok()) {
-    completion.payload = std::move(message->payload);
-  } else {
-    completion.answered = false;
-    completion.code = decoded.code();
-    completion.message = "worker " + options_.workerAddress + ": " + decoded.message();
-  }
-  Finish(std::move(outstanding), std::move(completion));
-  if (!decoded.ok()) BreakSession(decoded);
+  if (!broken.ok()) BreakSession(broken);
 }
 
 void Client::Impl::FlushWaiting() {
@@ -311,6 +382,7 @@ Status Client::Submit(const ObjectCall& call, Registration registration, uint64_
   return impl_->Submit(call, registration, id);
 }
 void Client::Cancel(uint64_t id) { impl_->Cancel(id); }
+void Client::CancelKey(uint64_t id, uint32_t keyIndex) { impl_->CancelKey(id, keyIndex); }
 Status Client::RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes) {
   return impl_->RegisterDeviceMemory(pointers, sizes);
 }

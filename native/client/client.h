@@ -8,6 +8,10 @@
 // sidecar ended; with kShuttingDown when the client was closed. Device memory of a request must stay allocated until
 // then.
 //
+// Requests whose keys end one by one (EndsByKey in object_codec.h) tell of that through onEvents, in the sidecar's
+// order, before they complete; a key that ended keeps its memory pinned until the request completes, no longer reads or
+// writes it. Each key ends exactly once: by an event, or else with its request (`code` of the completion).
+//
 // A child made by fork has no receiver thread: every call there answers kNotSupported, and destruction leaves the
 // parent's session alone.
 #pragma once
@@ -36,10 +40,16 @@ struct ClientOptions {
   int cancelFd = -1;                  // readable: Connect gives up. Borrowed for the time of Connect.
 };
 
+// One of several replies to a request; the payload is a DeviceReply (checked, its events too).
+struct RequestEvents {
+  uint64_t id = 0;
+  std::vector<std::byte> payload;
+};
+
 struct Completion {
   uint64_t id = 0;
-  // True: `code` and `payload` are the sidecar's ObjectReply (checked). False: the request ended here; `message` says
-  // why.
+  // True: `code` and `payload` are the sidecar's ObjectReply or last DeviceReply (checked; DeviceReply: with code kOk
+  // every key has ended). False: the request ended here; `message` says why.
   bool answered = false;
   StatusCode code = StatusCode::kOk;
   std::string message;
@@ -48,6 +58,8 @@ struct Completion {
 
 struct ClientCallbacks {
   std::function<void(Completion&&)> onComplete;
+  // Between Submit and onComplete of a request whose keys end one by one; may come before Submit returns.
+  std::function<void(RequestEvents&&)> onEvents;
   // Once, after every outstanding request was completed, when the session ended from the other side. Not after Close.
   std::function<void(const Status& reason)> onClosed;
 };
@@ -70,6 +82,8 @@ class Client {
   // Asks for the end of a request. It still completes: with kRpcCancelled, or with its answer if that was on its way.
   // An id that is not outstanding is ignored.
   void Cancel(uint64_t id);
+  // The same for one key of a request whose keys end one by one; the others go on. A key that ended is left alone.
+  void CancelKey(uint64_t id, uint32_t keyIndex);
   // Registers device memory ahead of use. May block.
   [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
   // Ends the session: outstanding requests complete with kShuttingDown before Close returns. Idempotent.

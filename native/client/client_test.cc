@@ -41,6 +41,7 @@ struct Fixture {
   [[nodiscard]] Status Connect() {
     return Client::Connect(clientOptions, heap.get(),
                            {[this](Completion&& completion) { completions.Put(std::move(completion)); },
+                            {},
                             [this](const Status& reason) { closed.Put(reason); }},
                            &client);
   }

@@ -255,4 +255,16 @@ inline std::vector<std::byte> MakeReply(uint32_t count) {
   return payload;
 }
 
+// A DeviceReply of these events; the messages are shared by all of them.
+inline std::vector<std::byte> MakeDeviceReply(const std::vector<layout::KeyEvent>& events,
+                                              const std::string& messages = {}) {
+  const layout::DeviceReply header{static_cast<uint32_t>(events.size()), 0, static_cast<uint32_t>(messages.size()), 0};
+  const size_t eventBytes = events.size() * sizeof(layout::KeyEvent);
+  std::vector<std::byte> payload(sizeof(header) + eventBytes + messages.size());
+  std::memcpy(payload.data(), &header, sizeof(header));
+  if (eventBytes > 0) std::memcpy(payload.data() + sizeof(header), events.data(), eventBytes);
+  if (!messages.empty()) std::memcpy(payload.data() + sizeof(header) + eventBytes, messages.data(), messages.size());
+  return payload;
+}
+
 }  // namespace hbmesh::test

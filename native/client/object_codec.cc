@@ -109,10 +109,28 @@ Status CheckResults(const ObjectReplyView& view, uint32_t messageBytes) {
 
 }  // namespace
 
-bool CarriesBlobs(layout::Op op) { return op == layout::Op::kSetD2H || op == layout::Op::kGetH2D; }
+bool CarriesBlobs(layout::Op op) {
+  switch (op) {
+    case layout::Op::kSetD2H:
+    case layout::Op::kGetH2D:
+    case layout::Op::kDevPublish:
+    case layout::Op::kDevSubscribe:
+    case layout::Op::kDevMSet:
+    case layout::Op::kDevMGet:
+    case layout::Op::kReserveLayers:
+    case layout::Op::kPushLayer:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool EndsByKey(layout::Op op) {
+  return op == layout::Op::kDevPublish || op == layout::Op::kDevSubscribe || op == layout::Op::kReserveLayers;
+}
 
 Status CheckObjectCall(const ObjectCall& call) {
-  if (call.op < layout::Op::kSetD2H || call.op > layout::Op::kGetMeta) {
+  if (call.op < layout::Op::kSetD2H || call.op > layout::Op::kExplain || call.op == layout::Op::kCancel) {
     return Invalid("operation " + std::to_string(static_cast<uint32_t>(call.op)) + " is not one of a client's");
   }
   if (Status status = CheckKeyBatch(call); !status.ok()) return status;
@@ -192,6 +210,53 @@ Status DecodeObjectReply(layout::Op op, uint32_t code, uint32_t keyCount, std::s
   if (Status status = CheckResults(found, header.messageBytes); !status.ok()) return status;
   *view = found;
   return Status::Ok();
+}
+
+Status DecodeDeviceReply(uint32_t keyCount, std::span<const std::byte> payload, DeviceReplyView* view) {
+  if (payload.empty()) {
+    *view = {};
+    return Status::Ok();
+  }
+  layout::DeviceReply header{};
+  if (payload.size() < sizeof(header)) return BadReply(std::to_string(payload.size()) + " bytes");
+  std::memcpy(&header, payload.data(), sizeof(header));
+  DeviceReplyView found;
+  std::span<const std::byte> rest = payload.subspan(sizeof(header));
+  if (!Take(&rest, header.count, &found.events)) return BadReply("it ends within the events");
+  if (!Take(&rest, header.pathCount, &found.paths)) return BadReply("it ends within the paths");
+  if (header.messageBytes > rest.size()) return BadReply("it ends within the messages");
+  found.messages = {reinterpret_cast<const char*>(rest.data()), header.messageBytes};
+  for (const layout::KeyEvent& event : found.events) {
+    const std::string name = "the event of key " + std::to_string(event.keyIndex);
+    if (event.keyIndex >= keyCount) return BadReply(name + ", where there are " + std::to_string(keyCount) + " keys");
+    if (uint64_t{event.messageOffset} + event.messageBytes > header.messageBytes) {
+      return BadReply(name + " has a message outside of the messages");
+    }
+    if (event.stage != static_cast<uint32_t>(layout::KeyStage::kAccepted) &&
+        event.stage != static_cast<uint32_t>(layout::KeyStage::kEnded)) {
+      return BadReply(name + " has stage " + std::to_string(event.stage));
+    }
+  }
+  *view = found;
+  return Status::Ok();
+}
+
+Status KeyStages::Take(std::span<const layout::KeyEvent> events) {
+  constexpr auto kEnded = static_cast<uint8_t>(layout::KeyStage::kEnded);
+  for (const layout::KeyEvent& event : events) {
+    uint8_t& stage = stages_.at(event.keyIndex);
+    if (event.stage <= stage) {
+      return BadReply("key " + std::to_string(event.keyIndex) + (stage == kEnded ? " ended" : " was accepted") +
+                      " before, and now comes stage " + std::to_string(event.stage));
+    }
+    stage = static_cast<uint8_t>(event.stage);
+    if (stage == kEnded) --open_;
+  }
+  return Status::Ok();
+}
+
+bool KeyStages::IsOpen(uint32_t keyIndex) const {
+  return keyIndex < stages_.size() && stages_[keyIndex] != static_cast<uint8_t>(layout::KeyStage::kEnded);
 }
 
 }  // namespace hbmesh

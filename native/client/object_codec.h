@@ -23,13 +23,16 @@ struct ObjectCall {
   uint32_t deviceIndex = 0;
   std::span<const std::byte> keys;  // a KeyBatch, padded to 8 bytes
   uint32_t keyCount = 0;
-  // Sets and gets: blob i belongs to key k when blobEnds[k - 1] <= i < blobEnds[k]. Else all three are empty.
+  // Operations that carry blobs: blob i belongs to key k when blobEnds[k - 1] <= i < blobEnds[k]. Else all three are
+  // empty.
   std::span<const uint32_t> blobEnds;
   std::span<const uint64_t> pointers;
   std::span<const uint64_t> sizes;
 };
 
 [[nodiscard]] bool CarriesBlobs(layout::Op op);
+// Do the keys end one by one, in replies with a DeviceReply, of which all but the last have kFlagMore?
+[[nodiscard]] bool EndsByKey(layout::Op op);
 
 // Is the call well formed: a KeyBatch of `keyCount` keys with ascending ends, blobEnds ascending to the number of
 // pointers, sizes above 0. kInvalid names what is wrong and the key's index. Which keys are allowed is the sidecar's
@@ -57,8 +60,40 @@ struct ObjectReplyView {
 
 // `code` is the code of the reply's entry. kOk: one result for each of `keyCount` keys, or none with another code than
 // OK (then `messages` is about the whole call, and an empty payload is allowed). kDataInconsistency: counts, offsets or
-// sizes that don't fit; *view is untouched. REQUIRES: the payload is aligned to 8 bytes.
+// sizes that don't fit; *view is untouched. REQUIRES: the payload is aligned to 8 bytes, and !EndsByKey(op).
 [[nodiscard]] Status DecodeObjectReply(layout::Op op, uint32_t code, uint32_t keyCount,
                                        std::span<const std::byte> payload, ObjectReplyView* view);
+
+// Where the parts of a DeviceReply are. Spans point into the payload.
+struct DeviceReplyView {
+  std::span<const layout::KeyEvent> events;
+  std::span<const layout::PathRecord> paths;
+  std::string_view messages;
+
+  [[nodiscard]] std::string_view MessageOf(const layout::KeyEvent& event) const {
+    return messages.substr(event.messageOffset, event.messageBytes);
+  }
+};
+
+// One reply of a request for which EndsByKey holds; an empty payload has no events. kDataInconsistency: an event of a
+// key or stage that isn't there, counts or offsets that don't fit; *view is untouched. Whether the events agree with
+// earlier replies is KeyStages' business. REQUIRES: the payload is aligned to 8 bytes.
+[[nodiscard]] Status DecodeDeviceReply(uint32_t keyCount, std::span<const std::byte> payload, DeviceReplyView* view);
+
+// How far each key of such a request is. A key is accepted at most once, and ends exactly once.
+class KeyStages {
+ public:
+  explicit KeyStages(uint32_t keyCount = 0) : stages_(keyCount, 0), open_(keyCount) {}
+
+  // Takes the events of one reply in their order. kDataInconsistency: one comes twice, or after its key's end.
+  [[nodiscard]] Status Take(std::span<const layout::KeyEvent> events);
+  // Keys that have not ended.
+  [[nodiscard]] uint32_t open() const { return open_; }
+  [[nodiscard]] bool IsOpen(uint32_t keyIndex) const;
+
+ private:
+  std::vector<uint8_t> stages_;  // 0, or the last KeyStage
+  uint32_t open_;
+};
 
 }  // namespace hbmesh

@@ -53,7 +53,7 @@ export interface NativeControlPort {
   close(): void;
 }
 
-/** What a submitted request was answered. `payload` is an ObjectReply. */
+/** What a submitted request was answered. `payload` is an ObjectReply, or the last DeviceReply of a request whose keys end one by one. */
 export interface NativeReply {
   code: number;
   payload: Uint8Array;
@@ -67,6 +67,10 @@ export interface NativeClient {
    * empty where there are no blobs. Arrays may be reused after return. Rejects with INVALID for a pointer that is no device
    * memory, naming the key as `key "name" (number 3)`; with the cause when the session ends first. `requestId` (chosen by the
    * caller, above 0) can be given to cancel. An outstanding request keeps the process alive, an idle client does not.
+   *
+   * `onEvents` is for requests whose keys end one by one (DevPublish, DevSubscribe, ReserveLayers): it is called with each
+   * DeviceReply before the last, in order, before the promise settles. It must not throw. A key without an event that ended it
+   * ends with the request.
    */
   submit(request: {
     requestId: bigint;
@@ -78,9 +82,12 @@ export interface NativeClient {
     blobEnds: Uint32Array;
     pointers: BigUint64Array;
     sizes: BigUint64Array;
+    onEvents?: (payload: Uint8Array) => void;
   }): Promise<NativeReply>;
   /** Asks for the end of a request; its promise still settles, with RPC_CANCELLED or with the answer. */
   cancel(requestId: bigint): void;
+  /** The same for one key of a request whose keys end one by one. */
+  cancelKey(requestId: bigint, keyIndex: number): void;
   registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): Promise<void>;
   /** Outstanding requests reject with SHUTTING_DOWN. */
   close(): void;

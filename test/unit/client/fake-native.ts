@@ -138,6 +138,7 @@ export class FakeNative implements NativeClient {
     payload: objectReply(Array.from({ length: request.keyCount }, () => ({}))),
   });
   onCancel: (requestId: bigint) => void = () => {};
+  onCancelKey: (requestId: bigint, keyIndex: number) => void = () => {};
 
   async submit(request: Request): Promise<NativeReply> {
     this.requests.push(request);
@@ -146,6 +147,9 @@ export class FakeNative implements NativeClient {
   cancel(requestId: bigint): void {
     this.cancelled.push(requestId);
     this.onCancel(requestId);
+  }
+  cancelKey(requestId: bigint, keyIndex: number): void {
+    this.onCancelKey(requestId, keyIndex);
   }
   async registerDeviceMemory(): Promise<void> {}
   close(): void {
