@@ -70,6 +70,7 @@ ArenaAllocator::Handle ArenaAllocator::Allocate(uint64_t bytes) {
 void ArenaAllocator::Free(Handle handle) {
   HBMESH_CHECK(handle < nodes_.size() && !nodes_[handle].isFree && nodes_[handle].bytes > 0, "frees what it allocated");
   usedBytes_ -= nodes_[handle].bytes;
+  nodes_[handle].owner = kNone;
   const Handle before = nodes_[handle].before;
   if (before != kNone && nodes_[before].isFree) {
     PopFree(before);
@@ -104,6 +105,52 @@ uint64_t ArenaAllocator::largestFreeBytes() const {
     largest = std::max(largest, nodes_[at].bytes);
   }
   return largest;
+}
+
+bool ArenaAllocator::CheapestRun(uint64_t bytes, const std::function<uint64_t(Handle)>& costOf,
+                                 std::vector<Handle>* taken) const {
+  // A window [low, high] slides from the arena's end to its start; it is shortened at its end as far as it stays
+  // enough.
+  const auto cost = [&](Handle at) { return nodes_[at].isFree ? 0 : costOf(at); };
+  Handle high = last_;
+  Handle bestLow = kNone;
+  Handle bestHigh = kNone;
+  uint64_t windowBytes = 0;
+  uint64_t windowCost = 0;
+  uint64_t bestCost = kBlocked;
+  for (Handle low = last_; low != kNone; low = nodes_[low].before) {
+    const uint64_t costHere = cost(low);
+    if (costHere == kBlocked) {
+      windowBytes = 0;
+      windowCost = 0;
+      high = nodes_[low].before;
+      continue;
+    }
+    windowBytes += nodes_[low].bytes;
+    windowCost += costHere;
+    while (windowBytes - nodes_[high].bytes >= bytes) {
+      windowBytes -= nodes_[high].bytes;
+      windowCost -= cost(high);
+      high = nodes_[high].before;
+    }
+    if (windowBytes >= bytes && windowCost < bestCost) {
+      bestCost = windowCost;
+      bestLow = low;
+      bestHigh = high;
+    }
+  }
+  taken->clear();
+  if (bestLow == kNone) {
+    return false;
+  }
+  for (Handle at = bestHigh;; at = nodes_[at].before) {
+    if (!nodes_[at].isFree) {
+      taken->push_back(at);
+    }
+    if (at == bestLow) {
+      return true;
+    }
+  }
 }
 
 std::string ArenaAllocator::CheckInvariants() const {

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -42,6 +43,16 @@ class ArenaAllocator {
   [[nodiscard]] uint64_t arenaBytes() const { return arenaBytes_; }
   [[nodiscard]] uint64_t usedBytes() const { return usedBytes_; }
   [[nodiscard]] uint64_t freeBytes() const { return arenaBytes_ - usedBytes_; }
+  // What lies in a taken block, for CheapestRun: any number of the caller's; kNone until it is set.
+  void SetOwner(Handle handle, uint32_t owner) { nodes_[handle].owner = owner; }
+  [[nodiscard]] uint32_t owner(Handle handle) const { return nodes_[handle].owner; }
+  // Neighbours that together, if they were free, would make a block of `bytes`: of all such runs one with the least sum
+  // of costOf over its taken blocks, which are told in *taken. A block that costs kBlocked is never part. False: there
+  // is no such run. One walk over the arena.
+  static constexpr uint64_t kBlocked = UINT64_MAX;
+  [[nodiscard]] bool CheapestRun(uint64_t bytes, const std::function<uint64_t(Handle)>& costOf,
+                                 std::vector<Handle>* taken) const;
+
   // Exact; walks the bin of the largest blocks. For messages, not for the hot path.
   [[nodiscard]] uint64_t largestFreeBytes() const;
 
@@ -56,6 +67,7 @@ class ArenaAllocator {
     Handle after = kNone;
     Handle previous = kNone;  // neighbours in the bin, while free; `next` also chains unused nodes
     Handle next = kNone;
+    uint32_t owner = kNone;
     bool isFree = false;
   };
 

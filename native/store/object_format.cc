@@ -74,7 +74,7 @@ std::string_view KeyAt(const std::byte* at) {
 
 uint64_t HashOf(std::string_view key) { return XXH3_64bits(key.data(), key.size()); }
 
-std::string Fault(std::span<const std::byte> extent, const ObjectSlot& slot) {
+std::string Fault(std::span<const std::byte> extent, const ObjectSlot& slot, bool spilled) {
   if (extent.size() < sizeof(ObjectHeader)) {
     return "its extent is too short for a header";
   }
@@ -93,7 +93,7 @@ std::string Fault(std::span<const std::byte> extent, const ObjectSlot& slot) {
   }
   if (header.payloadOffset != payloadOffset || header.payloadBytes == 0 ||
       header.payloadBytes != SumOf(BlobSizesAt(at)) ||
-      !RangeInside(payloadOffset, header.payloadBytes, extent.size())) {
+      (!spilled && !RangeInside(payloadOffset, header.payloadBytes, extent.size()))) {
     return "its payload doesn't lie in its extent";
   }
   if (header.generation == 0 || header.generation != slot.generation || HashOf(KeyAt(at)) != slot.keyHash) {

@@ -30,6 +30,7 @@ void Finish(std::byte* at, uint64_t generation);
 [[nodiscard]] uint64_t HashOf(std::string_view key);
 
 // "" or what is wrong with the object in `extent`, which may be anything. Reads the extent only, and not the payload.
-[[nodiscard]] std::string Fault(std::span<const std::byte> extent, const ObjectSlot& slot);
+// Of a spilled object the extent ends where the payload would begin.
+[[nodiscard]] std::string Fault(std::span<const std::byte> extent, const ObjectSlot& slot, bool spilled = false);
 
 }  // namespace hbmesh::object_format

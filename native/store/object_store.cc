@@ -23,7 +23,9 @@ SharedObjectStore::SharedObjectStore(Fd fd, MappedMemory map)
       table_(reinterpret_cast<ObjectSlot*>(map_.data() + kStoreHeaderBytes)),
       arena_(header_.arenaBytes),
       index_(header_.slots),
-      local_(header_.slots) {}
+      local_(header_.slots),
+      lists_(header_.slots),
+      expiry_(header_.slots) {}
 
 SlotState SharedObjectStore::StateOf(uint32_t slot) const { return static_cast<SlotState>(table_[slot].state); }
 
@@ -41,10 +43,15 @@ ObjectView SharedObjectStore::ViewOf(uint32_t slot) const {
   view.state = StateOf(slot);
   view.key = object_format::KeyAt(at);
   view.blobSizes = object_format::BlobSizesAt(at);
-  view.payload = at + header.payloadOffset;
   view.payloadBytes = header.payloadBytes;
-  view.payloadFdOffset = table_[slot].extentOffset + header.payloadOffset;
+  // After a drop in the middle of its life in the tier, too, there is no payload here.
+  if (table_[slot].spillOffset == 0) {
+    view.payload = at + header.payloadOffset;
+    view.payloadFdOffset = table_[slot].extentOffset + header.payloadOffset;
+  }
   view.sealedAtMs = table_[slot].sealedAtMs;
+  view.attributes = AttributesOf(slot);
+  view.expiresAtMs = view.attributes.ttlMs == 0 || !IsVisible(slot) ? 0 : ExpiresAt(slot);
   if ((header.flags & kObjectHasPayloadCrc) != 0) {
     view.payloadCrc32c = header.payloadCrc32c;
   }
@@ -56,7 +63,18 @@ uint32_t SharedObjectStore::IndexOf(std::string_view key, uint64_t hash) const {
       hash, [&](uint32_t slot) { return table_[slot].keyHash == hash && object_format::KeyAt(BytesOf(slot)) == key; });
 }
 
-uint32_t SharedObjectStore::TakeSlot() {
+uint32_t SharedObjectStore::TakeSlot(EvictionScope scope, const EndedSink* evicted) {
+  if (freeSlots_.empty() && slotsTouched_ == header_.slots && evicted != nullptr) {
+    // A spilled object takes a slot too, and is the least loss after a replica.
+    uint32_t slot = lists_.oldest(LruLists::kReplicas);
+    if (slot == LruLists::kNone && scope != EvictionScope::kReplicas) {
+      slot = lists_.oldest(LruLists::kSpilled);
+    }
+    slot = slot == LruLists::kNone ? Victim(scope) : slot;
+    if (slot != LruLists::kNone) {
+      End(slot, EndReason::kEvicted, *evicted);
+    }
+  }
   if (!freeSlots_.empty()) {
     const uint32_t slot = freeSlots_.back();
     freeSlots_.pop_back();
@@ -68,12 +86,22 @@ uint32_t SharedObjectStore::TakeSlot() {
 Status SharedObjectStore::ArenaFull(uint64_t bytes) const {
   return {StatusCode::kOutOfMemory,
           "the arena has no room for " + std::to_string(bytes) + " bytes: " + std::to_string(arena_.usedBytes()) +
-              " of " + std::to_string(arena_.arenaBytes()) + " are used, " + std::to_string(heldBytes_) +
-              " of them held by transfers, " + std::to_string(arena_.freeBytes()) + " are free, the largest piece " +
-              std::to_string(arena_.largestFreeBytes()) + "; delete objects, or start the worker with a larger arena"};
+              " of " + std::to_string(arena_.arenaBytes()) + " are used, " + std::to_string(counts_.heldBytes) +
+              " of them held by transfers, " + std::to_string(counts_.hardPinnedBytes) + " hard pinned, " +
+              std::to_string(EvictableBytes(EvictionScope::kSoftPinned)) + " could be evicted; " +
+              std::to_string(arena_.freeBytes()) + " are free, the largest piece " +
+              std::to_string(arena_.largestFreeBytes()) +
+              "; delete objects, unpin some, or start the worker with a larger arena"};
 }
 
-Status SharedObjectStore::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, ObjectView* object) {
+Status SharedObjectStore::TableFull() const {
+  return {StatusCode::kOutOfMemory, "the object table is full: all of its " + std::to_string(header_.slots) +
+                                        " slots are used, " + std::to_string(counts_.objects) +
+                                        " by sealed objects; delete objects, or start the worker with a larger arena"};
+}
+
+Status SharedObjectStore::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, ObjectView* object,
+                                   const ObjectAttributes& attributes, const EndedSink* evicted) {
   if (key.empty() || key.size() > object_format::kKeyBytesMax || blobSizes.empty() || blobSizes.size() > UINT32_MAX) {
     return {StatusCode::kInvalid, "an object has a key of 1 to 65535 bytes and at least one blob; got " +
                                       std::to_string(key.size()) + " bytes and " + std::to_string(blobSizes.size()) +
@@ -88,34 +116,44 @@ Status SharedObjectStore::Allocate(std::string_view key, std::span<const uint64_
     }
   }
   const uint64_t bytes = object_format::PayloadOffset(blobSizes.size(), key.size()) + payloadBytes;
-  const ArenaAllocator::Handle extent = arena_.Allocate(bytes);
+  const EvictionScope scope = attributes.replica ? EvictionScope::kReplicas : EvictionScope::kSoftPinned;
+  if (attributes.replica) {
+    if (Status status = MakeReplicaRoom(bytes, evicted); !status.ok()) {
+      return status;
+    }
+  }
+  const ArenaAllocator::Handle extent = TakeExtent(bytes, scope, evicted);
   if (extent == ArenaAllocator::kNone) {
     return ArenaFull(bytes);
   }
-  const uint32_t slot = TakeSlot();
+  const uint32_t slot = TakeSlot(scope, evicted);
   if (slot == KeyIndex::kNone) {
     arena_.Free(extent);
-    return {StatusCode::kOutOfMemory,
-            "the object table is full: all of its " + std::to_string(header_.slots) + " slots are used, " +
-                std::to_string(objects_) +
-                " by sealed objects; delete objects, or start the worker with a larger arena"};
+    return TableFull();
   }
+  Occupy(slot, extent, key, attributes);
+  object_format::Write(BytesOf(slot), key, blobSizes, payloadBytes);
+  SetState(slot, SlotState::kWriting);
+  UpdatePlace(slot);
+  *object = ViewOf(slot);
+  return Status::Ok();
+}
+
+// Fills a slot whose state is kFree until all else is written.
+void SharedObjectStore::Occupy(uint32_t slot, ArenaAllocator::Handle extent, std::string_view key,
+                               const ObjectAttributes& attributes) {
   const ArenaAllocator::Extent place = arena_.extent(extent);
+  arena_.SetOwner(extent, slot);
   local_[slot] = {.extent = extent};
-  ObjectSlot& shared = table_[slot];  // its state is kFree until all else is written
+  ObjectSlot& shared = table_[slot];
   shared.generation = 0;
   shared.extentOffset = header_.arenaOffset + place.offset;
   shared.extentBytes = place.bytes;
   shared.keyHash = object_format::HashOf(key);
   shared.sealedAtMs = 0;
-  shared.ttlMs = 0;
-  shared.flags = 0;
-  shared.reserved = 0;
-  object_format::Write(BytesOf(slot), key, blobSizes, payloadBytes);
-  SetState(slot, SlotState::kWriting);
-  UpdatePinned(slot);
-  *object = ViewOf(slot);
-  return Status::Ok();
+  shared.ttlMs = attributes.ttlMs;
+  shared.flags = static_cast<uint32_t>(attributes.pin) | (attributes.replica ? uint32_t{kSlotReplica} : 0);
+  shared.spillOffset = 0;
 }
 
 void SharedObjectStore::SetPayloadCrc(uint32_t slot, uint32_t payloadCrc32c) {
@@ -137,7 +175,8 @@ void SharedObjectStore::Seal(uint32_t slot, uint64_t nowMs) {
   HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWritten, "the object is written");
   const uint64_t hash = table_[slot].keyHash;
   const uint32_t before = IndexOf(object_format::KeyAt(BytesOf(slot)), hash);
-  if (before != KeyIndex::kNone && table_[before].generation > table_[slot].generation) {
+  // An expired one is no object any more, whatever its generation.
+  if (before != KeyIndex::kNone && table_[before].generation > table_[slot].generation && !IsExpired(before)) {
     Retire(slot);
     return;
   }
@@ -146,12 +185,16 @@ void SharedObjectStore::Seal(uint32_t slot, uint64_t nowMs) {
   // one.
   SetState(slot, SlotState::kSealed);
   if (before != KeyIndex::kNone) {
+    Note(before, IsExpired(before) ? EndReason::kExpired : EndReason::kReplaced);
     Forget(before);
     Retire(before);
   }
   index_.Insert(hash, slot);
-  objects_++;
-  UpdatePinned(slot);
+  if (table_[slot].ttlMs != 0) {
+    expiry_.Insert(slot, ExpiresAt(slot));
+  }
+  counts_.objects++;
+  UpdatePlace(slot);
 }
 
 Status SharedObjectStore::Drop(uint32_t slot, uint64_t generation) {
@@ -164,7 +207,8 @@ Status SharedObjectStore::Drop(uint32_t slot, uint64_t generation) {
       (generation != 0 && generation != table_[slot].generation)) {
     return Status::Ok();
   }
-  if (state == SlotState::kSealed) {
+  if (IsVisible(slot)) {
+    Note(slot, EndReason::kDeleted);
     Forget(slot);
   }
   Retire(slot);
@@ -173,14 +217,16 @@ Status SharedObjectStore::Drop(uint32_t slot, uint64_t generation) {
 
 std::optional<ObjectView> SharedObjectStore::FindSealed(std::string_view key) const {
   const uint32_t slot = IndexOf(key, object_format::HashOf(key));
-  return slot == KeyIndex::kNone ? std::nullopt : std::optional(ViewOf(slot));
+  return slot == KeyIndex::kNone || IsExpired(slot) ? std::nullopt : std::optional(ViewOf(slot));
 }
 
 Status SharedObjectStore::FindSlot(uint32_t slot, uint64_t generation, ObjectView* object) const {
   if (slot < header_.slots && generation != 0 && table_[slot].generation == generation &&
-      (StateOf(slot) == SlotState::kWritten || StateOf(slot) == SlotState::kSealed)) {
+      (StateOf(slot) == SlotState::kWritten || (IsVisible(slot) && !IsExpired(slot)))) {
     *object = ViewOf(slot);
-    return Status::Ok();
+    return StateOf(slot) != SlotState::kSpilled
+               ? Status::Ok()
+               : Status(StatusCode::kNotReady, "the object is on the SSD tier: bring it back, then try again");
   }
   return {StatusCode::kTryAgain, "slot " + std::to_string(slot) + " no longer holds generation " +
                                      std::to_string(generation) +
@@ -190,42 +236,47 @@ Status SharedObjectStore::FindSlot(uint32_t slot, uint64_t generation, ObjectVie
 void SharedObjectStore::Hold(uint32_t slot) {
   HBMESH_CHECK(slot < header_.slots && StateOf(slot) != SlotState::kFree, "an object is there");
   local_[slot].holds++;
-  holds_++;
-  UpdatePinned(slot);
+  local_[slot].used = true;
+  counts_.holds++;
+  UpdatePlace(slot);
 }
 
 void SharedObjectStore::Release(uint32_t slot) {
   HBMESH_CHECK(slot < header_.slots && local_[slot].holds > 0, "the object is held");
   local_[slot].holds--;
-  holds_--;
+  counts_.holds--;
   if (local_[slot].holds == 0 && StateOf(slot) == SlotState::kDropped) {
     FreeSlot(slot);
   } else {
-    UpdatePinned(slot);
+    UpdatePlace(slot);
   }
 }
 
 void SharedObjectStore::ForEachSealed(const std::function<void(const ObjectView&)>& each) const {
   for (uint32_t slot = 0; slot < slotsTouched_; slot++) {
-    if (StateOf(slot) == SlotState::kSealed) {
+    if (IsVisible(slot)) {
       each(ViewOf(slot));
     }
   }
 }
 
 StoreUsage SharedObjectStore::usage() const {
-  return {.arenaBytes = arena_.arenaBytes(),
-          .usedBytes = arena_.usedBytes(),
-          .objects = objects_,
-          .holds = holds_,
-          .heldBytes = heldBytes_,
-          .damaged = damaged_};
+  StoreUsage usage = counts_;
+  usage.arenaBytes = arena_.arenaBytes();
+  usage.usedBytes = arena_.usedBytes();
+  usage.evictableBytes = EvictableBytes(EvictionScope::kSoftPinned);
+  return usage;
 }
 
-// The key no longer leads to this sealed slot.
+// The key no longer leads to this sealed or spilled slot.
 void SharedObjectStore::Forget(uint32_t slot) {
   index_.Remove(table_[slot].keyHash, slot);
-  objects_--;
+  expiry_.Remove(slot);
+  counts_.objects--;
+  if (StateOf(slot) == SlotState::kSpilled) {
+    counts_.spilledObjects--;
+    counts_.spilledBytes -= PayloadBytesOf(slot);
+  }
 }
 
 // Frees the slot, now or after the last hold. REQUIRES: no key leads to it.
@@ -234,26 +285,25 @@ void SharedObjectStore::Retire(uint32_t slot) {
   if (local_[slot].holds == 0) {
     FreeSlot(slot);
   } else {
-    UpdatePinned(slot);
+    UpdatePlace(slot);
   }
 }
 
 void SharedObjectStore::FreeSlot(uint32_t slot) {
+  const uint64_t spillOffset = table_[slot].spillOffset;
+  const uint64_t payloadBytes = PayloadBytesOf(slot);
   SetState(slot, SlotState::kFree);
   table_[slot].generation = 0;  // a stale reader's generation can't match
-  UpdatePinned(slot);
+  table_[slot].spillOffset = 0;
+  UpdatePlace(slot);
   arena_.Free(local_[slot].extent);
+  if (local_[slot].incoming != ArenaAllocator::kNone) {
+    arena_.Free(local_[slot].incoming);
+  }
   local_[slot] = {};
   freeSlots_.push_back(slot);
-}
-
-// Keeps heldBytes in step with the slot's state and holds.
-void SharedObjectStore::UpdatePinned(uint32_t slot) {
-  const SlotState state = StateOf(slot);
-  const bool pinned = state == SlotState::kWriting || state == SlotState::kWritten || local_[slot].holds > 0;
-  if (pinned != local_[slot].pinned) {
-    local_[slot].pinned = pinned;
-    heldBytes_ = pinned ? heldBytes_ + table_[slot].extentBytes : heldBytes_ - table_[slot].extentBytes;
+  if (spillOffset != 0 && spillSpace_ != nullptr) {
+    spillSpace_->FreeSpilled(spillOffset, payloadBytes);
   }
 }
 

@@ -1,6 +1,7 @@
 // Making a store, and adopting one that another process left: nothing in it is believed before it is checked.
 #include <algorithm>
 #include <cstring>
+#include <random>
 #include <string>
 
 #include "base/align.h"
@@ -13,7 +14,7 @@ namespace hbmesh {
 namespace {
 
 constexpr uint32_t kStoreMagic = 0x31544248;  // "HBT1"
-constexpr uint32_t kStoreVersion = 1;
+constexpr uint32_t kStoreVersion = 2;
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kArenaBytesForSlot = 16ULL << 10;
 constexpr uint32_t kSlotsMin = 1024;
@@ -21,6 +22,11 @@ constexpr uint32_t kSlotsMax = 1U << 30;
 
 uint64_t ArenaOffset(uint32_t slots) {
   return AlignUp(kStoreHeaderBytes + uint64_t{slots} * sizeof(ObjectSlot), kPageBytes);
+}
+
+uint64_t RandomId() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
 }
 
 uint32_t CrcOf(StoreHeader header) {
@@ -86,6 +92,7 @@ Status ObjectStore::Create(const StoreOptions& options, std::unique_ptr<ObjectSt
   header.flags = options.prefault ? uint32_t{kStorePrefaulted} : 0;
   header.arenaOffset = ArenaOffset(slots);
   header.arenaBytes = arenaBytes;
+  header.storeId = options.storeId != 0 ? options.storeId : RandomId();
   header.headerCrc32c = CrcOf(header);
   std::memcpy(map.data(), &header, sizeof(header));
   *store = std::make_unique<SharedObjectStore>(std::move(fd), std::move(map));
@@ -131,7 +138,11 @@ bool SharedObjectStore::SlotFault(uint32_t slot) const {
       !RangeInside(shared.extentOffset - header_.arenaOffset, shared.extentBytes, header_.arenaBytes)) {
     fault = "its extent doesn't lie in the arena";
   } else {
-    fault = object_format::Fault({BytesOf(slot), shared.extentBytes}, shared);
+    const bool spilled = StateOf(slot) == SlotState::kSpilled;
+    fault = object_format::Fault({BytesOf(slot), shared.extentBytes}, shared, spilled);
+    if (fault.empty() && spilled != (shared.spillOffset != 0)) {
+      fault = "its state and its place on the SSD tier don't agree";
+    }
   }
   if (!fault.empty()) {
     Log().error("adopting the store: slot {} is damaged and dropped: {}", slot, fault);
@@ -157,7 +168,7 @@ void SharedObjectStore::DropOverlaps(std::vector<uint32_t>* slots) {
   for (size_t i = 0; i < slots->size(); i++) {
     if (bad[i]) {
       Log().error("adopting the store: slot {} is damaged and dropped: its extent overlaps another's", (*slots)[i]);
-      damaged_++;
+      counts_.damaged++;
     } else {
       (*slots)[kept++] = (*slots)[i];
     }
@@ -186,11 +197,11 @@ void SharedObjectStore::KeepNewest(std::vector<uint32_t>* slots) {
 void SharedObjectStore::AdoptSlots() {
   std::vector<uint32_t> good;
   for (uint32_t slot = 0; slot < header_.slots; slot++) {
-    if (StateOf(slot) != SlotState::kSealed) {
+    if (!IsVisible(slot)) {
       continue;
     }
     if (SlotFault(slot)) {
-      damaged_++;
+      counts_.damaged++;
     } else {
       good.push_back(slot);
     }
@@ -206,8 +217,9 @@ void SharedObjectStore::AdoptSlots() {
   const std::vector<ArenaAllocator::Handle> handles = arena_.Adopt(extents);
   for (size_t i = 0; i < good.size(); i++) {
     local_[good[i]].extent = handles[i];
+    arena_.SetOwner(handles[i], good[i]);
   }
-  objects_ = good.size();
+  counts_.objects = good.size();
   slotsTouched_ = good.empty() ? 0 : *std::max_element(good.begin(), good.end()) + 1;
   for (uint32_t slot = header_.slots; slot-- > 0;) {
     if (local_[slot].extent != ArenaAllocator::kNone) {
@@ -219,6 +231,25 @@ void SharedObjectStore::AdoptSlots() {
     }
     if (slot < slotsTouched_) {
       freeSlots_.push_back(slot);
+    }
+  }
+  RebuildOrder(&good);
+}
+
+// LRU order and expiry, as far as the slots tell: by when the objects were sealed.
+void SharedObjectStore::RebuildOrder(std::vector<uint32_t>* slots) {
+  std::sort(slots->begin(), slots->end(), [&](uint32_t a, uint32_t b) {
+    return std::pair(table_[a].sealedAtMs, table_[a].generation) <
+           std::pair(table_[b].sealedAtMs, table_[b].generation);
+  });
+  for (const uint32_t slot : *slots) {
+    UpdatePlace(slot);
+    if (table_[slot].ttlMs != 0) {
+      expiry_.Insert(slot, ExpiresAt(slot));
+    }
+    if (StateOf(slot) == SlotState::kSpilled) {
+      counts_.spilledObjects++;
+      counts_.spilledBytes += PayloadBytesOf(slot);
     }
   }
 }

@@ -156,8 +156,10 @@ TEST(ObjectStore, SaysWhatFillsTheArena) {
   EXPECT_EQ(full.code(), StatusCode::kOutOfMemory);
   EXPECT_EQ(
       full.message(),
-      "the arena has no room for 50064 bytes: 20224 of 65536 are used, 10112 of them held by transfers, 45312 are "
-      "free, the largest piece 45312; delete objects, or start the worker with a larger arena");
+      "the arena has no room for 50064 bytes: 20224 of 65536 are used, 10112 of them held by transfers, 0 hard pinned, "
+      "10112 could be evicted; 45312 are free, the largest piece 45312; delete objects, unpin some, or start the "
+      "worker "
+      "with a larger arena");
   EXPECT_EQ(store->usage().usedBytes, 20224U);
 }
 
@@ -316,15 +318,20 @@ TEST(ObjectStore, AgreesWithAModel) {
 TEST(FormatsDocument, ShowsWhatAStoreHolds) {
   const auto example = testing_support::ReadExample("store");
   ASSERT_EQ(example.size(), 0x11088U) << "docs/FORMATS.md has no such example";
-  const auto store = MakeStore({.arenaBytes = 65536, .slots = 1024});
+  const auto store = MakeStore({.arenaBytes = 65536, .slots = 1024, .storeId = 0x0123456789abcdef});
   ObjectView view;
   const uint64_t sizes[] = {5, 3};
-  ASSERT_TRUE(store->Allocate("model:7", sizes, &view).ok());
+  ASSERT_TRUE(store->Allocate("model:7", sizes, &view, {.ttlMs = 60'000, .pin = Pin::kSoft, .replica = true}).ok());
   std::memcpy(view.payload, "helloabc", 8);
+  const ManualClock clock;
+  store->SetClock(&clock);
   store->SetPayloadCrc(view.slot, Crc32c({view.payload, 8}));
   store->MarkWritten(view.slot, 258);
   store->Seal(view.slot, 1000);
-  EXPECT_EQ(std::vector<std::byte>(store->memory().data(), store->memory().data() + example.size()), example);
+  const std::span<std::byte> memory = store->memory();
+  for (size_t i = 0; i < example.size(); i++) {
+    ASSERT_EQ(static_cast<int>(memory[i]), static_cast<int>(example[i])) << std::hex << "at offset " << i;
+  }
 }
 
 }  // namespace

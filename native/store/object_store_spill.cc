@@ -1,0 +1,155 @@
+// What happens to a slot whose object moves to the SSD tier and back.
+//
+// A spilled object keeps its slot, so that its owner's record stays right, and a small extent with header, blob sizes
+// and key. That extent is a new one: what is left of the old one would not be wide enough for the next object of the
+// same size. While the slot changes hands its state is kDropped: killed in these few stores, the object is lost, which
+// is no worse than its eviction.
+#include <cstring>
+
+#include "base/align.h"
+#include "base/check.h"
+#include "store/object_format.h"
+#include "store/shared_object_store.h"
+
+namespace hbmesh {
+
+void SharedObjectStore::ForEachSpilled(const std::function<void(const ObjectView&, uint64_t spillOffset)>& each) const {
+  for (uint32_t slot = 0; slot < slotsTouched_; slot++) {
+    if (StateOf(slot) == SlotState::kSpilled) {
+      each(ViewOf(slot), table_[slot].spillOffset);
+    }
+  }
+}
+
+std::optional<ObjectView> SharedObjectStore::NextVictim(EvictionScope scope) const {
+  const uint32_t slot = Victim(scope);
+  return slot == LruLists::kNone ? std::nullopt : std::optional(ViewOf(slot));
+}
+
+std::optional<ObjectView> SharedObjectStore::NextSpilledVictim() const {
+  for (const LruLists::List list : {LruLists::kSpilled, LruLists::kSpilledSoftPinned}) {
+    if (lists_.oldest(list) != LruLists::kNone) {
+      return ViewOf(lists_.oldest(list));
+    }
+  }
+  return std::nullopt;
+}
+
+void SharedObjectStore::BeginSpill(uint32_t slot) {
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kSealed && !local_[slot].spilling,
+               "a sealed object is spilled");
+  Hold(slot);
+  local_[slot].spilling = true;
+  local_[slot].used = false;
+}
+
+bool SharedObjectStore::EndSpill(uint32_t slot, uint64_t spillOffset) {
+  Local& local = local_[slot];
+  HBMESH_CHECK(slot < header_.slots && local.spilling && spillOffset != 0, "the object was being spilled");
+  local.spilling = false;
+  if (StateOf(slot) != SlotState::kSealed || local.holds > 1 || local.used || IsExpired(slot)) {
+    Release(slot);
+    return false;
+  }
+  Note(slot, EndReason::kSpilled);
+  std::byte* before = BytesOf(slot);
+  const std::vector<std::byte> front(before, before + object_format::HeaderAt(before).payloadOffset);
+  local.holds--;
+  counts_.holds--;
+  SetState(slot, SlotState::kDropped);
+  UpdatePlace(slot);
+  Count(slot, kInReplicas, false, &counts_.replicaBytes);  // the extent's size changes
+  arena_.Free(local.extent);
+  local.extent = arena_.Allocate(front.size());
+  HBMESH_CHECK(local.extent != ArenaAllocator::kNone, "the front of an object fits where all of it was");
+  arena_.SetOwner(local.extent, slot);
+  const ArenaAllocator::Extent place = arena_.extent(local.extent);
+  table_[slot].extentOffset = header_.arenaOffset + place.offset;
+  table_[slot].extentBytes = place.bytes;
+  table_[slot].spillOffset = spillOffset;
+  std::memcpy(BytesOf(slot), front.data(), front.size());
+  SetState(slot, SlotState::kSpilled);
+  counts_.spilledObjects++;
+  counts_.spilledBytes += PayloadBytesOf(slot);
+  UpdatePlace(slot);
+  return true;
+}
+
+void SharedObjectStore::AbortSpill(uint32_t slot) {
+  HBMESH_CHECK(slot < header_.slots && local_[slot].spilling, "the object was being spilled");
+  local_[slot].spilling = false;
+  if (StateOf(slot) != SlotState::kSealed || local_[slot].holds > 1) {
+    Release(slot);
+    return;
+  }
+  local_[slot].holds--;
+  counts_.holds--;
+  UpdatePlace(slot, true);
+}
+
+Status SharedObjectStore::BeginBringBack(uint32_t slot, const EndedSink* evicted, ObjectView* object) {
+  Local& local = local_[slot];
+  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kSpilled && local.incoming == ArenaAllocator::kNone,
+               "a spilled object is brought back once");
+  const ObjectHeader& header = object_format::HeaderAt(BytesOf(slot));
+  const uint64_t payloadOffset = header.payloadOffset;
+  const uint64_t bytes = payloadOffset + header.payloadBytes;
+  Hold(slot);  // what makes room now can't be this one
+  const ArenaAllocator::Handle extent = TakeExtent(bytes, EvictionScope::kSoftPinned, evicted);
+  if (extent == ArenaAllocator::kNone) {
+    const Status full = ArenaFull(bytes);
+    local.holds--;
+    counts_.holds--;
+    UpdatePlace(slot, true);
+    return full;
+  }
+  local.incoming = extent;
+  counts_.heldBytes += arena_.extent(extent).bytes;
+  *object = ViewOf(slot);
+  object->payloadFdOffset = header_.arenaOffset + arena_.extent(extent).offset + payloadOffset;
+  object->payload = map_.data() + object->payloadFdOffset;
+  return Status::Ok();
+}
+
+bool SharedObjectStore::EndBringBack(uint32_t slot, bool whole) {
+  Local& local = local_[slot];
+  HBMESH_CHECK(slot < header_.slots && local.incoming != ArenaAllocator::kNone, "the object was being brought back");
+  const ArenaAllocator::Handle incoming = local.incoming;
+  const ArenaAllocator::Extent place = arena_.extent(incoming);
+  counts_.heldBytes -= place.bytes;
+  local.incoming = ArenaAllocator::kNone;
+  if (!whole || StateOf(slot) != SlotState::kSpilled) {
+    const bool dropped = StateOf(slot) != SlotState::kSpilled;
+    arena_.Free(incoming);
+    Release(slot);
+    return whole && !dropped;
+  }
+  const uint64_t spillOffset = table_[slot].spillOffset;
+  const ObjectHeader header = object_format::HeaderAt(BytesOf(slot));
+  std::memcpy(map_.data() + header_.arenaOffset + place.offset, BytesOf(slot), header.payloadOffset);
+  const uint32_t holdsBefore = local.holds;  // of others; they have seen no bytes yet
+  local.holds = 0;
+  SetState(slot, SlotState::kDropped);
+  UpdatePlace(slot);
+  Count(slot, kInReplicas, false, &counts_.replicaBytes);
+  arena_.Free(local.extent);
+  local.extent = incoming;
+  arena_.SetOwner(incoming, slot);
+  table_[slot].extentOffset = header_.arenaOffset + place.offset;
+  table_[slot].extentBytes = place.bytes;
+  table_[slot].spillOffset = 0;
+  SetState(slot, SlotState::kSealed);
+  local.holds = holdsBefore;
+  local.lastReadAtMs = clock_->NowMs();
+  counts_.spilledObjects--;
+  counts_.spilledBytes -= header.payloadBytes;
+  counts_.broughtBack++;
+  UpdatePlace(slot);
+  Release(slot);
+  if (spillSpace_ != nullptr) {
+    spillSpace_->FreeSpilled(spillOffset, header.payloadBytes);
+  }
+  return true;
+}
+
+}  // namespace hbmesh
