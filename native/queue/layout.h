@@ -104,14 +104,19 @@ enum class Op : uint16_t {
   kExplain = 15,        // One key. Reply: ObjectReply whose message is a JSON document
 
   // Sidecar -> control, reply control -> sidecar. Payload of both: KeyBatch, then one record a key.
+  // args[1] of kReserve, kCommit, kRemove and kAddLocation, args[3] of kLookup: Family.
   kReserve = 32,   // args: existence | 0 | 0 | 0. Reply: ResultRecord
   kCommit = 33,    // args: existence. Records: CommitRecord. Reply: ResultRecord
   kLookup = 34,    // args: timeoutMs | slice bytes | 0 | 0. Payload LookupRequest. Replies with kFlagMore: LookupReply
   kRemove = 35,    // Reply: ResultRecord (flag kExisted)
   kPresence = 36,  // Reply: ResultRecord; code OK is HIT, NOT_FOUND is MISS, all else UNKNOWN
   kMeta = 37,      // Reply: ResultRecord, then u32 counts and u64 blob sizes as in ObjectReply
-  kReportMissing = 38,  // Records: ResultRecord as it was looked up. No reply
-  kSessions = 39,       // one-way: args: sessions open
+  kReportMissing = 38,    // Records: ResultRecord as it was looked up. No reply
+  kSessions = 39,         // one-way: args: sessions open
+  kAddLocation = 40,      // args: 0 | family. Records: CommitRecord. This worker serves these objects too. Reply:
+                          // ResultRecord
+  kForgetLocations = 41,  // Records: ResultRecord, location 0 is this worker's own. It no longer has them. No reply
+  kExplainOwner = 42,     // One key. Reply payload: JSON text of what the owner knows
 
   // Control -> sidecar, reply sidecar -> control.
   kDrop = 64,      // Records: HeldObject. Reply: u32 codes
@@ -121,6 +126,12 @@ enum class Op : uint16_t {
   kStats = 68,     // Reply payload: SidecarStats
   kShutdown = 69,  // args: 1 = drain transfers first. Reply, then the sidecar exits 0
 };
+
+// Keys of different families don't mix: the same key in another family is INVALID with flag kOtherFamily.
+enum class Family : uint32_t { kHost = 0, kPublished = 1, kDeviceCache = 2 };
+
+// Slot numbers of device objects, to tell them from slots of the object table.
+inline constexpr uint32_t kDeviceSlot = 0x8000'0000;
 
 enum class Existence : uint32_t { kSkip = 0, kFail = 1, kReplace = 2 };
 
@@ -202,7 +213,8 @@ struct KeyEvent {
 static_assert(sizeof(KeyEvent) == 32);
 
 enum ResultFlags : uint32_t {
-  kExisted = 1,  // set: the key was there and was left; delete: it was there
+  kExisted = 1,      // set: the key was there and was left; delete: it was there
+  kOtherFamily = 2,  // INVALID because the key is there under another family
 };
 
 struct KeyResult {
