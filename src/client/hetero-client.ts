@@ -7,105 +7,44 @@
  * after close(), INVALID for what is wrong with the arguments (the message names the key and the remedy), RPC_CANCELLED for an
  * aborted signal, TRY_AGAIN when too many calls are under way, CLIENT_WORKER_DISCONNECT when the worker's sidecar ended,
  * RPC_DEADLINE_EXCEEDED when it didn't answer in time, WORKER_TIMEOUT when it doesn't even stop.
+ *
+ * Calls with futures hand a TransferFuture back for each key; every one of them ends. docs/API.md has all calls with examples, side by
+ * side with those of the C API.
  */
 import { randomUUID } from "node:crypto";
-import { lookup } from "node:dns/promises";
-import { isIP } from "node:net";
-import { formatAddress } from "../base/address.js";
-import { type Clock, createSystemClock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { loadAddon, type NativeAddon, type NativeClient } from "../sidecar/addon.js";
 import { fromNativeError } from "../sidecar/native-errors.js";
-import { checkNumber, type FlatBatch, flattenBatch, flattenKeys, flattenRanges } from "./arguments.js";
+import { checkNumber, flattenBatch, flattenKeys, flattenRanges } from "./arguments.js";
 import { type BatchResult, ExistResult, MetaResult, type Presence, WriteResult } from "./batch-result.js";
 import type { DeviceBlobList } from "./blobs.js";
 import { askHealth, type WorkerHealth } from "./health.js";
-import { type DecodedReply, type KeyAnswer, type ReplyContext, ReplyDecoder, toBatchResult } from "./reply.js";
-import { Requests } from "./requests.js";
+import { LayerTicket } from "./layer-ticket.js";
+import {
+  type CallOptions,
+  type ClientSettings,
+  type DevGetOptions,
+  FUTURE_TIMEOUT_MS_MAX,
+  type GetOptions,
+  type HeteroClientDependencies,
+  type HeteroClientOptions,
+  type ReserveOptions,
+  reserveMs,
+  type SetOptions,
+  type SubscribeOptions,
+  setArguments,
+  TIMEOUT_MS_MAX,
+  toSettings,
+} from "./options.js";
+import { type KeyAnswer, toBatchResult } from "./reply.js";
+import { type Call, ClientSession } from "./session.js";
+import type { TransferFuture } from "./transfer-future.js";
 
-export interface HeteroClientOptions {
-  /** Host of the worker on this machine: an IP address, or a name that leads to one. */
-  host: string;
-  /** Port of the worker, usually 31501. */
-  port: number;
-  /** How long init() may take. Default 9,000 ms. */
-  connectTimeoutMs?: number;
-  /** How long a call may take, its own waiting and the time for its bytes apart. Default, and for 0: as connectTimeoutMs. */
-  requestTimeoutMs?: number;
-  /** Slowest transfer that is still waited for: each call gets the time that its bytes take at this rate. Default 100 MB/s. */
-  floorBytesPerSecond?: number;
-  /** Known from other systems, where gets from another node must be asked for. hbmesh always offers them; accepted, no effect. */
-  enableRemoteH2D?: boolean;
-  /** What the worker wants to be told, if it was started with a token. Default: nothing. */
-  token?: string;
-  /** How long the receiving thread polls after an answer before it sleeps. Costs processor time. Default 20 us. */
-  spinMicros?: number;
-}
-
-/** What tests give in place of the real thing. */
-export interface HeteroClientDependencies {
-  addon?: Pick<NativeAddon, "connectClient" | "layout">;
-  clock?: Clock;
-}
-
-export interface CallOptions {
-  /** Ends the call with RPC_CANCELLED. */
-  signal?: AbortSignal;
-}
-
-export interface SetOptions extends CallOptions {
-  /**
-   * A key that is there already: `skip` (default) leaves it and says `existed`; `fail` answers KEY_ALREADY_EXISTS for that key;
-   * `replace` puts the new bytes in its place, a reader sees the old or the new ones.
-   */
-  existence?: "skip" | "fail" | "replace";
-  /** Seconds until the objects may be removed. Default 0: they stay until deleted or evicted. */
-  ttlSeconds?: number;
-}
-
-export interface GetOptions extends CallOptions {
-  /** How long to wait for keys that aren't there yet, each on its own. Default 0: doesn't wait. At most 2^31 - 1 ms. */
-  timeoutMs?: number;
-}
-
-const EXISTENCE = { skip: 0n, fail: 1n, replace: 2n } as const;
-const TIMEOUT_MS_MAX = 2 ** 31 - 1;
-const TTL_SECONDS_MAX = 10 * 365 * 86_400;
-
-interface Connection {
-  native: NativeClient;
-  requests: Requests;
-  decoder: ReplyDecoder;
-  layout: NativeAddon["layout"];
-  node: string;
-}
-
-type State =
-  | { t: "new" }
-  | { t: "connecting"; done: Promise<void> }
-  | { t: "open"; connection: Connection }
-  | { t: "lost"; reason: HbmeshError }
-  | { t: "closed" };
-
-interface Call {
-  name: string;
-  op: string;
-  args: readonly [bigint, bigint, bigint, bigint];
-  keys: readonly string[];
-  batch: FlatBatch;
-  /** Waiting that the caller asked for, on top of the request timeout. */
-  waitMs?: number;
-  signal: AbortSignal | undefined;
-}
+const NO_ARGUMENTS = [0n, 0n, 0n, 0n] as const;
+const U32_MAX = 2 ** 32 - 1;
 
 export class HeteroClient {
-  readonly #options: HeteroClientOptions;
-  readonly #connectTimeoutMs: number;
-  readonly #requestTimeoutMs: number;
-  readonly #floorBytesPerSecond: number;
-  readonly #dependencies: HeteroClientDependencies;
-  readonly #clock: Clock;
-  #state: State = { t: "new" };
+  readonly #settings: ClientSettings;
+  readonly #session: ClientSession;
 
   /**
    * Connects to nothing yet. Throws INVALID for an option of the wrong type or range.
@@ -113,25 +52,13 @@ export class HeteroClient {
    * @example new HeteroClient({ host: "127.0.0.1", port: 31501 })
    */
   constructor(options: HeteroClientOptions, dependencies: HeteroClientDependencies = {}) {
-    this.#options = options;
-    this.#dependencies = dependencies;
-    this.#clock = dependencies.clock ?? createSystemClock();
-    if (typeof options.host !== "string" || options.host === "") {
-      throw new HbmeshError(StatusCode.INVALID, "host must be the worker's IP address or name, as in 127.0.0.1");
-    }
-    if (!Number.isInteger(options.port) || options.port < 1 || options.port > 65_535) {
-      throw new HbmeshError(StatusCode.INVALID, `port ${String(options.port)} must be from 1 to 65535, usually 31501`);
-    }
-    this.#connectTimeoutMs = checkNumber(options.connectTimeoutMs ?? 9_000, "connectTimeoutMs", "ms", TIMEOUT_MS_MAX);
-    const requestTimeoutMs = checkNumber(options.requestTimeoutMs ?? 0, "requestTimeoutMs", "ms", TIMEOUT_MS_MAX);
-    this.#requestTimeoutMs = requestTimeoutMs === 0 ? this.#connectTimeoutMs : requestTimeoutMs;
-    this.#floorBytesPerSecond = Math.max(1, options.floorBytesPerSecond ?? 100e6);
-    checkNumber(options.spinMicros ?? 0, "spinMicros", "us", 1e6);
+    this.#settings = toSettings(options);
+    this.#session = new ClientSession(this.#settings, dependencies);
   }
 
   /** Devices of the node. REQUIRES init(); throws as a call would. */
   get deviceCount(): number {
-    return this.#connection().native.deviceCount;
+    return this.#session.connection().native.deviceCount;
   }
 
   /**
@@ -140,22 +67,7 @@ export class HeteroClient {
    * the token, RPC_DEADLINE_EXCEEDED, SHUTTING_DOWN after close().
    */
   async init(): Promise<void> {
-    switch (this.#state.t) {
-      case "open":
-        return;
-      case "connecting":
-        return await this.#state.done;
-      case "closed":
-        throw this.#closedError();
-      case "new":
-      case "lost": {
-        const done = this.#connect();
-        this.#state = { t: "connecting", done };
-        return await done;
-      }
-      default:
-        return this.#state satisfies never;
-    }
+    await this.#session.init();
   }
 
   /**
@@ -166,7 +78,8 @@ export class HeteroClient {
    * @param blobLists one a key, all on one device of the node; each has at least one blob.
    * @returns a status a key, and `existed`: the key was there and was left (existence `skip`).
    *
-   * Status of a key, in this order: KEY_ALREADY_EXISTS (`fail` only: delete it first), OUT_OF_MEMORY (arena full and nothing
+   * Status of a key, in this order: INVALID (published or cached for devices under this key), KEY_ALREADY_EXISTS (`fail` only:
+   * delete it first), OUT_OF_MEMORY (arena full and nothing
    * evictable), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), RUNTIME_ERROR (the copy failed).
    *
    * @example
@@ -178,18 +91,7 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: SetOptions = {},
   ): Promise<WriteResult> {
-    const connection = this.#connection();
-    const existence = EXISTENCE[options.existence ?? "skip"];
-    if (existence === undefined) {
-      throw new HbmeshError(
-        StatusCode.INVALID,
-        `existence ${JSON.stringify(options.existence)} is none of "skip", "fail" and "replace"`,
-      );
-    }
-    const ttlSeconds = checkNumber(options.ttlSeconds ?? 0, "ttlSeconds", "seconds", TTL_SECONDS_MAX);
-    const batch = flattenBatch(keys, blobLists, this.#batchLimits(connection));
-    const args = [existence, BigInt(Math.ceil(ttlSeconds * 1000)), 0n, 0n] as const;
-    return await this.#write({ name: "mSetD2H", op: "SetD2H", args, keys, batch, signal: options.signal });
+    return await this.#set("mSetD2H", "SetD2H", keys, blobLists, options);
   }
 
   /**
@@ -199,7 +101,8 @@ export class HeteroClient {
    * @param blobLists one a key, all on one device of the node, with as many blobs of the same sizes as the set had.
    * @returns a status a key; `path` says what carried the bytes. Keys that are there are read whatever becomes of the others.
    *
-   * Status of a key, in this order: INVALID (blobs other than those of the set; nothing was written), NOT_FOUND (not there, also
+   * Status of a key, in this order: INVALID (published or cached for devices; blobs other than those of the set; nothing was
+   * written), NOT_FOUND (not there, also
    * not within `timeoutMs`), RPC_UNAVAILABLE (its owner or its only holder can't be reached), TRY_AGAIN (it was replaced
    * meanwhile), RPC_CANCELLED. After any of them but INVALID and NOT_FOUND the key's device memory may hold a part of the bytes.
    *
@@ -212,13 +115,9 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: GetOptions = {},
   ): Promise<BatchResult> {
-    const connection = this.#connection();
+    this.#session.connection();
     const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", TIMEOUT_MS_MAX);
-    const batch = flattenBatch(keys, blobLists, this.#batchLimits(connection));
-    const args = [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n] as const;
-    const call = { name: "mGetH2D", op: "GetH2D", args, keys, batch, waitMs, signal: options.signal };
-    const { decoded, context } = await this.#ask(call);
-    return toBatchResult(decoded, context);
+    return await this.#get("mGetH2D", "GetH2D", keys, blobLists, [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n], options);
   }
 
   /**
@@ -230,15 +129,7 @@ export class HeteroClient {
    * @example await client.delete(["layer0"]);
    */
   async delete(keys: readonly string[], options: CallOptions = {}): Promise<WriteResult> {
-    const batch = flattenKeys(keys, this.#limit("KeysPerCallMax"));
-    return await this.#write({
-      name: "delete",
-      op: "Delete",
-      args: [0n, 0n, 0n, 0n],
-      keys,
-      batch,
-      signal: options.signal,
-    });
+    return await this.#remove("delete", "Delete", keys, options);
   }
 
   /**
@@ -250,9 +141,9 @@ export class HeteroClient {
    * @example (await client.exist(["layer0"])).presences[0] === "HIT"
    */
   async exist(keys: readonly string[], options: CallOptions = {}): Promise<ExistResult> {
-    const batch = flattenKeys(keys, this.#limit("KeysPerQueryMax"));
-    const call = { name: "exist", op: "Exist", args: [0n, 0n, 0n, 0n] as const, keys, batch, signal: options.signal };
-    const { decoded, context } = await this.#ask(call);
+    const batch = flattenKeys(keys, this.#session.limit("KeysPerQueryMax"));
+    const call = { name: "exist", op: "Exist", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
+    const { decoded, context } = await this.#session.ask(call);
     const presences = decoded.answers.map(presenceOf);
     for (const answer of decoded.answers) {
       if (answer.code === StatusCode.NOT_FOUND) {
@@ -271,16 +162,9 @@ export class HeteroClient {
    * @example (await client.getMetaInfo(["layer0"])).metas[0]?.blobSizes
    */
   async getMetaInfo(keys: readonly string[], options: CallOptions = {}): Promise<MetaResult> {
-    const batch = flattenKeys(keys, this.#limit("KeysPerQueryMax"));
-    const args = [0n, 0n, 0n, 0n] as const;
-    const { decoded, context } = await this.#ask({
-      name: "getMetaInfo",
-      op: "GetMeta",
-      args,
-      keys,
-      batch,
-      signal: options.signal,
-    });
+    const batch = flattenKeys(keys, this.#session.limit("KeysPerQueryMax"));
+    const call = { name: "getMetaInfo", op: "GetMeta", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
+    const { decoded, context } = await this.#session.ask(call);
     const metas = decoded.answers.map((answer, index) =>
       answer.code === StatusCode.OK
         ? { sizeBytes: answer.bytes, blobSizes: decoded.blobSizes[index] ?? [], generation: answer.generation }
@@ -290,13 +174,192 @@ export class HeteroClient {
   }
 
   /**
+   * Says all that is known of an object: where it is, how big, who holds it, when it expires, why it was or can't be evicted. For
+   * people and for tools that show it; which fields there are depends on the object.
+   *
+   * Rejects, in this order, with INVALID, NOT_FOUND, RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now).
+   *
+   * @example console.log(await client.explain("layer0"));
+   */
+  async explain(key: string, options: CallOptions = {}): Promise<Record<string, unknown>> {
+    const keys = [key];
+    const batch = flattenKeys(keys, 1);
+    const call = { name: "explain", op: "Explain", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
+    const { decoded, context } = await this.#session.ask(call);
+    toBatchResult(decoded, context).throwIfFailed();
+    const text = decoded.answers[0]?.message || decoded.messages;
+    try {
+      return JSON.parse(text) as Record<string, unknown>;
+    } catch (cause) {
+      throw new HbmeshError(
+        StatusCode.DATA_INCONSISTENCY,
+        `worker ${context.node} explained the key with what is no JSON: ${text.slice(0, 100)}`,
+        { key, node: context.node, cause },
+      );
+    }
+  }
+
+  /**
+   * Offers device memory under keys, each to one subscriber, from device to device. A key's future is OK when its receiver has the
+   * bytes; the object is then gone. The memory must stay valid and unchanged until the future is done. Ends with this client.
+   *
+   * @param keys 1 to 10,000, none twice. @param blobLists one a key, all on one device.
+   * @returns once every key is published, or couldn't be: a future a key. `signal` ends those that are open, at any time.
+   *
+   * A future's failure, in this order: INVALID (the key is of another family, another client's, or published with other blobs; the
+   * same blobs again are a retry, which is OK), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now), RPC_PEER_DEAD (the
+   * receiver ended within the transfer), RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
+   *
+   * @example
+   * const [future] = await client.devPublish(["kv-7"], [new DeviceBlobList(0, [new Blob(pointer, 4096n)])]);
+   * await future.get(60_000);
+   */
+  async devPublish(
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    options: CallOptions = {},
+  ): Promise<readonly TransferFuture[]> {
+    const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
+    const call = { name: "devPublish", op: "DevPublish", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
+    const request = this.#session.open(call, false);
+    await request.accepted;
+    return request.futures;
+  }
+
+  /**
+   * Receives what another client publishes, now or later, into device memory. May come before the publish. Several subscribers of
+   * one key: the first one gets it.
+   *
+   * @param blobLists one a key, all on one device, with as many blobs of the same sizes as the publisher's.
+   * @returns at once: a future a key, OK when the bytes are in device memory. What the worker refuses about the whole call, every
+   * future says. Default wait: 20 s for one key, 60 s for several.
+   *
+   * A future's failure, in this order: INVALID (other blobs than the publisher's, naming both; the same card at both ends; a key of
+   * another family), RPC_PEER_DEAD (the publisher ended), FUTURE_TIMEOUT (nobody published in time), RPC_UNAVAILABLE or TRY_AGAIN,
+   * RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
+   *
+   * @example
+   * const [future] = await client.devSubscribe(["kv-7"], [new DeviceBlobList(1, [new Blob(target, 4096n)])]);
+   * await future.get(20_000);
+   */
+  async devSubscribe(
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    options: SubscribeOptions = {},
+  ): Promise<readonly TransferFuture[]> {
+    const { subscribeTimeoutMs, subscribeManyTimeoutMs } = this.#settings;
+    const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
+    const usual = keys.length === 1 ? subscribeTimeoutMs : subscribeManyTimeoutMs;
+    const waitMs = checkNumber(options.timeoutMs ?? usual, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
+    const args = [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n] as const;
+    const call = { name: "devSubscribe", op: "DevSubscribe", args, keys, batch, waitMs, signal: options.signal };
+    return this.#session.open(call, true).futures;
+  }
+
+  /**
+   * Makes device memory readable under keys, by any number of readers, until devDelete, devLocalDelete or this client's end. The
+   * memory must stay valid and unchanged for that long. Options as mSetD2H, of which ttlSeconds, pin and checksum have no effect.
+   *
+   * Status of a key, in this order: INVALID (of another family, another client's, or set with other blobs; the same again is OK and
+   * says `existed`), KEY_ALREADY_EXISTS (`fail` only), RPC_UNAVAILABLE or TRY_AGAIN.
+   */
+  async devMSet(
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    options: SetOptions = {},
+  ): Promise<WriteResult> {
+    return await this.#set("devMSet", "DevMSet", keys, blobLists, options);
+  }
+
+  /**
+   * Reads what devMSet offers into device memory, as mGetH2D does for host objects.
+   *
+   * Status of a key, in this order: INVALID (other blobs than those of the set, the same card at both ends, a key of another
+   * family), NOT_FOUND (not there, also not within `timeoutMs`), RPC_PEER_DEAD (its last holder ended within the transfer),
+   * RPC_UNAVAILABLE, TRY_AGAIN, RPC_CANCELLED.
+   */
+  async devMGet(
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    options: DevGetOptions = {},
+  ): Promise<BatchResult> {
+    const { flags } = this.#session.connection().layout;
+    const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", TIMEOUT_MS_MAX);
+    const share = options.shareReplica === true ? BigInt(flags.ShareReplica ?? 1) : 0n;
+    return await this.#get("devMGet", "DevMGet", keys, blobLists, [BigInt(Math.ceil(waitMs)), share, 0n, 0n], options);
+  }
+
+  /** Ends device cache objects everywhere; the memory stays as it is. Statuses and `existed` as delete. */
+  async devDelete(keys: readonly string[], options: CallOptions = {}): Promise<WriteResult> {
+    return await this.#remove("devDelete", "DevDelete", keys, options);
+  }
+
+  /** Takes back only what this client offers of them (devMSet, or shareReplica): its memory is then its own again. */
+  async devLocalDelete(keys: readonly string[], options: CallOptions = {}): Promise<WriteResult> {
+    return await this.#remove("devLocalDelete", "DevLocalDelete", keys, options);
+  }
+
+  /**
+   * Reserves device memory for layers that another process pushes as it computes them, with the ticket's text.
+   *
+   * @param layers one blob list a layer, all on one device. The memory must stay valid until each layer's future is done.
+   * @returns once the ticket is given out. Rejects as every call, and with OUT_OF_MEMORY when the worker has too many reservations.
+   *
+   * @example
+   * const ticket = await client.reserveLayers(layers, { ttlSeconds: 60 });
+   * send(ticket.text); // to the prefill side, which calls push(text, 0, ...), push(text, 1, ...)
+   * for (let i = 0; i < layers.length; i += 1) { await ticket.layer(i); compute(i); }
+   */
+  async reserveLayers(layers: readonly DeviceBlobList[], options: ReserveOptions = {}): Promise<LayerTicket> {
+    const limits = this.#session.batchLimits();
+    const ttlMs = reserveMs(options);
+    const keys = Array.isArray(layers) ? layers.map((_, index) => String(index)) : [];
+    const batch = flattenBatch(keys, layers, limits);
+    const name = `the reservation of ${keys.length} layers`;
+    const args = [BigInt(ttlMs), 0n, 0n, 0n] as const;
+    const call = { name, op: "ReserveLayers", args, keys, batch, signal: options.signal };
+    const request = this.#session.open(call, false);
+    await request.accepted;
+    if (request.note === "") {
+      await request.futures[0]?.get(0); // throws why there is none
+    }
+    return new LayerTicket(request);
+  }
+
+  /**
+   * Pushes one layer into memory that reserveLayers reserved, on this node or another. Resolves when its bytes are complete there.
+   *
+   * Rejects, in this order, with INVALID (no ticket; other blobs than reserved, naming both), NOT_FOUND (ticket unknown or
+   * expired), NOT_AUTHORIZED (wrong secret), OUT_OF_RANGE (no such layer), KEY_ALREADY_EXISTS (that layer was pushed before),
+   * RPC_PEER_DEAD (the reserving side ended), RPC_UNAVAILABLE, RPC_CANCELLED.
+   */
+  async push(
+    ticketText: string,
+    layer: number,
+    blobList: DeviceBlobList,
+    options: CallOptions = {},
+  ): Promise<BatchResult> {
+    if (!Number.isInteger(layer) || layer < 0 || layer > U32_MAX) {
+      throw new HbmeshError(StatusCode.INVALID, `layer ${String(layer)} must be an integer from 0 on`);
+    }
+    const keys = [ticketText];
+    const batch = flattenBatch(keys, [blobList], this.#session.batchLimits());
+    const args = [BigInt(layer), 0n, 0n, 0n] as const;
+    const call = { name: `the push of layer ${layer}`, op: "PushLayer", args, keys, batch, signal: options.signal };
+    const { decoded, context } = await this.#session.ask(call);
+    const result = toBatchResult(decoded, context);
+    result.throwIfFailed();
+    return result;
+  }
+
+  /**
    * Registers device memory with the worker ahead of its first use, which otherwise does it and takes that much longer.
    * Rejects with INVALID, naming the range, when it is no device memory.
    *
    * @param pointers device addresses. @param sizes bytes from each on.
    */
   async preRegisterDeviceMemory(pointers: readonly bigint[], sizes: readonly bigint[]): Promise<void> {
-    const { native, node } = this.#connection();
+    const { native, node } = this.#session.connection();
     const ranges = flattenRanges(pointers, sizes);
     try {
       await native.registerDeviceMemory(ranges.pointers, ranges.sizes);
@@ -315,155 +378,51 @@ export class HeteroClient {
    * RPC_DEADLINE_EXCEEDED after requestTimeoutMs. A worker that answers but isn't ready resolves, with `ready` false and a reason.
    */
   async healthCheck(options: CallOptions = {}): Promise<WorkerHealth> {
-    return await askHealth(await this.#resolveNode(), this.#requestTimeoutMs, options.signal);
+    return await askHealth(await this.#session.resolveNode(), this.#settings.requestTimeoutMs, options.signal);
   }
 
   /** Ends the client. Calls under way reject with SHUTTING_DOWN. May be called at any time and more than once. */
   async close(): Promise<void> {
-    const state = this.#state;
-    this.#state = { t: "closed" };
-    if (state.t === "connecting") {
-      await state.done.catch(() => undefined); // whoever called init() is told
-    }
-    if (state.t === "open") {
-      state.connection.native.close();
-    }
+    await this.#session.close();
   }
 
-  async #resolveNode(): Promise<string> {
-    const { host, port } = this.#options;
-    if (isIP(host) !== 0) {
-      return formatAddress({ host, port });
-    }
-    try {
-      const { address } = await lookup(host, { family: 4 });
-      return formatAddress({ host: address, port });
-    } catch (error) {
-      throw new HbmeshError(
-        StatusCode.NO_AVAILABLE_WORKER,
-        `the name ${host} leads to no address: check it, or give the IP`,
-        {
-          cause: error,
-        },
-      );
-    }
+  async #set(
+    name: string,
+    op: string,
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    options: SetOptions,
+  ): Promise<WriteResult> {
+    const args = setArguments(options, this.#session.connection().layout.flags);
+    const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
+    return await this.#write({ name, op, args, keys, batch, signal: options.signal });
   }
 
-  async #connect(): Promise<void> {
-    let node = `${this.#options.host}:${this.#options.port}`;
-    try {
-      node = await this.#resolveNode();
-      const addon = this.#dependencies.addon ?? loadAddon();
-      let connection: Connection | undefined;
-      const native = await addon.connectClient({
-        workerAddress: node,
-        token: this.#options.token ?? "",
-        connectTimeoutMs: Math.ceil(this.#connectTimeoutMs),
-        spinMicros: Math.ceil(this.#options.spinMicros ?? 20),
-        onClosed: (reason) => this.#lose(connection, reason, node),
-      });
-      const requests = new Requests(native, node, this.#clock);
-      connection = { native, requests, decoder: new ReplyDecoder(addon.layout), layout: addon.layout, node };
-      if (this.#state.t === "closed") {
-        native.close();
-        throw this.#closedError();
-      }
-      this.#state = { t: "open", connection };
-    } catch (error) {
-      const failure = fromNativeError(error, { node });
-      if (this.#state.t === "connecting") {
-        this.#state = { t: "new" };
-      }
-      throw failure;
-    }
+  /** `args[0]` is how long to wait. */
+  async #get(
+    name: string,
+    op: string,
+    keys: readonly string[],
+    blobLists: readonly DeviceBlobList[],
+    args: Call["args"],
+    options: CallOptions,
+  ): Promise<BatchResult> {
+    const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
+    const call = { name, op, args, keys, batch, waitMs: Number(args[0]), signal: options.signal };
+    const { decoded, context } = await this.#session.ask(call);
+    return toBatchResult(decoded, context);
   }
 
-  #lose(connection: Connection | undefined, reason: string, node: string): void {
-    if (this.#state.t === "open" && this.#state.connection === connection) {
-      connection.native.close();
-      this.#state = { t: "lost", reason: new HbmeshError(StatusCode.CLIENT_WORKER_DISCONNECT, reason, { node }) };
-    }
-  }
-
-  #closedError(): HbmeshError {
-    return new HbmeshError(StatusCode.SHUTTING_DOWN, "the client was closed: make a new one");
-  }
-
-  #connection(): Connection {
-    switch (this.#state.t) {
-      case "open":
-        return this.#state.connection;
-      case "lost":
-        throw this.#state.reason;
-      case "closed":
-        throw this.#closedError();
-      case "new":
-      case "connecting":
-        throw new HbmeshError(StatusCode.NOT_READY, "the client is not connected: await init() first");
-      default:
-        return this.#state satisfies never;
-    }
-  }
-
-  #limit(name: string): number {
-    return this.#connection().layout.limits[name] ?? 0;
-  }
-
-  #batchLimits(connection: Connection): { keysMax: number; deviceCount: number; node: string } {
-    return {
-      keysMax: connection.layout.limits.KeysPerCallMax ?? 0,
-      deviceCount: connection.native.deviceCount,
-      node: connection.node,
-    };
+  async #remove(name: string, op: string, keys: readonly string[], options: CallOptions): Promise<WriteResult> {
+    const batch = flattenKeys(keys, this.#session.limit("KeysPerCallMax"));
+    return await this.#write({ name, op, args: NO_ARGUMENTS, keys, batch, signal: options.signal });
   }
 
   async #write(call: Call): Promise<WriteResult> {
-    const { decoded, context, decoder } = await this.#ask(call);
+    const { decoded, context, decoder } = await this.#session.ask(call);
     const existed = decoded.answers.map((answer) => decoder.existed(answer));
     return new WriteResult(toBatchResult(decoded, context), existed);
   }
-
-  async #ask(call: Call): Promise<{ decoded: DecodedReply; context: ReplyContext; decoder: ReplyDecoder }> {
-    const { requests, decoder, layout, node, native } = this.#connection();
-    const op = layout.ops[call.op];
-    if (op === undefined) {
-      throw new HbmeshError(
-        StatusCode.NOT_SUPPORTED,
-        `the native addon has no operation ${call.op}: run npm run setup`,
-      );
-    }
-    const transferMs = Math.ceil((Number(call.batch.totalBytes) / this.#floorBytesPerSecond) * 1000);
-    const { reply, stopped } = await requests.send({
-      op,
-      args: call.args,
-      batch: call.batch,
-      keys: call.keys,
-      what: `${call.name} of ${call.keys.length} ${call.keys.length === 1 ? "key" : "keys"} (first ${JSON.stringify(call.keys[0])})`,
-      timeoutMs: this.#requestTimeoutMs + (call.waitMs ?? 0) + transferMs,
-      signal: call.signal,
-    });
-    const context: ReplyContext = {
-      keys: call.keys,
-      node,
-      backend: native.backend,
-      outward: call.op === "SetD2H",
-      hasBlobSizes: call.op === "GetMeta",
-    };
-    const decoded = decoder.decode(reply, context);
-    if (stopped !== undefined && wasCutShort(decoded, stopped)) {
-      throw stopped;
-    }
-    return { decoded, context, decoder };
-  }
-}
-
-/**
- * Whether a request that was stopped ends as one that failed. Who aborts wants no result of what was left undone; after a time
- * limit, keys that were done in time are worth telling.
- */
-function wasCutShort(decoded: DecodedReply, stopped: HbmeshError): boolean {
-  const cancelled = decoded.answers.filter((answer) => answer.code === StatusCode.RPC_CANCELLED).length;
-  return stopped.code === StatusCode.RPC_DEADLINE_EXCEEDED ? cancelled === decoded.answers.length : cancelled > 0;
 }
 
 function presenceOf(answer: KeyAnswer): Presence {

@@ -12,11 +12,16 @@ export {
 } from "./batch-result.js";
 export { Blob, DeviceBlobList } from "./blobs.js";
 export type { WorkerHealth } from "./health.js";
-export {
-  type CallOptions,
-  type GetOptions,
-  HeteroClient,
-  type HeteroClientOptions,
-  type SetOptions,
-} from "./hetero-client.js";
+export { HeteroClient } from "./hetero-client.js";
+export { LayerTicket } from "./layer-ticket.js";
+export type {
+  CallOptions,
+  DevGetOptions,
+  GetOptions,
+  HeteroClientOptions,
+  ReserveOptions,
+  SetOptions,
+  SubscribeOptions,
+} from "./options.js";
 export { SimDevice } from "./sim-device.js";
+export { TransferFuture, type Transferred } from "./transfer-future.js";

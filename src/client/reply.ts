@@ -19,6 +19,25 @@ export interface DecodedReply {
   paths: TransferPath[];
   /** getMetaInfo: blob sizes of each key. */
   blobSizes: bigint[][];
+  /** All texts of the reply. */
+  messages: string;
+}
+
+/** One step of a key that ends by itself. */
+export interface KeyStep {
+  keyIndex: number;
+  /** True: `code` is final. False: it was accepted, its end follows. */
+  ended: boolean;
+  code: StatusCode;
+  message: string;
+  bytes: bigint;
+}
+
+export interface DecodedEvents {
+  steps: KeyStep[];
+  paths: TransferPath[];
+  /** All texts of the reply: about the whole call, when it was refused. */
+  messages: string;
 }
 
 export interface ReplyContext {
@@ -69,6 +88,8 @@ export class ReplyDecoder {
   readonly #reply: RecordReader;
   readonly #result: RecordReader;
   readonly #path: RecordReader;
+  readonly #deviceReply: RecordReader;
+  readonly #event: RecordReader;
   readonly #sourceBytes: number;
   readonly #transports: ReadonlyMap<number, string>;
   readonly #flags: NativeLayout["flags"];
@@ -78,6 +99,8 @@ export class ReplyDecoder {
     this.#reply = new RecordReader(layout.structs.ObjectReply, "ObjectReply");
     this.#result = new RecordReader(layout.structs.KeyResult, "KeyResult");
     this.#path = new RecordReader(layout.structs.PathRecord, "PathRecord");
+    this.#deviceReply = new RecordReader(layout.structs.DeviceReply, "DeviceReply");
+    this.#event = new RecordReader(layout.structs.KeyEvent, "KeyEvent");
     this.#sourceBytes = layout.structs.PathRecord?.fields.source?.bytes ?? 0;
     this.#transports = new Map(Object.entries(layout.transports).map(([name, id]) => [id, name]));
     this.#flags = layout.flags;
@@ -119,7 +142,47 @@ export class ReplyDecoder {
       this.#transferPath(view, pathsAt + index * this.#path.bytes, context),
     );
     const blobSizes = context.hasBlobSizes ? readBlobSizes(view, countsAt, sizesAt, count, blobSizeCount, context) : [];
-    return { answers, paths, blobSizes };
+    return { answers, paths, blobSizes, messages: this.#text.decode(messages) };
+  }
+
+  /** One DeviceReply; the client core has checked that its events fit each other and the call. Throws DATA_INCONSISTENCY. */
+  decodeEvents(payload: Uint8Array, context: ReplyContext): DecodedEvents {
+    if (payload.byteLength === 0) {
+      return { steps: [], paths: [], messages: "" };
+    }
+    if (payload.byteLength < this.#deviceReply.bytes) {
+      throw malformed(context);
+    }
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    const count = this.#deviceReply.u32(view, 0, "count");
+    const pathCount = this.#deviceReply.u32(view, 0, "pathCount");
+    const messageBytes = this.#deviceReply.u32(view, 0, "messageBytes");
+    const eventsAt = this.#deviceReply.bytes;
+    const pathsAt = eventsAt + count * this.#event.bytes;
+    const messagesAt = pathsAt + pathCount * this.#path.bytes;
+    if (messagesAt + messageBytes > payload.byteLength) {
+      throw malformed(context);
+    }
+    const messages = payload.subarray(messagesAt, messagesAt + messageBytes);
+    const steps = Array.from({ length: count }, (_, index) =>
+      this.#step(view, eventsAt + index * this.#event.bytes, messages),
+    );
+    const paths = Array.from({ length: pathCount }, (_, index) =>
+      this.#transferPath(view, pathsAt + index * this.#path.bytes, context),
+    );
+    return { steps, paths, messages: this.#text.decode(messages) };
+  }
+
+  #step(view: DataView, at: number, messages: Uint8Array): KeyStep {
+    const begin = this.#event.u32(view, at, "messageOffset");
+    const bytes = this.#event.u32(view, at, "messageBytes");
+    return {
+      keyIndex: this.#event.u32(view, at, "keyIndex"),
+      ended: this.#event.u32(view, at, "stage") === (this.#flags.StageEnded ?? 2),
+      code: this.#event.u32(view, at, "code"),
+      message: this.#text.decode(messages.subarray(begin, begin + bytes)),
+      bytes: this.#event.u64(view, at, "bytes"),
+    };
   }
 
   /** Was the key there (see WriteResult.existed)? */
@@ -213,7 +276,7 @@ export function keyNamedIn(message: string, keys: readonly string[]): string | u
   return match === null ? undefined : keys[Number(match[1]) - 1];
 }
 
-function refusal(code: number, message: string, context: ReplyContext): HbmeshError {
+export function refusal(code: number, message: string, context: ReplyContext): HbmeshError {
   const key = keyNamedIn(message, context.keys);
   const text =
     message === "" ? `worker ${context.node} refused the call with ${StatusCode[code] ?? code}; see its log` : message;

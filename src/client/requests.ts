@@ -19,7 +19,10 @@ export interface OutgoingRequest {
   keys: readonly string[];
   /** For messages: `mGetH2D of 3 keys (first "a")`. */
   what: string;
-  timeoutMs: number;
+  /** How long it may take; undefined: for ever. */
+  timeoutMs: number | undefined;
+  /** Replies before the last, for requests whose keys end one by one. Must not throw. */
+  onEvents?: (payload: Uint8Array) => void;
   signal?: AbortSignal | undefined;
 }
 
@@ -29,8 +32,18 @@ export interface AnsweredRequest {
   stopped: HbmeshError | undefined;
 }
 
+/** A request that was sent. */
+export interface OngoingRequest {
+  /** As Requests.send resolves and rejects. */
+  readonly answer: Promise<AnsweredRequest>;
+  /** Asks the sidecar to stop; the answer then rejects with `reason` once it confirmed that. */
+  stop(reason: HbmeshError): void;
+  /** The same for one key of a request whose keys end one by one. */
+  stopKey(keyIndex: number): void;
+}
+
 /** How long the sidecar may take to confirm that a request was stopped. */
-const STOP_GRACE_MS = 2_000;
+export const STOP_GRACE_MS = 2_000;
 
 export class Requests {
   readonly #native: NativeClient;
@@ -49,6 +62,11 @@ export class Requests {
    * RPC_CANCELLED when the request was stopped for that, and with the cause when the worker is lost.
    */
   async send(request: OutgoingRequest): Promise<AnsweredRequest> {
+    return await this.start(request).answer;
+  }
+
+  /** Sends a request that goes on. Throws RPC_CANCELLED if its signal is aborted already. */
+  start(request: OutgoingRequest): OngoingRequest {
     if (request.signal?.aborted) {
       throw abortError(request.signal, request.what);
     }
@@ -56,36 +74,46 @@ export class Requests {
     const requestId = this.#lastId;
     const outcome = createDeferred<NativeReply>();
     let stopped: HbmeshError | undefined;
+    let over = false;
     let grace: Timer | undefined;
     const stop = (reason: HbmeshError): void => {
-      if (stopped === undefined) {
+      if (stopped === undefined && !over) {
         stopped = reason;
-        grace = this.#clock.setTimer(STOP_GRACE_MS, () => outcome.reject(this.#unconfirmed(reason)));
+        grace = this.#clock.setTimer(STOP_GRACE_MS, () => outcome.reject(unconfirmed(reason, this.#node)));
         this.#native.cancel(requestId);
       }
     };
     const onAbort = (): void => stop(abortError(request.signal as AbortSignal, request.what));
-    const timer = this.#clock.setTimer(request.timeoutMs, () => stop(this.#expired(request)));
+    const { timeoutMs } = request;
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : this.#clock.setTimer(timeoutMs, () => stop(this.#expired(request.what, timeoutMs)));
     request.signal?.addEventListener("abort", onAbort, { once: true });
     this.#submit(requestId, request).then(outcome.resolve, outcome.reject);
-    try {
-      const reply = await outcome.promise;
-      if (stopped !== undefined && reply.code === StatusCode.RPC_CANCELLED) {
-        throw stopped;
+    const answered = async (): Promise<AnsweredRequest> => {
+      try {
+        const reply = await outcome.promise;
+        if (stopped !== undefined && reply.code === StatusCode.RPC_CANCELLED) {
+          request.onEvents?.(reply.payload); // keys that ended in time did
+          throw stopped;
+        }
+        return { reply, stopped }; // also when it came after the time was over: it is true
+      } catch (error) {
+        const failure = fromNativeError(error);
+        throw stopped !== undefined && failure.code === StatusCode.RPC_CANCELLED ? stopped : failure;
+      } finally {
+        over = true;
+        timer?.cancel();
+        grace?.cancel();
+        request.signal?.removeEventListener("abort", onAbort);
       }
-      return { reply, stopped }; // also when it came after the time was over: it is true
-    } catch (error) {
-      const failure = fromNativeError(error);
-      throw stopped !== undefined && failure.code === StatusCode.RPC_CANCELLED ? stopped : failure;
-    } finally {
-      timer.cancel();
-      grace?.cancel();
-      request.signal?.removeEventListener("abort", onAbort);
-    }
+    };
+    return { answer: answered(), stop, stopKey: (keyIndex) => this.#native.cancelKey(requestId, keyIndex) };
   }
 
   async #submit(requestId: bigint, request: OutgoingRequest): Promise<NativeReply> {
-    const { batch, op, args } = request;
+    const { batch, op, args, onEvents } = request;
     try {
       return await this.#native.submit({
         requestId,
@@ -97,6 +125,7 @@ export class Requests {
         blobEnds: batch.blobEnds,
         pointers: batch.pointers,
         sizes: batch.sizes,
+        ...(onEvents === undefined ? {} : { onEvents }),
       });
     } catch (error) {
       const key = error instanceof Error ? keyNamedIn(error.message, request.keys) : undefined;
@@ -104,21 +133,22 @@ export class Requests {
     }
   }
 
-  #expired(request: OutgoingRequest): HbmeshError {
+  #expired(what: string, timeoutMs: number): HbmeshError {
     return new HbmeshError(
       StatusCode.RPC_DEADLINE_EXCEEDED,
-      `waited ${request.timeoutMs} ms for worker ${this.#node} to answer ${request.what}: ` +
+      `waited ${timeoutMs} ms for worker ${this.#node} to answer ${what}: ` +
         "look at the worker's log, or give a longer request timeout",
       { node: this.#node },
     );
   }
+}
 
-  #unconfirmed(reason: HbmeshError): HbmeshError {
-    return new HbmeshError(
-      StatusCode.WORKER_TIMEOUT,
-      `${reason.message}. The sidecar did not confirm within ${STOP_GRACE_MS} ms that it stopped: ` +
-        "don't reuse the device memory of this call before the client is closed",
-      { node: this.#node, cause: reason },
-    );
-  }
+/** The sidecar was asked to stop for `reason`, and didn't say that it did. */
+export function unconfirmed(reason: HbmeshError, node: string): HbmeshError {
+  return new HbmeshError(
+    StatusCode.WORKER_TIMEOUT,
+    `${reason.message}. The sidecar did not confirm within ${STOP_GRACE_MS} ms that it stopped: ` +
+      "don't reuse the device memory of this call before the client is closed",
+    { node, cause: reason, ...(reason.key === undefined ? {} : { key: reason.key }) },
+  );
 }
