@@ -27,8 +27,8 @@ struct ExportHandle {
   int fd = -1;  // borrowed by Import, which duplicates what it keeps
 };
 
-// Imported device memory. `base` may be used as source or target of Copy, and by transports that can reach this device; it
-// need not be readable by the CPU (DeviceCapabilities::hostAddressable says).
+// Imported device memory. `base` may be used as source or target of Copy, and by transports that can reach this device;
+// it need not be readable by the CPU (DeviceCapabilities::hostAddressable says).
 struct DeviceRegion {
   std::byte* base = nullptr;
   uint64_t bytes = 0;
@@ -37,10 +37,10 @@ struct DeviceRegion {
 };
 
 struct DeviceCapabilities {
-  bool hostAddressable = false;   // the CPU and sockets may touch `base` directly
+  bool hostAddressable = false;  // the CPU and sockets may touch `base` directly
   bool copyBetweenDevices = false;
   bool registerHostMemory = false;
-  uint32_t copyThreads = 0;       // engines that work in parallel
+  uint32_t copyThreads = 0;  // engines that work in parallel
 };
 
 enum class CopyKind : uint32_t { kHostToDevice = 1, kDeviceToHost = 2, kDeviceToDevice = 3 };  // aclrtMemcpyKind
@@ -77,8 +77,9 @@ class Device {
   [[nodiscard]] virtual Status RegisterHostMemory(std::byte* base, uint64_t bytes) = 0;
 
   // Copies all pieces, in any order, and completes `token` once when all are done. Accepts at once or answers kTryAgain
-  // when its queue is full (nothing was accepted). The pieces are copied before return; the memory must stay valid until
-  // completion. Small copies may be done before Copy returns; the completion then arrives through the sink all the same.
+  // when its queue is full (nothing was accepted). The pieces are copied before return; the memory must stay valid
+  // until completion. Small copies may be done before Copy returns; the completion then arrives through the sink all
+  // the same.
   [[nodiscard]] virtual Status Copy(CopyKind kind, std::span<const CopyPiece> pieces, uint64_t token) = 0;
 };
 

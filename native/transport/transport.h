@@ -1,8 +1,8 @@
-// Transport: moves bytes between registered memory of two sidecars, and small messages between them. One-sided like verbs:
-// the reader names remote memory, the other side's processor need not decide anything.
+// Transport: moves bytes between registered memory of two sidecars, and small messages between them. One-sided like
+// verbs: the reader names remote memory, the other side's processor need not decide anything.
 //
-// docs/ARCHITECTURE.md gives for each operation the verbs (and HCCS) calls that implement it. A backend is complete; what it
-// can't do answers kNotSupported and its capability is false.
+// docs/ARCHITECTURE.md gives for each operation the verbs (and HCCS) calls that implement it. A backend is complete;
+// what it can't do answers kNotSupported and its capability is false.
 //
 // Thread rule: all calls from one thread (the sidecar's loop). Events arrive through the TransportSink from any thread.
 #pragma once
@@ -21,7 +21,7 @@ namespace hbmesh {
 struct TransportCapabilities {
   bool oneSidedRead = false;
   bool oneSidedWrite = false;
-  bool reachesDeviceMemory = false;  // can target device memory that is not hostAddressable
+  bool reachesDeviceMemory = false;    // can target device memory that is not hostAddressable
   uint32_t segmentsPerRequestMax = 1;  // pieces of one request that go in one work request (verbs: max_sge)
   uint32_t messageBytesMax = 0;
 };

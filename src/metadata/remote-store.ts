@@ -69,11 +69,8 @@ export function createRemoteStore(address: string): Store {
         throw closing.signal.aborted ? closedError() : unreachable(reason, address);
       }
       if (!options.signal.aborted) {
-        throw new HbmeshError(
-          StatusCode.RPC_UNAVAILABLE,
-          `the store at ${address} ended the watch; it is shutting down`,
-          { node: address },
-        );
+        const message = `the store at ${address} ended the watch; it is shutting down`;
+        throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, message, { node: address });
       }
     },
     async close() {
