@@ -6,14 +6,14 @@
  * held twice. A key costs 48 bytes of record, 5 to 11 of index, and its bytes rounded up to 4. Memory that removed keys
  * leave is used again by keys of the same size class.
  */
-import { equalBytes, hashBytes } from "./hash";
+import { equalBytes, hashBytes, RING_SEED } from "./hash";
 import { allocateRun, PAGE_BYTES, pagesFor } from "./memory";
 import { LOCATIONS_MAX } from "./layout";
 
 //  Record, 48 bytes
 //  0 generation u64 │ 8 bytes, low u32 │ 12 bytes, high u16 │ 14 shape u16 │ 16 key u32 │ 20 hash u32
 //  24 member u16 x 4 │ 32 slot u32 x 4
-//  `shape` is keyBytes (11 bits) │ locationCount (3 bits). keyBytes is 0 in a free record, whose `key` is the next free one.
+//  `shape` is keyBytes (11 bits) │ locationCount (3 bits) │ family (2 bits). keyBytes is 0 in a free record, whose `key` is the next free one.
 @unmanaged
 export class Record {
   generation: u64;
@@ -27,10 +27,16 @@ export class Record {
     return this.shape & 0x7ff;
   }
   get locationCount(): u32 {
-    return this.shape >> 11;
+    return (this.shape >> 11) & 7;
   }
   set locationCount(count: u32) {
-    this.shape = <u16>((count << 11) | (this.shape & 0x7ff));
+    this.shape = <u16>((count << 11) | (this.shape & 0xc7ff));
+  }
+  get family(): u32 {
+    return this.shape >> 14;
+  }
+  set family(family: u32) {
+    this.shape = <u16>((family << 14) | (this.shape & 0x3fff));
   }
   get bytes(): u64 {
     return (<u64>this.bytesHigh << 32) | this.bytesLow;
@@ -94,7 +100,7 @@ class SlabClass {
   bumpEnd: u32;
 }
 const SLAB_CLASS_BYTES: usize = 12;
-const slabClasses = memory.data(3072); // 256 classes
+const slabClasses = memory.data(3132); // 261 classes: the longest key has a tenant before it, 1,041 bytes together
 
 export let keyCount: u32 = 0;
 let pageCount: u32 = 0;
@@ -391,7 +397,7 @@ function giveCell(cell: usize, keyBytes: u32): void {
 
 /** Hash of a record's whole key, as the ring uses it. */
 export function keyHashOf(record: Record): u64 {
-  return hashBytes(record.key, record.keyBytes);
+  return hashBytes(record.key, record.keyBytes, RING_SEED);
 }
 
 /** Position of a member among a record's locations, or LOCATIONS_MAX. */

@@ -18,7 +18,10 @@ import {
   EXISTENCE_FAIL,
   EXISTENCE_REPLACE,
   EXISTENCE_SKIP,
+  FAMILY_ANY,
+  FAMILY_MAX,
   FLAG_EXISTED,
+  FLAG_OTHER_FAMILY,
   KEY_BYTES_MAX,
   LOCATION_BYTES,
   LOCATIONS_MAX,
@@ -36,8 +39,10 @@ import {
   STATUS_OUT_OF_RANGE,
   STATUS_TRY_AGAIN,
 } from "./layout";
-import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart } from "./key";
+import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart, tenantPrefixBytes } from "./key";
+import { tableSeed } from "./hash";
 import { allocateScratch } from "./memory";
+import { addTombstone, prepareTombstones, removedGeneration } from "./tombstones";
 import { ownerOfHash } from "./hash-ring";
 import {
   dropLocation,
@@ -96,7 +101,7 @@ function begin(keys: usize, keysLength: u32, recordsLength: u32, recordBytes: us
   const checked = checkBatch(keys, keysLength);
   if (checked != CALL_OK) return checked;
   if (<u64>batchCount * recordBytes != recordsLength) return CALL_MALFORMED_RECORDS;
-  hashes = hashBatch(batchCount);
+  hashes = hashBatch(batchCount, tableSeed);
   results = allocateScratch(<u64>batchCount * RESULT_RECORD_BYTES);
   if (hashes == 0 || results == 0) return CALL_OUT_OF_MEMORY;
   memory.fill(results, 0, <usize>batchCount * RESULT_RECORD_BYTES);
@@ -105,8 +110,14 @@ function begin(keys: usize, keysLength: u32, recordsLength: u32, recordBytes: us
 
 // @ts-ignore: decorator
 @inline
+function wholeHashOf(index: u32): u64 {
+  return load<u64>(hashes + (<usize>index << 3));
+}
+
+// @ts-ignore: decorator
+@inline
 function hashOf(index: u32): u32 {
-  return tableHash(load<u64>(hashes + (<usize>index << 3)));
+  return tableHash(wholeHashOf(index));
 }
 
 // @ts-ignore: decorator
@@ -119,8 +130,10 @@ function resultOf(index: u32): ResultRecord {
 // @ts-ignore: decorator
 @inline
 function hasGoodLength(index: u32): bool {
-  const bytes = keyEnd(index) - keyStart(index);
-  return bytes > 0 && bytes <= KEY_BYTES_MAX;
+  const start = keyStart(index);
+  const bytes = keyEnd(index) - start;
+  if (bytes <= KEY_BYTES_MAX) return bytes > 0;
+  return bytes - tenantPrefixBytes(batchBytes + start, bytes) <= KEY_BYTES_MAX;
 }
 
 // @ts-ignore: decorator
@@ -150,15 +163,36 @@ function touchGroup(index: u32): void {
 
 /** Tells what is known of a key, its locations included. */
 function describe(result: ResultRecord, record: Record): void {
-  result.generation = record.generation;
-  result.bytes = record.bytes;
+  describeRotated(result, record, 0);
+}
+
+/** As `describe`, but location `first`, modulo their number, comes first. */
+function describeRotated(result: ResultRecord, record: Record, first: u32): void {
+  describeVersion(result, record);
   const count = record.locationCount;
   result.locationCount = count;
   const locations = changetype<usize>(result) + RESULT_LOCATIONS_OFFSET;
+  let from = first == 0 || count == 0 ? 0 : first % count;
   for (let index: u32 = 0; index < count; index += 1) {
-    store<u32>(locations + <usize>index * LOCATION_BYTES, record.member(index));
-    store<u32>(locations + <usize>index * LOCATION_BYTES, record.slot(index), 4);
+    store<u32>(locations + <usize>index * LOCATION_BYTES, record.member(from));
+    store<u32>(locations + <usize>index * LOCATION_BYTES, record.slot(from), 4);
+    from = from + 1 == count ? 0 : from + 1;
   }
+}
+
+function describeVersion(result: ResultRecord, record: Record): void {
+  result.generation = record.generation;
+  result.bytes = record.bytes;
+  result.family = record.family;
+}
+
+/** If the key is of another family: answers that, without locations, since none of them is the asker's to use or drop. */
+function isOfOther(family: u32, record: Record, result: ResultRecord): bool {
+  if (record.family == family) return false;
+  describeVersion(result, record);
+  result.code = STATUS_INVALID;
+  result.flags = FLAG_OTHER_FAMILY;
+  return true;
 }
 
 function answerExisting(result: ResultRecord, record: Record, existence: u32): void {
@@ -167,8 +201,8 @@ function answerExisting(result: ResultRecord, record: Record, existence: u32): v
   if (existence == EXISTENCE_FAIL) result.code = STATUS_KEY_ALREADY_EXISTS;
 }
 
-export function reserve(keys: usize, keysLength: u32, existence: u32): u32 {
-  if (existence > EXISTENCE_REPLACE) return CALL_BAD_ARGUMENT;
+export function reserve(keys: usize, keysLength: u32, existence: u32, family: u32): u32 {
+  if (existence > EXISTENCE_REPLACE || family > FAMILY_MAX) return CALL_BAD_ARGUMENT;
   const begun = begin(keys, keysLength, 0, 0);
   if (begun != CALL_OK) return begun;
   for (let index: u32 = 0; index < batchCount; index += 1) {
@@ -178,8 +212,9 @@ export function reserve(keys: usize, keysLength: u32, existence: u32): u32 {
       result.code = STATUS_INVALID;
       continue;
     }
-    const number = existence == EXISTENCE_REPLACE ? 0 : find(index);
-    if (number != 0) {
+    const number = find(index);
+    if (number != 0 && isOfOther(family, recordAt(number), result)) continue;
+    if (number != 0 && existence != EXISTENCE_REPLACE) {
       answerExisting(result, recordAt(number), existence);
     } else if (nextGeneration == 0) {
       result.code = STATUS_OUT_OF_RANGE;
@@ -191,8 +226,15 @@ export function reserve(keys: usize, keysLength: u32, existence: u32): u32 {
   return CALL_OK;
 }
 
-export function commit(keys: usize, keysLength: u32, records: usize, recordsLength: u32, existence: u32): u32 {
-  if (existence > EXISTENCE_REPLACE) return CALL_BAD_ARGUMENT;
+export function commit(
+  keys: usize,
+  keysLength: u32,
+  records: usize,
+  recordsLength: u32,
+  existence: u32,
+  family: u32,
+): u32 {
+  if (existence > EXISTENCE_REPLACE || family > FAMILY_MAX) return CALL_BAD_ARGUMENT;
   const begun = begin(keys, keysLength, recordsLength, COMMIT_RECORD_BYTES);
   if (begun != CALL_OK) return begun;
   for (let index: u32 = 0; index < batchCount; index += 1) {
@@ -205,18 +247,21 @@ export function commit(keys: usize, keysLength: u32, records: usize, recordsLeng
     }
     raiseGenerationTo(told.generation);
     const number = find(index);
+    const isRemoved = wasCommitRemoved(index, told.generation, existence);
     if (number == 0) {
-      addKey(index, told, result);
+      if (isRemoved) result.code = STATUS_TRY_AGAIN;
+      else addKey(index, told, family, result);
       continue;
     }
     const record = recordAt(number);
+    if (isOfOther(family, record, result)) continue;
     if (isSameCommit(record, told)) {
       // Told again, because the first answer was lost.
       describe(result, record);
     } else if (existence == EXISTENCE_SKIP || existence == EXISTENCE_FAIL) {
       answerExisting(result, record, existence);
     } else {
-      replaceVersion(record, told, result);
+      replaceVersion(record, told, isRemoved, result);
     }
   }
   return CALL_OK;
@@ -232,14 +277,25 @@ function isSameCommit(record: Record, told: CommitRecord): bool {
   return at != LOCATIONS_MAX && record.slot(at) == told.slot;
 }
 
-function addKey(index: u32, told: CommitRecord, result: ResultRecord): void {
+/**
+ * Was the version that is committed removed already? One that is told again after its removal was, under any mode; its
+ * holder may have dropped it. Under `replace` an older one lost to a newer one before that was removed. Under `skip` and
+ * `fail` an older one that was never committed is a set of its own, which comes after the removal, and is good.
+ */
+function wasCommitRemoved(index: u32, generation: u64, existence: u32): bool {
+  const removed = removedGeneration(wholeHashOf(index));
+  return existence == EXISTENCE_REPLACE ? generation <= removed : generation == removed;
+}
+
+function addKey(index: u32, told: CommitRecord, family: u32, result: ResultRecord): void {
   const start = keyStart(index);
-  const number = insertRecord(batchBytes + start, keyEnd(index) - start, hashOf(index));
+  const number = prepareTombstones() ? insertRecord(batchBytes + start, keyEnd(index) - start, hashOf(index)) : 0;
   if (number == 0) {
     result.code = STATUS_OUT_OF_MEMORY;
     return;
   }
   const record = recordAt(number);
+  record.family = family;
   setVersion(record, told);
   describe(result, record);
 }
@@ -253,9 +309,9 @@ function setVersion(record: Record, told: CommitRecord): void {
 }
 
 /** The newer version stays; the result tells of the one that was replaced, or TRY_AGAIN to the older one's holder. */
-function replaceVersion(record: Record, told: CommitRecord, result: ResultRecord): void {
+function replaceVersion(record: Record, told: CommitRecord, isRemoved: bool, result: ResultRecord): void {
   describe(result, record);
-  if (told.generation <= record.generation) {
+  if (isRemoved || told.generation <= record.generation) {
     result.code = STATUS_TRY_AGAIN;
     return;
   }
@@ -263,20 +319,28 @@ function replaceVersion(record: Record, told: CommitRecord, result: ResultRecord
   setVersion(record, told);
 }
 
-export function lookup(keys: usize, keysLength: u32): u32 {
+/** `rotation` 0: locations as they are; else those of the batch's first key begin with number `rotation - 1`. */
+export function lookup(keys: usize, keysLength: u32, family: u32, rotation: u32): u32 {
+  if (family > FAMILY_MAX && family != FAMILY_ANY) return CALL_BAD_ARGUMENT;
   const begun = begin(keys, keysLength, 0, 0);
   if (begun != CALL_OK) return begun;
   for (let index: u32 = 0; index < batchCount; index += 1) {
     touchGroup(index);
     const result = resultOf(index);
     const number = find(index);
-    if (number == 0) result.code = STATUS_NOT_FOUND;
-    else describe(result, recordAt(number));
+    if (number == 0) {
+      result.code = STATUS_NOT_FOUND;
+      continue;
+    }
+    const record = recordAt(number);
+    if (family != FAMILY_ANY && isOfOther(family, record, result)) continue;
+    describeRotated(result, record, rotation == 0 ? 0 : rotation - 1 + index);
   }
   return CALL_OK;
 }
 
-export function remove(keys: usize, keysLength: u32): u32 {
+export function remove(keys: usize, keysLength: u32, family: u32): u32 {
+  if (family > FAMILY_MAX) return CALL_BAD_ARGUMENT;
   const begun = begin(keys, keysLength, 0, 0);
   if (begun != CALL_OK) return begun;
   for (let index: u32 = 0; index < batchCount; index += 1) {
@@ -284,8 +348,11 @@ export function remove(keys: usize, keysLength: u32): u32 {
     const number = find(index);
     if (number == 0) continue;
     const result = resultOf(index);
-    describe(result, recordAt(number));
+    const record = recordAt(number);
+    if (isOfOther(family, record, result)) continue;
+    describe(result, record);
     result.flags = FLAG_EXISTED;
+    addTombstone(wholeHashOf(index), record.generation);
     forgetKey(number);
   }
   return CALL_OK;
@@ -296,7 +363,8 @@ function forgetKey(number: u32): void {
   removeRecord(number);
 }
 
-export function announce(keys: usize, keysLength: u32, records: usize, recordsLength: u32): u32 {
+export function announce(keys: usize, keysLength: u32, records: usize, recordsLength: u32, family: u32): u32 {
+  if (family > FAMILY_MAX) return CALL_BAD_ARGUMENT;
   const begun = begin(keys, keysLength, recordsLength, COMMIT_RECORD_BYTES);
   if (begun != CALL_OK) return begun;
   for (let index: u32 = 0; index < batchCount; index += 1) {
@@ -309,9 +377,18 @@ export function announce(keys: usize, keysLength: u32, records: usize, recordsLe
     }
     raiseGenerationTo(told.generation);
     const number = find(index);
-    if (number == 0) addKey(index, told, result);
-    else if (recordAt(number).generation == told.generation) addLocation(recordAt(number), told, result);
-    else replaceVersion(recordAt(number), told, result);
+    const isRemoved = told.generation <= removedGeneration(wholeHashOf(index));
+    if (number == 0) {
+      if (isRemoved) result.code = STATUS_TRY_AGAIN;
+      else addKey(index, told, family, result);
+      continue;
+    }
+    const record = recordAt(number);
+    // What is there is good, even if a newer version was removed before it was committed.
+    const isKnown = record.generation == told.generation;
+    if (!(isRemoved && !isKnown) && isOfOther(family, record, result)) continue;
+    if (isKnown) addLocation(record, told, result);
+    else replaceVersion(record, told, isRemoved, result);
   }
   return CALL_OK;
 }

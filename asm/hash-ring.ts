@@ -18,7 +18,7 @@ import {
   MEMBER_RECORD_BYTES,
   MemberRecord,
 } from "./layout";
-import { hashBytes, splitMix } from "./hash";
+import { hashBytes, RING_SEED, splitMix } from "./hash";
 import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart } from "./key";
 import { beginNumbers, memberCount, numberOf } from "./member-numbers";
 import { allocateRun, allocateScratch, freeRun, pagesFor } from "./memory";
@@ -91,7 +91,7 @@ function buildRing(pointer: usize, count: u32, tokens: u32): u32 {
 
 function nameSeed(pointer: usize, count: u32, index: u32): u64 {
   const member = changetype<MemberRecord>(pointer + <usize>index * MEMBER_RECORD_BYTES);
-  return hashBytes(pointer + <usize>count * MEMBER_RECORD_BYTES + member.nameOffset, member.nameBytes);
+  return hashBytes(pointer + <usize>count * MEMBER_RECORD_BYTES + member.nameOffset, member.nameBytes, RING_SEED);
 }
 
 function countBuckets(pointer: usize, count: u32): void {
@@ -175,7 +175,7 @@ export function ownersOfBatch(pointer: usize, length: u32): u32 {
 /** Owners of the batch in use; hashes first, so that the reads of the ring do not wait for each other. */
 function placeBatch(): usize {
   const count = batchCount;
-  const hashes = hashBatch(count);
+  const hashes = hashBatch(count, RING_SEED);
   const owners = allocateScratch(<u64>count << 2);
   if (hashes == 0 || owners == 0) return 0;
   for (let index: u32 = 0; index < count; index += 1) {

@@ -1,5 +1,9 @@
 /**
  * Hashes: XXH64 for bytes (the same as the C library's, so that native code can place keys too), SplitMix64 for numbers.
+ *
+ * The ring hashes with seed 0, since all members must place a key alike. Tables within the module hash with a seed of the
+ * instance: who does not know it cannot choose keys that meet in one place of a table. XXH64 is no cryptographic hash: the
+ * seed is against keys made beforehand, not against someone who can watch how long calls take.
  */
 
 const PRIME_1: u64 = 0x9e3779b185ebca87;
@@ -21,16 +25,26 @@ function merge(hash: u64, lane: u64): u64 {
   return (hash ^ round(0, lane)) * PRIME_1 + PRIME_4;
 }
 
-/** XXH64 with seed 0. */
-export function hashBytes(pointer: usize, bytes: u32): u64 {
+/** Seed of the ring. */
+export const RING_SEED: u64 = 0;
+/** Seed of the tables. */
+export let tableSeed: u64 = 0;
+
+/** REQUIRES: no table has anything in it. */
+export function setTableSeed(seed: u64): void {
+  tableSeed = seed;
+}
+
+/** XXH64. */
+export function hashBytes(pointer: usize, bytes: u32, seed: u64): u64 {
   let at = pointer;
   const end = pointer + bytes;
   let hash: u64;
   if (bytes >= 32) {
-    let lane1: u64 = PRIME_1 + PRIME_2;
-    let lane2: u64 = PRIME_2;
-    let lane3: u64 = 0;
-    let lane4: u64 = 0 - PRIME_1;
+    let lane1: u64 = seed + PRIME_1 + PRIME_2;
+    let lane2: u64 = seed + PRIME_2;
+    let lane3: u64 = seed;
+    let lane4: u64 = seed - PRIME_1;
     const stripesEnd = end - 32;
     do {
       lane1 = round(lane1, load<u64>(at));
@@ -42,7 +56,7 @@ export function hashBytes(pointer: usize, bytes: u32): u64 {
     hash = rotl<u64>(lane1, 1) + rotl<u64>(lane2, 7) + rotl<u64>(lane3, 12) + rotl<u64>(lane4, 18);
     hash = merge(merge(merge(merge(hash, lane1), lane2), lane3), lane4);
   } else {
-    hash = PRIME_5;
+    hash = seed + PRIME_5;
   }
   hash += <u64>bytes;
   while (at + 8 <= end) {

@@ -27,7 +27,8 @@ export {
 } from "./directory";
 import { objectBytes } from "./directory";
 import { keyCount, tableMemoryBytes } from "./directory-table";
-import { hashBytes } from "./hash";
+import { hashBytes, setTableSeed, tableSeed } from "./hash";
+import { tombstoneCount, tombstoneMemoryBytes } from "./tombstones";
 
 /** After `validateBatch`: position of the faulty key, -1 for the batch as a whole. */
 export function validateFaultIndex(): i32 {
@@ -78,12 +79,22 @@ export function directoryObjectBytes(): u64 {
   return objectBytes;
 }
 
-/** Memory that the directory holds: records, index, key bytes. */
+/** Memory that the directory holds: records, index, key bytes, tombstones. */
 export function directoryMemoryBytes(): u64 {
-  return tableMemoryBytes();
+  return tableMemoryBytes() + tombstoneMemoryBytes();
 }
 
-/** XXH64 of bytes in the module's memory. */
+export function directoryTombstones(): u32 {
+  return tombstoneCount;
+}
+
+/** Seed of the tables; before anything is put into the directory. */
+export function setHashSeed(seed: u64): void {
+  assert(keyCount == 0 && tombstoneCount == 0);
+  setTableSeed(seed);
+}
+
+/** XXH64 of bytes in the module's memory, with the seed that is set. */
 export function hash(pointer: usize, bytes: u32): u64 {
-  return hashBytes(pointer, bytes);
+  return hashBytes(pointer, bytes, tableSeed);
 }

@@ -1,6 +1,10 @@
 /**
  * Which keys are allowed, and whether a KeyBatch is what it says it is. Batches come from other processes: nothing in
  * them is believed before `checkBatch` has passed.
+ *
+ * Keys of a tenant other than the default one begin with its number, 16 lower-case hexadecimal digits, and the byte 0x1f,
+ * put there by the sidecar: "0123456789abcdef\x1fkey". No rule allows 0x1f in a user's key, so no key of one tenant is
+ * ever that of another, and no user can write a prefix. Rule and limit of length are those of what follows it.
  */
 import {
   KEY_BATCH_HEADER_BYTES,
@@ -10,7 +14,7 @@ import {
   CALL_OK,
   CALL_OUT_OF_MEMORY,
 } from "./layout";
-import { equalBytes, hashBytes } from "./hash";
+import { equalBytes, hashBytes, tableSeed } from "./hash";
 import { allocateScratch } from "./memory";
 
 export const RULE_STRICT: u32 = 0;
@@ -82,6 +86,19 @@ export function bytesMaxOf(rule: u32): u32 {
   return rule == RULE_EXTENDED ? KEY_BYTES_MAX : STRICT_BYTES_MAX;
 }
 
+const TENANT_DIGITS: u32 = 16;
+const TENANT_END: u8 = 0x1f;
+
+/** Bytes of the tenant that a key begins with, 0 if it begins with none. */
+export function tenantPrefixBytes(key: usize, bytes: u32): u32 {
+  if (bytes <= TENANT_DIGITS || load<u8>(key + TENANT_DIGITS) != TENANT_END) return 0;
+  for (let at: usize = 0; at < TENANT_DIGITS; at += 1) {
+    const digit: u32 = load<u8>(key + at);
+    if (digit - 0x30 > 9 && digit - 0x61 > 5) return 0;
+  }
+  return TENANT_DIGITS + 1;
+}
+
 // A checked batch: one at a time, that of the running call.
 export let batchCount: u32 = 0;
 export let batchEnds: usize = 0;
@@ -124,13 +141,13 @@ export function keyEnd(index: u32): u32 {
 }
 
 /** Hashes of all keys of the batch in use, u64 each, in scratch; 0 if there is no memory. */
-export function hashBatch(count: u32): usize {
+export function hashBatch(count: u32, seed: u64): usize {
   const hashes = allocateScratch(<u64>count << 3);
   if (hashes == 0) return 0;
   let start: u32 = 0;
   for (let index: u32 = 0; index < count; index += 1) {
     const end = keyEnd(index);
-    store<u64>(hashes + (<usize>index << 3), hashBytes(batchBytes + start, end - start));
+    store<u64>(hashes + (<usize>index << 3), hashBytes(batchBytes + start, end - start, seed));
     start = end;
   }
   return hashes;
@@ -145,13 +162,16 @@ function fault(reason: u32, index: i32, detail: u32): u32 {
   return reason;
 }
 
-/** Reason of the first fault (`faultIndex`, `faultDetail`), or REASON_NONE. */
-export function validateBatch(pointer: usize, length: u32, rule: u32, keysMax: u32): u32 {
+/**
+ * Reason of the first fault (`faultIndex`, `faultDetail`), or REASON_NONE. `plain` not 0: a key with a tenant is refused,
+ * since 0x1f is.
+ */
+export function validateBatch(pointer: usize, length: u32, rule: u32, keysMax: u32, plain: u32): u32 {
   if (checkBatch(pointer, length) != CALL_OK) return fault(REASON_MALFORMED_BATCH, -1, length);
   if (batchCount > keysMax) return fault(REASON_TOO_MANY, -1, batchCount);
   if (batchCount == 0) return fault(REASON_NO_KEYS, -1, 0);
   // A key that breaks the rule and comes after a duplicate is not the first fault, so both are looked for.
-  const single = findSingleFault(rule);
+  const single = findSingleFault(rule, plain != 0);
   const singleIndex = faultIndex;
   const singleDetail = faultDetail;
   const checked = single == REASON_NONE ? batchCount : <u32>singleIndex;
@@ -160,27 +180,33 @@ export function validateBatch(pointer: usize, length: u32, rule: u32, keysMax: u
 }
 
 /** The first key that breaks the rule by itself. */
-function findSingleFault(rule: u32): u32 {
+function findSingleFault(rule: u32, plain: bool): u32 {
   const bytesMax = bytesMaxOf(rule);
   const bytesGood = allBytesAllowed(rule, batchBytes, load<u32>(batchEnds + (<usize>(batchCount - 1) << 2)));
   let start: u32 = 0;
   for (let index: u32 = 0; index < batchCount; index += 1) {
     const end = keyEnd(index);
+    // Where all bytes are allowed, none ends a tenant.
+    if (!bytesGood && !plain) start += tenantPrefixBytes(batchBytes + start, end - start);
     const bytes = end - start;
     if (bytes == 0) return fault(REASON_EMPTY, <i32>index, 0);
     if (bytes > bytesMax) return fault(REASON_TOO_LONG, <i32>index, bytes);
-    if (!bytesGood) {
-      for (let at = start; at < end; at += 1) {
-        const byte: u32 = load<u8>(batchBytes + at);
-        if (!isByteAllowed(rule, byte)) return fault(REASON_FORBIDDEN_BYTE, <i32>index, byte);
-      }
+    if (!bytesGood && !allBytesAllowed(rule, batchBytes + start, bytes)) {
+      return fault(REASON_FORBIDDEN_BYTE, <i32>index, firstForbidden(rule, batchBytes + start));
     }
     start = end;
   }
   return fault(REASON_NONE, -1, 0);
 }
 
-/** All bytes at once, since keys lie one behind the other. */
+/** REQUIRES: there is one. */
+function firstForbidden(rule: u32, pointer: usize): u32 {
+  let at = pointer;
+  while (isByteAllowed(rule, load<u8>(at))) at += 1;
+  return load<u8>(at);
+}
+
+/** Asked about many keys at once too, since they lie one behind the other. */
 function allBytesAllowed(rule: u32, pointer: usize, bytes: u32): bool {
   const rows = v128.load(tables + <usize>rule * TABLE_BYTES);
   const bits = i8x16(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -206,7 +232,7 @@ function allBytesAllowed(rule: u32, pointer: usize, bytes: u32): bool {
 // Set of the keys seen so far, by open addressing at half load. 0 is free, else index + 1.
 function findDuplicate(count: u32): u32 {
   if (count < 2) return REASON_NONE;
-  const hashes = hashBatch(count);
+  const hashes = hashBatch(count, tableSeed);
   const slots: u32 = 1 << (33 - clz<u32>(count - 1));
   const table = allocateScratch(<u64>slots << 2);
   if (hashes == 0 || table == 0) return fault(REASON_OUT_OF_MEMORY, -1, 0);

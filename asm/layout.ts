@@ -26,12 +26,19 @@ export const STATUS_DATA_INCONSISTENCY: u32 = 20;
 export const STATUS_KEY_ALREADY_EXISTS: u32 = 2004;
 
 export const FLAG_EXISTED: u32 = 1;
+/** The key is there under another family; nothing was done. */
+export const FLAG_OTHER_FAMILY: u32 = 2;
+
+// Families: what a key is. 0 host object, 1 published (one-time), 2 device cache.
+export const FAMILY_MAX: u32 = 2;
+/** Lookups only: whichever it is. */
+export const FAMILY_ANY: u32 = 255;
 
 export const EXISTENCE_SKIP: u32 = 0;
 export const EXISTENCE_FAIL: u32 = 1;
 export const EXISTENCE_REPLACE: u32 = 2;
 
-/** Longest key under any rule; the directory holds none that is longer. */
+/** Longest key under any rule, without its tenant; the directory holds none that is longer. */
 export const KEY_BYTES_MAX: u32 = 1024;
 export const MEMBER_ID_MAX: u32 = 65535;
 export const LOCATIONS_MAX: u32 = 4;
@@ -49,7 +56,7 @@ export class KeyBatchHeader {
 export const KEY_BATCH_HEADER_BYTES: usize = 8;
 
 //  ResultRecord, 64 bytes
-//  0 code │ 4 flags │ 8 generation │ 16 bytes │ 24 locationCount │ 28 reserved │ 32 (member u32 │ slot u32) x 4
+//  0 code │ 4 flags │ 8 generation │ 16 bytes │ 24 locationCount │ 28 family │ 32 (member u32 │ slot u32) x 4
 @unmanaged
 export class ResultRecord {
   code: u32;
@@ -57,7 +64,7 @@ export class ResultRecord {
   generation: u64;
   bytes: u64;
   locationCount: u32;
-  reserved: u32;
+  family: u32;
 }
 export const RESULT_RECORD_BYTES: usize = 64;
 export const RESULT_LOCATIONS_OFFSET: usize = 32;

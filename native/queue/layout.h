@@ -258,7 +258,7 @@ struct ResultRecord {
   uint64_t generation;
   uint64_t bytes;
   uint32_t locationCount;
-  uint32_t reserved;
+  uint32_t family;  // Family of what is there
   Location locations[4];
 };
 static_assert(sizeof(ResultRecord) == 64);

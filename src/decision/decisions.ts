@@ -9,6 +9,12 @@
 export type KeyRule = "strict" | "extended";
 
 /**
+ * Who made a batch. A sidecar puts the tenant before the keys of all but the default one ("0123456789abcdef\x1fkey"); a user
+ * may not, who could otherwise name the keys of others.
+ */
+export type KeyOrigin = "user" | "sidecar";
+
+/**
  * Keys as flat bytes (`KeyBatchHeader` in native/queue/layout.h): count u32 | keyBytes u32 | ends u32 x count | bytes,
  * padded to 8. Made once by the client and handed on without conversion.
  */
@@ -31,6 +37,12 @@ export interface RingMember {
   name: string;
 }
 
+/**
+ * What a key is: 0 host object, 1 published (one-time), 2 device cache. A key is of one family as long as it is there; to the
+ * others it is INVALID.
+ */
+export type Family = 0 | 1 | 2;
+
 /** 0 skip, 1 fail, 2 replace: as `Existence` in native/queue/layout.h. */
 export type ExistenceMode = 0 | 1 | 2;
 
@@ -49,35 +61,48 @@ export interface PlanRequest {
 
 /**
  * An owner's directory: keys, sizes, generations and locations. Results are `ResultRecord`s of 64 bytes a key (layout.ts).
- * Returned arrays are copies and stay valid. A key of 0 or more than 1,024 bytes gets INVALID where it would be put in, and
- * is not found elsewhere. A damaged KeyBatch, or records that are not one a key, raise INVALID, and nothing is done.
+ * Returned arrays are copies and stay valid. A key of 0 or more than 1,024 bytes, without its tenant, gets INVALID where it
+ * would be put in, and is not found elsewhere. A damaged KeyBatch, or records that are not one a key, raise INVALID, and
+ * nothing is done.
+ *
+ * A key that is there under another family than the one given (0 by default) gets INVALID with the flag `otherFamily`, and
+ * the generation, size and family of what is there, without locations; nothing is changed. Slots are not looked into.
  */
 export interface Directory {
   /**
    * May these keys be written: OK with a new generation; OK with flag existed (skip), or KEY_ALREADY_EXISTS (fail).
    * OUT_OF_RANGE: a generation next to 2^64 was told, and there is none above it.
    */
-  reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array;
+  reserve(keys: KeyBatch, existence: ExistenceMode, family?: Family): Uint8Array;
   /**
    * Makes keys visible. `records` are CommitRecords (24 bytes). Under `skip` and `fail` the first commit of a key wins: a
    * later one gets OK with existed, or KEY_ALREADY_EXISTS, and what is there. Under `replace` the result carries the
    * generation and the locations of the version that it replaced (flag existed), which must be dropped; if a newer version
    * was committed meanwhile, TRY_AGAIN: the committer's bytes must be dropped. Telling the very same commit again is OK
    * without the flag, so that a lost answer can be asked for once more. INVALID: generation 0, member 0, size from 2^48.
-   * OUT_OF_MEMORY: the directory is full, the key is not in it.
+   * OUT_OF_MEMORY: the directory is full, the key is not in it. TRY_AGAIN too if this very version was removed meanwhile,
+   * or, under `replace`, a newer one was committed and removed.
    */
-  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode): Uint8Array;
-  /** OK with generation, size and locations, or NOT_FOUND. Changes nothing. */
-  lookup(keys: KeyBatch): Uint8Array;
-  /** Removes keys; the result carries what was there (flag existed), OK without the flag if nothing was. */
-  remove(keys: KeyBatch): Uint8Array;
+  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, family?: Family): Uint8Array;
+  /**
+   * OK with generation, size, family and locations, or NOT_FOUND. Changes nothing. Family 255 (FAMILY_ANY) finds keys of all.
+   * With `rotate`, the locations of key `i` begin with number (rotate + i) modulo how many there are, and go round, so that
+   * readers that take the first one spread over all.
+   */
+  lookup(keys: KeyBatch, family?: Family | 255, rotate?: number): Uint8Array;
+  /**
+   * Removes keys; the result carries what was there (flag existed), OK without the flag if nothing was. What was removed
+   * does not come back by `announce`: the last 65,535 removed keys are remembered, with their generations.
+   */
+  remove(keys: KeyBatch, family?: Family): Uint8Array;
   /**
    * Takes over what a member says it holds (CommitRecords). A higher generation wins, and the result carries generation and
    * locations of the version that lost (flag existed), which must be dropped; the same generation adds a location; a lower one
-   * gets TRY_AGAIN: that holder must drop its bytes. NO_SPACE: four others are known already, this one is not taken up and
+   * gets TRY_AGAIN: that holder must drop its bytes. So does one that is not above what was removed, unless it is the very
+   * version that is there. Of another family: INVALID, and the holder must drop its bytes too. NO_SPACE: four others are known already, this one is not taken up and
    * must drop its bytes. DATA_INCONSISTENCY: the same generation with another size. INVALID, OUT_OF_MEMORY as in `commit`.
    */
-  announce(keys: KeyBatch, records: Uint8Array): Uint8Array;
+  announce(keys: KeyBatch, records: Uint8Array, family?: Family): Uint8Array;
   /**
    * Removes one location (result's generation and first location) of a key; the key goes with its last location. OK with
    * flag existed and the locations left, or OK without the flag if that location was not known.
@@ -93,12 +118,16 @@ export interface Directory {
    * another one is given. Without it, generations follow each other, and are unique within this directory only.
    */
   raiseGeneration(floor: bigint, self?: number): void;
-  stats(): { keys: number; bytes: number; memoryBytes: number };
+  /** `tombstones`: removed keys that are remembered; their memory, 1.6 MiB at most, is in `memoryBytes`. */
+  stats(): { keys: number; bytes: number; memoryBytes: number; tombstones: number };
 }
 
 export interface Decisions {
-  /** undefined: every key is good. Also finds duplicates. */
-  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number): KeyFault | undefined;
+  /**
+   * undefined: every key is good. Also finds duplicates. Keys may begin with a tenant, unless `origin` is "user"; it does not
+   * count in a key's length, and the key itself must not be empty.
+   */
+  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number, origin?: KeyOrigin): KeyFault | undefined;
   setRing(members: readonly RingMember[]): void;
   /** Member id that owns each key; 0 when the ring is empty. */
   ownersOf(keys: KeyBatch): Uint32Array;

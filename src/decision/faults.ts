@@ -1,6 +1,6 @@
 /** Sentences for people: which key is refused, why, and what to do about it. */
 import type { KeyBatch, KeyFault, KeyRule } from "./decisions.js";
-import { decodeKey } from "./layout.js";
+import { decodeKey, splitTenant } from "./layout.js";
 
 /** Text of a key in a message is cut after so many characters. */
 const KEY_SHOWN_MAX = 64;
@@ -11,7 +11,7 @@ const RULE_TEXT: Record<KeyRule, string> = {
 };
 const RULE_BYTES_MAX: Record<KeyRule, number> = { strict: 255, extended: 1024 };
 
-/** The faulty key as text, or undefined where the fault is the batch's. */
+/** The faulty key as its user knows it, without tenant, or undefined where the fault is the batch's. */
 export function faultyKey(fault: KeyFault, keys: readonly string[] | KeyBatch): string | undefined {
   return fault.index < 0 ? undefined : keyAt(keys, fault.index);
 }
@@ -62,8 +62,9 @@ function describeByte(byte: number): string {
   return byte < 0x80 ? `the control byte ${hex}` : `the byte ${hex}, which is not ASCII`;
 }
 
+/** Without the tenant: neither does its user know that, nor should others. */
 function keyAt(keys: readonly string[] | KeyBatch, index: number): string {
-  return keys instanceof Uint8Array ? decodeKey(keys, index) : (keys[index] ?? "");
+  return splitTenant(keys instanceof Uint8Array ? decodeKey(keys, index) : (keys[index] ?? "")).key;
 }
 
 /** JSON's quoting, so that control characters are visible. */

@@ -22,6 +22,14 @@ export const HELD_OBJECT_BYTES = 16;
 export const LOCATIONS_MAX = 4;
 /** ResultRecord flag: the key was there. */
 export const FLAG_EXISTED = 1;
+/** ResultRecord flag: the key is there under another family; nothing was done. */
+export const FLAG_OTHER_FAMILY = 2;
+/** A lookup of this family finds keys of all of them. */
+export const FAMILY_ANY = 255;
+
+/** What a tenant's prefix ends with; no user's key has it. */
+const TENANT_END = "\x1f";
+const TENANT_DIGITS = 16;
 
 const RESULT_LOCATIONS_OFFSET = 32;
 const LOCATION_BYTES = 8;
@@ -36,8 +44,12 @@ export interface Location {
 export interface ResultRecord {
   code: StatusCode;
   existed: boolean;
+  /** The key is there under another family; nothing was done. */
+  otherFamily: boolean;
   generation: bigint;
   bytes: bigint;
+  /** What is there: 0 host object, 1 published, 2 device cache. 0 if nothing is. */
+  family: number;
   locations: Location[];
 }
 
@@ -160,6 +172,18 @@ export function decodeKeys(batch: KeyBatch): string[] {
   return keys;
 }
 
+/**
+ * Splits what a sidecar puts before the keys of a tenant from the key as its user knows it:
+ * "0123456789abcdef\x1fkey" is "key" of the tenant "0123456789abcdef". Without such a prefix, the tenant is undefined.
+ */
+export function splitTenant(key: string): { tenant: string | undefined; key: string } {
+  const tenant = key.slice(0, TENANT_DIGITS);
+  if (key[TENANT_DIGITS] !== TENANT_END || !/^[0-9a-f]{16}$/.test(tenant)) {
+    return { tenant: undefined, key };
+  }
+  return { tenant, key: key.slice(TENANT_DIGITS + 1) };
+}
+
 /** A KeyBatch of some keys of another, in the order given. */
 export function selectKeys(batch: KeyBatch, indexes: ArrayLike<number>): KeyBatch {
   const keys: Uint8Array[] = [];
@@ -220,8 +244,10 @@ export function readResult(records: Uint8Array, index: number): ResultRecord {
   return {
     code: view.getUint32(0, true),
     existed: (view.getUint32(4, true) & FLAG_EXISTED) !== 0,
+    otherFamily: (view.getUint32(4, true) & FLAG_OTHER_FAMILY) !== 0,
     generation: view.getBigUint64(8, true),
     bytes: view.getBigUint64(16, true),
+    family: view.getUint32(28, true),
     locations,
   };
 }
@@ -235,11 +261,11 @@ export function writeResult(records: Uint8Array, index: number, result: ResultRe
     );
   }
   view.setUint32(0, result.code, true);
-  view.setUint32(4, result.existed ? FLAG_EXISTED : 0, true);
+  view.setUint32(4, (result.existed ? FLAG_EXISTED : 0) | (result.otherFamily ? FLAG_OTHER_FAMILY : 0), true);
   view.setBigUint64(8, result.generation, true);
   view.setBigUint64(16, result.bytes, true);
   view.setUint32(24, result.locations.length, true);
-  view.setUint32(28, 0, true);
+  view.setUint32(28, result.family, true);
   for (let position = 0; position < LOCATIONS_MAX; position += 1) {
     const at = RESULT_LOCATIONS_OFFSET + position * LOCATION_BYTES;
     const location = result.locations[position];

@@ -12,10 +12,11 @@ export interface DecisionExports {
   readonly tokensPerWeight: WebAssembly.Global;
   begin(bytes: number): number;
   limitMemory(bytes: bigint): void;
+  setHashSeed(seed: bigint): void;
   hash(pointer: number, bytes: number): bigint;
   isByteAllowed(rule: number, byte: number): number;
   bytesMaxOf(rule: number): number;
-  validateBatch(pointer: number, length: number, rule: number, keysMax: number): number;
+  validateBatch(pointer: number, length: number, rule: number, keysMax: number, plain: number): number;
   validateFaultIndex(): number;
   validateFaultDetail(): number;
   setRing(pointer: number, length: number, count: number): number;
@@ -30,11 +31,18 @@ export interface DecisionExports {
   planRecords(): number;
   planRecordCount(): number;
   planFault(): number;
-  reserve(keys: number, keysLength: number, existence: number): number;
-  commit(keys: number, keysLength: number, records: number, recordsLength: number, existence: number): number;
-  lookup(keys: number, keysLength: number): number;
-  remove(keys: number, keysLength: number): number;
-  announce(keys: number, keysLength: number, records: number, recordsLength: number): number;
+  reserve(keys: number, keysLength: number, existence: number, family: number): number;
+  commit(
+    keys: number,
+    keysLength: number,
+    records: number,
+    recordsLength: number,
+    existence: number,
+    family: number,
+  ): number;
+  lookup(keys: number, keysLength: number, family: number, rotation: number): number;
+  remove(keys: number, keysLength: number, family: number): number;
+  announce(keys: number, keysLength: number, records: number, recordsLength: number, family: number): number;
   forgetLocations(keys: number, keysLength: number, records: number, recordsLength: number): number;
   forgetMember(member: number): number;
   forgetForeign(self: number): number;
@@ -44,6 +52,7 @@ export interface DecisionExports {
   directoryKeys(): number;
   directoryObjectBytes(): bigint;
   directoryMemoryBytes(): bigint;
+  directoryTombstones(): number;
 }
 
 let compiled: WebAssembly.Module | undefined;

@@ -9,18 +9,26 @@ import type {
   Decisions,
   Directory,
   ExistenceMode,
+  Family,
   KeyBatch,
   KeyFault,
+  KeyOrigin,
   KeyRule,
   PlanRequest,
   RingMember,
 } from "./decisions.js";
-import { RESULT_RECORD_BYTES, SLICE_RECORD_BYTES } from "./layout.js";
+import { type FAMILY_ANY, RESULT_RECORD_BYTES, SLICE_RECORD_BYTES } from "./layout.js";
 import { type DecisionExports, instantiateDecisions } from "./module.js";
 
 export interface DecisionOptions {
   /** Most memory that the module takes, in bytes. Defaults to 4 GiB, which is all that it can address. */
   memoryBytesMax?: bigint;
+  /**
+   * 64 bits that seed the hashes of the directory and of the search for duplicates, so that nobody who does not know them
+   * can choose keys that make these slow. Defaults to 0, and every instance then works alike. Answers don't depend on it,
+   * nor does the ring.
+   */
+  hashSeed?: bigint;
 }
 
 /** A fresh instance: no ring, an empty directory. */
@@ -53,6 +61,8 @@ const GROUP_RECORD_BYTES = 24;
 /** One call's input. Far above the largest batch: 100,000 keys of 1,024 bytes. */
 const INPUT_BYTES_MAX = 1 << 30;
 const U32_LIMIT = 2 ** 32;
+/** Rotations of 1 to 4 locations repeat after so many. */
+const ROTATIONS = 12;
 
 /** Moves bytes into and out of the module's memory. */
 class Border {
@@ -106,11 +116,14 @@ class WasmDecisions implements Decisions {
     if (options.memoryBytesMax !== undefined) {
       wasm.limitMemory(options.memoryBytesMax);
     }
+    if (options.hashSeed !== undefined) {
+      wasm.setHashSeed(BigInt.asUintN(64, options.hashSeed));
+    }
   }
 
-  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number): KeyFault | undefined {
+  validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number, origin: KeyOrigin = "sidecar"): KeyFault | undefined {
     const [pointer] = this.border.write(keys) as [number];
-    const reason = this.wasm.validateBatch(pointer, keys.byteLength, RULES[rule], keysMax);
+    const reason = this.wasm.validateBatch(pointer, keys.byteLength, RULES[rule], keysMax, origin === "user" ? 1 : 0);
     if (reason === REASON_OUT_OF_MEMORY) {
       throw outOfMemory();
     }
@@ -201,29 +214,32 @@ class WasmDirectory implements Directory {
     this.wasm = border.wasm;
   }
 
-  reserve(keys: KeyBatch, existence: ExistenceMode): Uint8Array {
+  reserve(keys: KeyBatch, existence: ExistenceMode, family: Family = 0): Uint8Array {
     const [pointer] = this.border.write(keys) as [number];
-    return this.results(this.wasm.reserve(pointer, keys.byteLength, existence), pointer);
+    return this.results(this.wasm.reserve(pointer, keys.byteLength, existence, family), pointer);
   }
 
-  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode): Uint8Array {
+  commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, family: Family = 0): Uint8Array {
     const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
-    return this.results(this.wasm.commit(pointer, keys.byteLength, recordsAt, records.byteLength, existence), pointer);
+    const status = this.wasm.commit(pointer, keys.byteLength, recordsAt, records.byteLength, existence, family);
+    return this.results(status, pointer);
   }
 
-  lookup(keys: KeyBatch): Uint8Array {
+  lookup(keys: KeyBatch, family: Family | typeof FAMILY_ANY = 0, rotate?: number): Uint8Array {
     const [pointer] = this.border.write(keys) as [number];
-    return this.results(this.wasm.lookup(pointer, keys.byteLength), pointer);
+    const rotation = rotate === undefined ? 0 : 1 + (Math.abs(Math.trunc(rotate)) % ROTATIONS);
+    return this.results(this.wasm.lookup(pointer, keys.byteLength, family, rotation), pointer);
   }
 
-  remove(keys: KeyBatch): Uint8Array {
+  remove(keys: KeyBatch, family: Family = 0): Uint8Array {
     const [pointer] = this.border.write(keys) as [number];
-    return this.results(this.wasm.remove(pointer, keys.byteLength), pointer);
+    return this.results(this.wasm.remove(pointer, keys.byteLength, family), pointer);
   }
 
-  announce(keys: KeyBatch, records: Uint8Array): Uint8Array {
+  announce(keys: KeyBatch, records: Uint8Array, family: Family = 0): Uint8Array {
     const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
-    return this.results(this.wasm.announce(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
+    const status = this.wasm.announce(pointer, keys.byteLength, recordsAt, records.byteLength, family);
+    return this.results(status, pointer);
   }
 
   forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array {
@@ -246,11 +262,12 @@ class WasmDirectory implements Directory {
     this.wasm.raiseGenerationTo(floor);
   }
 
-  stats(): { keys: number; bytes: number; memoryBytes: number } {
+  stats(): { keys: number; bytes: number; memoryBytes: number; tombstones: number } {
     return {
       keys: this.wasm.directoryKeys() >>> 0,
       bytes: Number(BigInt.asUintN(64, this.wasm.directoryObjectBytes())),
       memoryBytes: Number(BigInt.asUintN(64, this.wasm.directoryMemoryBytes())),
+      tombstones: this.wasm.directoryTombstones() >>> 0,
     };
   }
 
@@ -282,7 +299,7 @@ function raise(status: number, what: string): void {
     case CALL_BAD_ARGUMENT:
       throw new HbmeshError(
         StatusCode.OUT_OF_RANGE,
-        `An argument given to ${what} is outside of its range. Use smaller numbers of tokens, lanes or slices.`,
+        `An argument given to ${what} is outside of its range. Use smaller numbers of tokens, lanes or slices, and a family from 0 to 2.`,
       );
     default:
       throw new HbmeshError(

@@ -1,61 +1,21 @@
 /**
- * Goal: the directory answers as decisions.ts promises. Method: an example for each promise; thousands of random calls
- * compared with a Map. directory-memory.test.ts looks at its memory.
+ * Goal: the directory answers as decisions.ts promises. Method: an example for each promise. Its neighbours look at
+ * families and rotation, at removed keys, at memory, and at random calls.
  */
 import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import {
   type CommitRecord,
   createDecisions,
-  type Directory,
   decodeResults,
   type ExistenceMode,
   encodeCommits,
-  encodeKeys,
-  encodeResults,
-  type ResultRecord,
 } from "../../../src/decision/index.js";
-import { createRandom, makeBatch, type Random, testSeed } from "./support.js";
-
-const SKIP = 0;
-const FAIL = 1;
-const REPLACE = 2;
-
-function told(generation: number, member = 1, slot = 0, bytes = 100): CommitRecord {
-  return { generation: BigInt(generation), bytes: BigInt(bytes), slot, member };
-}
-
-function result(code: StatusCode, existed: boolean, from?: CommitRecord, ...further: CommitRecord[]): ResultRecord {
-  const locations = from === undefined ? [] : [from, ...further].map(({ member, slot }) => ({ member, slot }));
-  return { code, existed, generation: from?.generation ?? 0n, bytes: from?.bytes ?? 0n, locations };
-}
+import { createSingle, FAIL, REPLACE, result, SKIP, told } from "./directory-support.js";
+import { createRandom, makeBatch, testSeed } from "./support.js";
 
 const { OK, NOT_FOUND, TRY_AGAIN, INVALID, NO_SPACE, KEY_ALREADY_EXISTS, DATA_INCONSISTENCY, OUT_OF_RANGE } =
   StatusCode;
-
-/** A directory as calls for one key each. */
-function createSingle(): {
-  directory: Directory;
-  commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord;
-  announce(key: string, record: CommitRecord): ResultRecord;
-  lookup(key: string): ResultRecord;
-  remove(key: string): ResultRecord;
-  reserve(key: string, existence: ExistenceMode): ResultRecord;
-  forget(key: string, record: CommitRecord): ResultRecord;
-} {
-  const { directory } = createDecisions();
-  const one = (records: Uint8Array): ResultRecord => decodeResults(records)[0] as ResultRecord;
-  return {
-    directory,
-    commit: (key, record, existence) => one(directory.commit(encodeKeys([key]), encodeCommits([record]), existence)),
-    announce: (key, record) => one(directory.announce(encodeKeys([key]), encodeCommits([record]))),
-    lookup: (key) => one(directory.lookup(encodeKeys([key]))),
-    remove: (key) => one(directory.remove(encodeKeys([key]))),
-    reserve: (key, existence) => one(directory.reserve(encodeKeys([key]), existence)),
-    forget: (key, record) =>
-      one(directory.forgetLocations(encodeKeys([key]), encodeResults([result(OK, false, record)]))),
-  };
-}
 
 describe("reserve", () => {
   test("gives a new generation each time, and stores nothing", () => {
@@ -181,6 +141,8 @@ describe("commit", () => {
     ["a size of 2^48", "a", { ...told(1), bytes: 1n << 48n }],
     ["an empty key", "", told(1)],
     ["a key of 1,025 bytes", "x".repeat(1025), told(1)],
+    ["a key of 1,025 bytes with its tenant", `0123456789abcdef\x1f${"x".repeat(1025)}`, told(1)],
+    ["a key of 1,041 bytes without a tenant", `0123456789abcdeg\x1f${"x".repeat(1024)}`, told(1)],
   ])("with %s is INVALID and leaves nothing", (_, key, record) => {
     const { commit, announce, directory } = createSingle();
     expect(commit(key, record, SKIP)).toEqual(result(INVALID, false));
@@ -189,13 +151,17 @@ describe("commit", () => {
   });
 
   test.each([1, 7, 8, 9, 255, 256, 257, 288, 289, 1023, 1024])(
-    "keeps a key of %i bytes, largest size and ids included",
+    "keeps a key of %i bytes, largest size and ids included, for two tenants",
     (length) => {
       const { commit, lookup } = createSingle();
       const record = { generation: (1n << 64n) - 2n, bytes: (1n << 48n) - 1n, slot: 0xffffffff, member: 65_535 };
-      commit("x".repeat(length), record, SKIP);
-      expect(lookup("x".repeat(length))).toEqual(result(OK, false, record));
-      expect(lookup(`${"x".repeat(length - 1)}y`).code).toBe(NOT_FOUND);
+      for (const tenant of ["", `0123456789abcdef\x1f`]) {
+        const key = `${tenant}${"x".repeat(length)}`;
+        expect(lookup(key).code).toBe(NOT_FOUND);
+        commit(key, record, SKIP);
+        expect(lookup(key)).toEqual(result(OK, false, record));
+        expect(lookup(`${key.slice(0, -1)}y`).code).toBe(NOT_FOUND);
+      }
     },
   );
 });
@@ -286,174 +252,4 @@ describe("remove and forget", () => {
     expect(codes).toEqual([...owners].map((owner) => (owner === 2 ? OK : NOT_FOUND)));
     expect(foreign).toBeGreaterThan(5_000);
   });
-});
-
-/** The directory as a Map, by the words of decisions.ts. */
-class Model {
-  readonly keys = new Map<
-    string,
-    { generation: bigint; bytes: bigint; locations: { member: number; slot: number }[] }
-  >();
-  next = 1n;
-  /** The directory's member; undefined: generations follow each other. */
-  constructor(readonly self?: number) {
-    this.next = this.above(0n);
-  }
-
-  commit(key: string, record: CommitRecord, existence: ExistenceMode): ResultRecord {
-    this.raise(record.generation);
-    const known = this.keys.get(key);
-    if (known === undefined) return this.put(key, record);
-    const isAgain =
-      known.generation === record.generation &&
-      known.bytes === record.bytes &&
-      known.locations.some(({ member, slot }) => member === record.member && slot === record.slot);
-    if (isAgain) return this.tell(key, OK, false);
-    if (existence === SKIP) return this.tell(key, OK, true);
-    if (existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
-    return this.supersede(key, record);
-  }
-
-  announce(key: string, record: CommitRecord): ResultRecord {
-    this.raise(record.generation);
-    const known = this.keys.get(key);
-    if (known === undefined) return this.put(key, record);
-    if (known.generation !== record.generation) return this.supersede(key, record);
-    if (known.bytes !== record.bytes) return this.tell(key, DATA_INCONSISTENCY, false);
-    const same = known.locations.find(({ member }) => member === record.member);
-    if (same === undefined && known.locations.length === 4) return this.tell(key, NO_SPACE, false);
-    if (same === undefined) known.locations.push({ member: record.member, slot: record.slot });
-    else same.slot = record.slot;
-    return this.tell(key, OK, false);
-  }
-
-  remove(key: string): ResultRecord {
-    const answer = this.keys.has(key) ? this.tell(key, OK, true) : result(OK, false);
-    this.keys.delete(key);
-    return answer;
-  }
-
-  reserve(key: string, existence: ExistenceMode): ResultRecord {
-    if (this.keys.has(key) && existence === SKIP) return this.tell(key, OK, true);
-    if (this.keys.has(key) && existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
-    const generation = this.next;
-    this.next = this.above(generation);
-    return { ...result(OK, false), generation };
-  }
-
-  forget(key: string, record: CommitRecord): ResultRecord {
-    const known = this.keys.get(key);
-    if (known === undefined) return result(OK, false);
-    const at = known.locations.findIndex(({ member, slot }) => member === record.member && slot === record.slot);
-    const matches = known.generation === record.generation && at >= 0;
-    if (matches) known.locations.splice(at, 1);
-    const answer = this.tell(key, OK, matches);
-    if (known.locations.length === 0) this.keys.delete(key);
-    return answer;
-  }
-
-  forgetMember(gone: number): number {
-    let lost = 0;
-    for (const [key, known] of this.keys) {
-      known.locations = known.locations.filter(({ member }) => member !== gone);
-      if (known.locations.length === 0) {
-        this.keys.delete(key);
-        lost += 1;
-      }
-    }
-    return lost;
-  }
-
-  lookup(key: string): ResultRecord {
-    return this.keys.has(key) ? this.tell(key, OK, false) : result(NOT_FOUND, false);
-  }
-
-  private raise(generation: bigint): void {
-    if (generation >= this.next) this.next = this.above(generation);
-  }
-
-  private above(floor: bigint): bigint {
-    if (this.self === undefined) return floor + 1n;
-    const sameCount = ((floor >> 16n) << 16n) + BigInt(this.self);
-    return sameCount > floor ? sameCount : sameCount + 0x1_0000n;
-  }
-
-  private put(key: string, { generation, bytes, member, slot }: CommitRecord): ResultRecord {
-    this.keys.set(key, { generation, bytes, locations: [{ member, slot }] });
-    return this.tell(key, OK, false);
-  }
-
-  private supersede(key: string, record: CommitRecord): ResultRecord {
-    const known = this.keys.get(key);
-    if (known !== undefined && record.generation <= known.generation) return this.tell(key, TRY_AGAIN, false);
-    const answer = this.tell(key, OK, true);
-    this.put(key, record);
-    return answer;
-  }
-
-  private tell(key: string, code: StatusCode, existed: boolean): ResultRecord {
-    const known = this.keys.get(key);
-    if (known === undefined) throw new Error("the model told of an absent key");
-    return {
-      code,
-      existed,
-      generation: known.generation,
-      bytes: known.bytes,
-      locations: known.locations.map((each) => ({ ...each })),
-    };
-  }
-}
-
-function randomStep(random: Random, directory: Directory, model: Model, keySpace: number): void {
-  const names = Array.from({ length: 1 + random.below(60) }, () => {
-    const number = random.below(keySpace);
-    return `${number}${"+".repeat((number * 37) % (number % 11 === 0 ? 900 : 60))}`;
-  });
-  const keys = encodeKeys(names);
-  const records = names.map(() =>
-    told(1 + random.below(40), 1 + random.below(6), random.below(3), 1 + random.below(2)),
-  );
-  const existence = random.pick<ExistenceMode>([SKIP, FAIL, REPLACE]);
-  const at = (index: number): CommitRecord => records[index] as CommitRecord;
-  const step = random.below(20);
-  if (step < 6) {
-    const expected = names.map((name, index) => model.commit(name, at(index), existence));
-    expect(decodeResults(directory.commit(keys, encodeCommits(records), existence))).toEqual(expected);
-  } else if (step < 10) {
-    const expected = names.map((name, index) => model.announce(name, at(index)));
-    expect(decodeResults(directory.announce(keys, encodeCommits(records)))).toEqual(expected);
-  } else if (step < 13) {
-    expect(decodeResults(directory.remove(keys))).toEqual(names.map((name) => model.remove(name)));
-  } else if (step < 15) {
-    const expected = names.map((name) => model.reserve(name, existence));
-    expect(decodeResults(directory.reserve(keys, existence))).toEqual(expected);
-  } else if (step < 17) {
-    const stale = encodeResults(records.map((record) => result(OK, false, record)));
-    const expected = names.map((name, index) => model.forget(name, at(index)));
-    expect(decodeResults(directory.forgetLocations(keys, stale))).toEqual(expected);
-  } else if (step === 17 && random.below(20) === 0) {
-    const gone = 1 + random.below(6);
-    expect(directory.forgetMember(gone)).toBe(model.forgetMember(gone));
-  } else {
-    expect(decodeResults(directory.lookup(keys))).toEqual(names.map((name) => model.lookup(name)));
-  }
-}
-
-test.each<[number, number | undefined]>([
-  [20, undefined],
-  [500, 3],
-  [20_000, undefined],
-])("random calls over %i keys of member %s agree with the model", (keySpace, self) => {
-  const random = createRandom(testSeed());
-  const { directory } = createDecisions();
-  const model = new Model(self);
-  directory.raiseGeneration(0n, self);
-  for (let step = 0; step < 1_500; step += 1) {
-    randomStep(random, directory, model, keySpace);
-    const bytes =
-      step % 100 === 0 ? [...model.keys.values()].reduce((sum, known) => sum + Number(known.bytes), 0) : undefined;
-    expect(directory.stats()).toMatchObject({ keys: model.keys.size, ...(bytes === undefined ? {} : { bytes }) });
-  }
-  const left = [...model.keys.keys()];
-  expect(decodeResults(directory.lookup(encodeKeys(left)))).toEqual(left.map((name) => model.lookup(name)));
 });

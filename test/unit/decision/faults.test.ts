@@ -70,6 +70,26 @@ test.each(table)("%j under %s", (keys, rule, keysMax, sentence) => {
   expect(faultyKey(fault, keys)).toBe(fault.index < 0 ? undefined : keys[fault.index]);
 });
 
+test("a tenant is not shown, nor counted in the length", () => {
+  const tenant = "0123456789abcdef\x1f";
+  const cases: [string, string, RegExp][] = [
+    [`${tenant}a b`, "a b", /^Key "a b" \(number 1 of the call\) contains a space/],
+    [`${tenant}${"x".repeat(256)}`, "x".repeat(256), /^Key "x+\.\.\." \(number 1 of the call\) has 256 bytes/],
+    [tenant, "", /^Key number 1 of the call is empty/],
+    [`${tenant}a\x1fb`, "a\x1fb", /^Key "a\\u001fb" \(number 1 of the call\) contains the control byte 0x1f/],
+  ];
+  for (const [whole, key, sentence] of cases) {
+    const batch = encodeKeys([whole]);
+    const fault = decisions.validateKeys(batch, "strict", 10);
+    if (fault === undefined) {
+      throw new Error("a fault was expected");
+    }
+    expect(describeKeyFault(fault, batch, "strict")).toMatch(sentence);
+    expect(describeKeyFault(fault, [whole], "strict")).toMatch(sentence);
+    expect(faultyKey(fault, batch)).toBe(key);
+  }
+});
+
 test("a damaged batch", () => {
   const fault = decisions.validateKeys(new Uint8Array(3), "strict", 10);
   expect(fault).toMatchObject({ reason: "malformed-batch" });

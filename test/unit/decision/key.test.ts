@@ -1,6 +1,6 @@
 /**
  * Goal: exactly the keys of semantics.md are allowed, and the first fault is named. Method: tables of every limit below, at
- * and above; all 256 bytes at several places of a key; random batches against a simple model.
+ * and above; all 256 bytes at several places of a key; keys of tenants; random batches against a simple model.
  */
 import { describe, expect, test } from "vitest";
 import {
@@ -8,6 +8,7 @@ import {
   encodeKeys,
   type KeyBatch,
   type KeyFault,
+  type KeyOrigin,
   type KeyRule,
 } from "../../../src/decision/index.js";
 import { keyBatchBytes } from "../../../src/decision/layout.js";
@@ -40,7 +41,7 @@ describe.each(RULES)("rule %s", (rule) => {
     for (const length of [1, 2, 15, 16, 17, 33, 64]) {
       for (const place of new Set([0, length >> 1, length - 1])) {
         for (let byte = 0; byte < 256; byte += 1) {
-          const key = new Uint8Array(length).fill(0x61);
+          const key = new Uint8Array(length).fill(0x78);
           key[place] = byte;
           const fault = decisions.validateKeys(batchOf([Buffer.from("first"), key]), rule, 10);
           const expected = ALLOWED[rule].has(byte) ? undefined : { index: 1, reason: "forbidden-byte", detail: byte };
@@ -108,11 +109,74 @@ describe("a batch", () => {
   });
 });
 
+const TENANT = "0123456789abcdef\x1f";
+const END = { reason: "forbidden-byte", detail: 0x1f } as const;
+
+describe.each(RULES)("keys with a tenant under rule %s", (rule) => {
+  test.each<[string, string, Omit<KeyFault, "index"> | undefined]>([
+    ["the shortest", `${TENANT}a`, undefined],
+    ["the longest", `${TENANT}${"x".repeat(BYTES_MAX[rule])}`, undefined],
+    [
+      "one too long",
+      `${TENANT}${"x".repeat(BYTES_MAX[rule] + 1)}`,
+      { reason: "too-long", detail: BYTES_MAX[rule] + 1 },
+    ],
+    ["an empty one", TENANT, { reason: "empty", detail: 0 }],
+    ["a forbidden byte", `${TENANT}a b`, { reason: "forbidden-byte", detail: 0x20 }],
+    ["a second end", `${TENANT}\x1fa`, END],
+    ["a second tenant", `${TENANT}${TENANT}a`, END],
+    ["an end in the key", `${TENANT}a\x1fb`, END],
+    ["15 digits", `${TENANT.slice(1)}a`, END],
+    ["17 digits", `0${TENANT}a`, END],
+    ["upper case", "0123456789abcdeF\x1fa", END],
+    ["a letter that is no digit", "0123456789abcdeg\x1fa", END],
+    ["the byte below 0", "0123456789abcde/\x1fa", { reason: "forbidden-byte", detail: 0x2f }],
+    ["the byte above 9", "0123456789abcde:\x1fa", END],
+    ["the byte below a", "0123456789abcde`\x1fa", { reason: "forbidden-byte", detail: 0x60 }],
+    ["no tenant but the end", "\x1fa", END],
+    ["only an end", "\x1f", END],
+    ["digits only, which are a key", TENANT.slice(0, 16), undefined],
+  ])("%s", (_, key, fault) => {
+    const expected = fault === undefined ? undefined : { index: 1, ...fault };
+    expect(decisions.validateKeys(encodeKeys(["first", key, "last"]), rule, 10)).toEqual(expected);
+    expect(decisions.validateKeys(encodeKeys(["first", key, "last"]), rule, 10, "sidecar")).toEqual(expected);
+    if (key.includes("\x1f")) {
+      const refused = decisions.validateKeys(encodeKeys(["first", key, "last"]), rule, 10, "user");
+      expect(refused).toMatchObject({ index: 1, reason: expect.stringMatching(/^(forbidden-byte|too-long)$/) });
+    }
+  });
+
+  test("of two tenants, and of none, are different; of one tenant, the same", () => {
+    const keys = ["a", `${TENANT}a`, `${TENANT.replace("0", "1")}a`];
+    expect(decisions.validateKeys(encodeKeys(keys), rule, 10)).toBeUndefined();
+    const fault = decisions.validateKeys(encodeKeys([...keys, `${TENANT}a`]), rule, 10);
+    expect(fault).toEqual({ index: 3, reason: "duplicate", detail: 1 });
+  });
+
+  test("each of the 256 bytes at each place of the tenant", () => {
+    for (let place = 0; place < 17; place += 1) {
+      for (let byte = 0; byte < 256; byte += 1) {
+        const key = Buffer.from(`${TENANT}key`);
+        key[place] = byte;
+        const isGood =
+          place === 16 ? byte === 0x1f || ALLOWED[rule].has(byte) : /[0-9a-f]/.test(String.fromCharCode(byte));
+        const first = ALLOWED[rule].has(byte) ? 0x1f : byte;
+        const expected = isGood ? undefined : { index: 0, reason: "forbidden-byte", detail: first };
+        expect(decisions.validateKeys(batchOf([key]), rule, 10), `byte ${byte} at ${place}`).toEqual(expected);
+      }
+    }
+  });
+});
+
+function withoutTenant(key: string): string {
+  return key[16] === "\x1f" && /^[0-9a-f]{16}$/.test(key.slice(0, 16)) ? key.slice(17) : key;
+}
+
 /** What validateKeys promises, said as simply as possible. */
-function model(keys: readonly string[], rule: KeyRule): KeyFault | undefined {
+function model(keys: readonly string[], rule: KeyRule, origin: KeyOrigin): KeyFault | undefined {
   const seen = new Map<string, number>();
   for (const [index, key] of keys.entries()) {
-    const bytes = Buffer.from(key);
+    const bytes = Buffer.from(origin === "user" ? key : withoutTenant(key));
     const forbidden = bytes.find((byte) => !ALLOWED[rule].has(byte));
     const before = seen.get(key);
     if (bytes.length === 0) return { index, reason: "empty", detail: 0 };
@@ -127,22 +191,34 @@ function model(keys: readonly string[], rule: KeyRule): KeyFault | undefined {
 test("random batches agree with the model", () => {
   const random = createRandom(testSeed());
   const letters = [..."abcdefgh0123-_!@#%^*()+=:;"];
+  const prefixes = [TENANT, "ffffffffffffffff\x1f", "0123456789abcdeF\x1f", "0123\x1f", "\x1f", `${TENANT}${TENANT}`];
   const found = new Map<string, number>();
   for (let round = 0; round < 5_000; round += 1) {
     const keys = Array.from({ length: 1 + random.below(40) }, () => {
       const length = random.below(200) === 0 ? random.pick([0, 1, 254, 255, 256, 1024, 1025]) : 2 + random.below(30);
       const key = Array.from({ length }, () => random.pick(letters)).join("");
-      return random.below(150) === 0 ? `${key}${random.pick([" ", ".", "é", "\u0000", "/"])}${key}` : key;
+      const tenant = random.below(80) === 0 ? random.pick(prefixes) : "";
+      const bad = random.below(150) === 0 ? random.pick([" ", ".", "é", "\u0000", "/", "\x1f"]) : "";
+      return bad === "" ? `${tenant}${key}` : `${tenant}${key}${bad}${key}`;
     });
+    // Half of the rounds are one tenant's.
+    const tenants = random.below(2) === 0;
+    for (const [index, key] of keys.entries()) if (tenants && !key.includes("\x1f")) keys[index] = `${TENANT}${key}`;
     if (random.below(8) === 0) {
       keys.push(random.pick(keys));
     }
     const rule = random.pick(RULES);
-    const expected = model(keys, rule);
-    expect(decisions.validateKeys(encodeKeys(keys), rule, 100)).toEqual(expected);
-    const reason = expected?.reason ?? "good";
-    found.set(reason, (found.get(reason) ?? 0) + 1);
+    for (const origin of ["sidecar", "user"] as const) {
+      const expected = model(keys, rule, origin);
+      expect(decisions.validateKeys(encodeKeys(keys), rule, 100, origin)).toEqual(expected);
+      const reason = `${tenants ? "tenant" : "plain"} ${origin} ${expected?.reason ?? "good"}`;
+      found.set(reason, (found.get(reason) ?? 0) + 1);
+    }
   }
   // The rounds met everything that they are meant to meet.
-  expect([...found.keys()].sort()).toEqual(["duplicate", "empty", "forbidden-byte", "good", "too-long"]);
+  for (const round of ["plain sidecar", "plain user", "tenant sidecar"]) {
+    for (const reason of ["duplicate", "empty", "forbidden-byte", "good", "too-long"]) {
+      expect(found.get(`${round} ${reason}`), `${round} ${reason}`).toBeGreaterThan(0);
+    }
+  }
 });

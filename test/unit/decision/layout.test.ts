@@ -43,6 +43,20 @@ describe("KeyBatch", () => {
   });
 });
 
+test.each<[string, string | undefined, string]>([
+  ["key", undefined, "key"],
+  ["", undefined, ""],
+  ["0123456789abcdef", undefined, "0123456789abcdef"],
+  ["0123456789abcdef\x1fkey", "0123456789abcdef", "key"],
+  ["0123456789abcdef\x1f", "0123456789abcdef", ""],
+  ["0123456789abcdef\x1fa\x1fb", "0123456789abcdef", "a\x1fb"],
+  ["0123456789abcdeF\x1fkey", undefined, "0123456789abcdeF\x1fkey"],
+  ["0123456789abcde\x1fkeykey", undefined, "0123456789abcde\x1fkeykey"],
+  ["00123456789abcdef\x1fkey", undefined, "00123456789abcdef\x1fkey"],
+])("splitTenant(%j)", (whole, tenant, key) => {
+  expect(layout.splitTenant(whole)).toEqual({ tenant, key });
+});
+
 const LARGE = 0xfedcba9876543210n;
 
 describe("records", () => {
@@ -50,8 +64,10 @@ describe("records", () => {
     const record = {
       code: StatusCode.TRY_AGAIN,
       existed: true,
+      otherFamily: true,
       generation: LARGE,
       bytes: 3n,
+      family: 2,
       locations: [
         { member: 1, slot: 2 },
         { member: 65535, slot: 0xffffffff },
@@ -60,11 +76,11 @@ describe("records", () => {
     const bytes = layout.encodeResults([record]);
     expect(hex(bytes)).toBe(
       "13000000" +
-        "01000000" +
+        "03000000" +
         "1032547698badcfe" +
         "0300000000000000" +
         "02000000" +
-        "00000000" +
+        "02000000" +
         "01000000" +
         "02000000" +
         "ffff0000" +
@@ -120,8 +136,10 @@ describe("records", () => {
     const five = {
       code: 0,
       existed: false,
+      otherFamily: false,
       generation: 1n,
       bytes: 1n,
+      family: 0,
       locations: Array.from({ length: 5 }, () => ({ member: 1, slot: 1 })),
     };
     expectRaises(() => layout.encodeResults([five]), StatusCode.OUT_OF_RANGE, /at most 4 locations, not 5/);

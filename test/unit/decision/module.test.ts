@@ -30,6 +30,54 @@ describe("module", () => {
     }
   });
 
+  test("hashes as XXH64 does with a seed", () => {
+    // Of the C library: XXH64(text, bytes, seed).
+    const known: [string, bigint, bigint][] = [
+      ["", 1n, 0xd5afba1336a3be4bn],
+      ["abc", 1n, 0xbea9ca8199328908n],
+      ["abc", (1n << 64n) - 1n, 0x28306e589cc02176n],
+      ["Nobody inspects the spammish repetition", 0xfedcba9876543210n, 0x1f388689baf899c2n],
+    ];
+    for (const [text, seed, expected] of known) {
+      const wasm = instantiateDecisions();
+      wasm.setHashSeed(seed);
+      const bytes = Buffer.from(text);
+      const pointer = wasm.begin(bytes.byteLength) >>> 0;
+      new Uint8Array(wasm.memory.buffer).set(bytes, pointer);
+      expect(BigInt.asUintN(64, wasm.hash(pointer, bytes.byteLength)), JSON.stringify(text)).toBe(expected);
+    }
+  });
+
+  test("answers do not depend on the hash seed, and the ring does not either", () => {
+    const keys = makeBatch(0, 5_000);
+    const records = encodeCommits(
+      Array.from({ length: 5_000 }, (_, slot) => ({ generation: 1n, bytes: 1n, slot, member: 1 })),
+    );
+    const answers = [undefined, 0n, 1n, (1n << 64n) - 1n].map((hashSeed) => {
+      const decisions = createDecisions(hashSeed === undefined ? {} : { hashSeed });
+      decisions.setRing([1, 2, 3].map((id) => ({ id, weight: 1, name: `member-${id}` })));
+      const { directory } = decisions;
+      const fault = decisions.validateKeys(encodeKeys(["a", "b", "a"]), "strict", 10);
+      const commit = directory.commit(keys, records, 0);
+      const foreign = directory.forgetForeign(2);
+      return { fault, commit, foreign, owners: decisions.ownersOf(keys), lookup: directory.lookup(keys) };
+    });
+    expect(answers[0]?.fault).toEqual({ index: 2, reason: "duplicate", detail: 0 });
+    expect(answers[0]?.foreign).toBeGreaterThan(2_000);
+    for (const answer of answers) expect(answer).toEqual(answers[0]);
+  });
+
+  test("the hash seed is refused once keys are in the directory", () => {
+    const wasm = instantiateDecisions();
+    const key = encodeKeys(["a"]);
+    const at = wasm.begin(64) >>> 0;
+    const memory = new Uint8Array(wasm.memory.buffer);
+    memory.set(key, at);
+    memory.set(encodeCommits([{ generation: 1n, bytes: 1n, slot: 0, member: 1 }]), at + 32);
+    expect(wasm.commit(at, key.byteLength, at + 32, 24, 0, 0)).toBe(0);
+    expect(() => wasm.setHashSeed(1n)).toThrow(/unreachable/);
+  });
+
   test("the same calls give the same bytes", () => {
     const seed = testSeed();
     const history = (): string => {
