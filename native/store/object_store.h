@@ -250,6 +250,8 @@ class ObjectStore {
   // The longest not used object in the tier, soft pins last; or none.
   [[nodiscard]] virtual std::optional<ObjectView> NextSpilledVictim() const = 0;
   [[nodiscard]] virtual uint64_t storeId() const = 0;
+  // As in the slot. REQUIRES: such a slot.
+  [[nodiscard]] virtual const ObjectSlot& SlotAt(uint32_t slot) const = 0;
 
   // Calls `each` for every sealed object, spilled ones too. `each` must not change the store.
   virtual void ForEachSealed(const std::function<void(const ObjectView&)>& each) const = 0;

@@ -100,7 +100,7 @@ Status SharedObjectStore::BeginBringBack(uint32_t slot, const EndedSink* evicted
     const Status full = ArenaFull(bytes);
     local.holds--;
     counts_.holds--;
-    UpdatePlace(slot, true);
+    UpdatePlace(slot);
     return full;
   }
   local.incoming = extent;

@@ -56,6 +56,7 @@ class SharedObjectStore final : public ObjectStore {
   bool EndBringBack(uint32_t slot, bool whole) override;
   [[nodiscard]] std::optional<ObjectView> NextSpilledVictim() const override;
   [[nodiscard]] uint64_t storeId() const override { return header_.storeId; }
+  [[nodiscard]] const ObjectSlot& SlotAt(uint32_t slot) const override { return table_[slot]; }
 
   void ForEachSealed(const std::function<void(const ObjectView&)>& each) const override;
   [[nodiscard]] StoreUsage usage() const override;

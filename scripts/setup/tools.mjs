@@ -23,6 +23,7 @@ export const debianPackages = [
   { name: "libcli11-dev", file: "/usr/include/CLI/CLI.hpp", for: "build" },
   { name: "libxxhash-dev", file: "/usr/include/xxhash.h", for: "build" },
   { name: "libisal-dev", file: "/usr/include/isa-l/crc.h", for: "build" },
+  { name: "liburing-dev", file: "/usr/include/liburing.h", for: "build" },
   { name: "libgtest-dev", file: "/usr/include/gtest/gtest.h", for: "test" },
   { name: "etcd-server", program: "etcd", for: "test" },
   { name: "clang-format", program: "clang-format", for: "lint" },

@@ -1,0 +1,119 @@
+// SpillFile: the file of an SSD tier, in a directory that only this process uses, and the space in it.
+//
+//   0      SpillFileHeader in 4,096 bytes
+//   4096   records, each at a multiple of 4,096 and as long: payload │ zeros │ SpillFooter (docs/FORMATS.md)
+//
+// The directory is locked (flock) as long as the object lives; the lock ends with the process, whatever ends it.
+// Thread rule: one thread, but for fd().
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "store/arena_allocator.h"
+
+namespace hbmesh {
+
+inline constexpr uint64_t kSpillBlockBytes = 4096;  // offsets, lengths and buffers: what O_DIRECT needs at most
+
+struct SpillFileHeader {
+  uint32_t magic;    // 0x31464248 "HBF1"
+  uint32_t version;  // 1
+  uint64_t storeId;  // of the store whose slots lead here
+  uint64_t fileBytes;
+  uint32_t reserved;
+  uint32_t headerCrc32c;  // over this header (this field 0)
+};
+static_assert(sizeof(SpillFileHeader) == 32);
+
+// The last 64 bytes of a record.
+struct SpillFooter {
+  uint32_t magic;    // 0x31534248 "HBS1"
+  uint32_t version;  // 1
+  uint64_t storeId;
+  uint64_t generation;
+  uint64_t keyHash;
+  uint64_t payloadBytes;
+  uint32_t payloadCrc32c;
+  uint32_t footerCrc32c;  // over this footer (this field 0)
+  uint64_t reserved[2];
+};
+static_assert(sizeof(SpillFooter) == 64);
+
+// What a record must be of, to be believed.
+struct SpillIdentity {
+  uint64_t storeId = 0;
+  uint64_t generation = 0;
+  uint64_t keyHash = 0;
+  uint64_t payloadBytes = 0;
+};
+[[nodiscard]] SpillFooter MakeSpillFooter(const SpillIdentity& identity, uint32_t payloadCrc32c);
+// "" or what is wrong.
+[[nodiscard]] std::string SpillFooterFault(const SpillFooter& footer, const SpillIdentity& identity, uint32_t crc32c);
+[[nodiscard]] uint64_t SpillRecordBytes(uint64_t payloadBytes);
+
+// Memory that O_DIRECT takes.
+struct FreeAligned {
+  void operator()(std::byte* memory) const;
+};
+using AlignedBuffer = std::unique_ptr<std::byte[], FreeAligned>;
+[[nodiscard]] AlignedBuffer MakeAlignedBuffer(uint64_t bytes);
+
+class SpillFile {
+ public:
+  struct Place {
+    uint64_t offset;
+    uint64_t payloadBytes;
+  };
+
+  // Makes the directory (mode 0700) if only its last part is missing, locks it, and opens the file of this store or, if
+  // there is none, removes what is there and makes one of `fileBytes` (rounded down to 4,096), all of it allocated.
+  // kNotReady: another process uses the directory. kNoSpace: the file system has too little room. kInvalid: fileBytes.
+  [[nodiscard]] static Status Open(const std::string& directory, uint64_t fileBytes, uint64_t storeId, bool direct,
+                                   std::unique_ptr<SpillFile>* file);
+  // Removes the file, unless Keep was called.
+  ~SpillFile();
+  SpillFile(const SpillFile&) = delete;
+  SpillFile& operator=(const SpillFile&) = delete;
+
+  // The file stays for a process that adopts the store.
+  void Keep() { keep_ = true; }
+  [[nodiscard]] int fd() const { return file_.get(); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] bool direct() const { return direct_; }
+  [[nodiscard]] bool reopened() const { return reopened_; }  // the file was there, of this store
+
+  // Space for a record of this payload; nullopt: there is none.
+  [[nodiscard]] std::optional<uint64_t> Reserve(uint64_t payloadBytes);
+  // REQUIRES: reserved or adopted.
+  void Free(uint64_t offset);
+  // Takes over records that a former process wrote; false for each that can't lie there, or overlaps another.
+  // REQUIRES: nothing was reserved.
+  [[nodiscard]] std::vector<bool> Adopt(const std::vector<Place>& places);
+  [[nodiscard]] uint64_t capacityBytes() const { return space_.arenaBytes(); }
+  [[nodiscard]] uint64_t usedBytes() const { return space_.usedBytes(); }
+
+ private:
+  SpillFile(Fd directory, std::string path, uint64_t fileBytes);
+  [[nodiscard]] Status OpenExisting(uint64_t storeId, bool direct);
+  [[nodiscard]] Status MakeNew(uint64_t storeId, bool direct);
+  [[nodiscard]] Status OpenFlags(int flags, bool direct);
+
+  Fd directory_;  // holds the lock; closed last
+  const std::string path_;
+  const uint64_t fileBytes_;
+  Fd file_;
+  bool direct_ = false;
+  bool reopened_ = false;
+  bool keep_ = false;
+  ArenaAllocator space_;  // offsets from kSpillBlockBytes on
+  std::unordered_map<uint64_t, ArenaAllocator::Handle> taken_;
+};
+
+}  // namespace hbmesh
