@@ -7,10 +7,10 @@
  * refuse what is older than the removal: good objects of other keys are older too.
  *
  * A fixed number of them, whose memory is taken as they are needed, 1.6 MiB at most; the one removed longest ago is
- * forgotten first, also if memory ends earlier. They are this owner's only: one
- * that takes over the key, or starts anew, does not know them, and removals that were forgotten are not known either. So
- * they cover the time in which a holder is usually back, and do not replace the drops that an owner still owes it. A key
- * is known by 64 bits of its hash: should two keys share them, a good object may be dropped, never a wrong one served.
+ * forgotten first, also if memory ends earlier. They are this owner's only: one that takes over the key, or starts anew,
+ * does not know them, and removals that were forgotten are not known either. So they cover the time in which a holder is
+ * usually back, and do not replace the drops that an owner still owes it. A key is known by 64 bits of its hash: should
+ * two keys share them, a good object may be dropped, never a wrong one served.
  */
 import { allocateRun, PAGE_BYTES } from "./memory";
 

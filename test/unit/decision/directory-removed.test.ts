@@ -115,4 +115,22 @@ describe("a removed key", () => {
     expect(directory.stats().tombstones).toBe(65_535);
     expect(directory.stats().memoryBytes).toBeLessThanOrEqual(memoryBytes * 1.05);
   });
+
+  test("is remembered in a full directory too, in place of the one removed longest ago", () => {
+    const { directory } = createDecisions({ memoryBytesMax: 8n << 20n });
+    const records = encodeCommits(Array.from({ length: 1000 }, () => told(1)));
+    const codes = (results: Uint8Array): number[] => decodeResults(results).map(({ code }) => code);
+    let stored = 0;
+    while (codes(directory.announce(makeBatch(stored, 1000), records)).every((code) => code === OK)) stored += 1000;
+    expect(stored).toBeGreaterThan(20_000);
+    for (let first = 0; first < 20_000; first += 1000) directory.remove(makeBatch(first, 1000));
+    // What was taken with the first key is all that there is.
+    expect(directory.stats().tombstones).toBe(8_191);
+    const late = codes(directory.announce(makeBatch(19_000, 1000), records));
+    expect(late.every((code) => code === TRY_AGAIN)).toBe(true);
+    expect(codes(directory.announce(makeBatch(20_000 - 8_191, 100), records.subarray(0, 2400)))).toEqual(
+      Array<number>(100).fill(TRY_AGAIN),
+    );
+    expect(codes(directory.announce(makeBatch(20_000 - 8_192, 1), records.subarray(0, 24)))).toEqual([OK]);
+  });
 });
