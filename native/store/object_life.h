@@ -61,6 +61,7 @@ struct Ending {
   uint64_t bytes = 0;
   uint64_t atMs = 0;
   EndReason reason = EndReason::kEvicted;
+  bool operator==(const Ending&) const = default;
 };
 
 // The answer to "where is it, and why (not) there".
