@@ -57,7 +57,12 @@ function sidecarOf(running: Fixture, index: number): number {
 }
 
 /** Codes that say: whom you asked, or whom it asked, is gone. */
-const goneCodes = [StatusCode.CLIENT_WORKER_DISCONNECT, StatusCode.RPC_PEER_DEAD, StatusCode.NOT_READY];
+const goneCodes = [
+  StatusCode.CLIENT_WORKER_DISCONNECT,
+  StatusCode.RPC_PEER_DEAD,
+  StatusCode.NOT_READY,
+  StatusCode.SHUTTING_DOWN,
+];
 
 /** Every key failed, or the call did: one of the codes above, with a message. */
 async function expectGone(
