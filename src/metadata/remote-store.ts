@@ -23,7 +23,7 @@ export function createRemoteStore(address: string): Store {
     const signals = options?.signal === undefined ? [closing.signal] : [closing.signal, options.signal];
     try {
       closing.signal.throwIfAborted();
-      return await work({ signal: AbortSignal.any(signals), timeoutMs: options?.timeoutMs ?? STORE_TIMEOUT_MS });
+      return await work({ signal: AbortSignal.any(signals), timeoutMs: wholeMs(options?.timeoutMs) });
     } catch (reason) {
       throw closing.signal.aborted ? closedError() : unreachable(reason, address);
     }
@@ -77,6 +77,11 @@ export function createRemoteStore(address: string): Store {
       closing.abort();
     },
   };
+}
+
+/** Connect refuses a timeout that is no whole number. */
+function wholeMs(timeoutMs: number | undefined): number {
+  return Math.ceil(timeoutMs ?? STORE_TIMEOUT_MS);
 }
 
 function closedError(): HbmeshError {

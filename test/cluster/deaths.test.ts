@@ -157,6 +157,23 @@ async function failureOrStatus(
   );
 }
 
+describe("nobody dies", () => {
+  it("a worker keeps its lease: after three of them the ring is the same and every key is there", async () => {
+    const leaseMs = 1_000;
+    const running = await start("--lease_ms", String(leaseMs));
+    const client = await running.client(0);
+    expect(codesOf(await client.mSetD2H(["stays"], [memory(0, [64], 9).list]))).toEqual(["OK"]);
+    const ring = async (): Promise<string> =>
+      (await hbmesh("members", "--json", "--worker", running.addresses[1] ?? "")).stdout;
+    const before = await ring();
+    expect(before).toContain(running.addresses[0]);
+    const end = performance.now() + 3 * leaseMs;
+    await until("three leases are over", () => performance.now() > end);
+    expect(await ring()).toBe(before);
+    expect((await client.exist(["stays"])).presences).toEqual(["HIT"]);
+  });
+});
+
 describe("the launcher is killed", () => {
   it("its workers and their sidecars end too", async () => {
     const before = leftoversNow();
