@@ -30,6 +30,7 @@ const nativeLayers: Record<string, readonly string[]> = {
   transport: ["base"],
   sidecar: ["queue", "device", "store", "transport", "generated", "base"],
   client: ["queue", "device", "base"],
+  capi: ["client", "queue", "device", "base"],
   addon: ["client", "queue", "device", "base"],
   probe: ["base"],
 };

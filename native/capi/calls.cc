@@ -1,0 +1,111 @@
+// How calls go: sent, awaited for their time, ended.
+#include <array>
+
+#include "capi/handles.h"
+
+namespace hbmesh::capi {
+
+namespace {
+
+// How long the sidecar may take to confirm that a request was stopped.
+constexpr uint32_t kStopGraceMs = 2000;
+
+Clock::time_point In(uint64_t ms) { return Clock::now() + std::chrono::milliseconds(ms); }
+
+Status Expired(uint32_t ms, const std::string& workerAddress, const char* doing) {
+  return {StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(ms) + " ms for worker " + workerAddress +
+                                                " to " + doing +
+                                                ": look at the worker's log, or give a longer request timeout"};
+}
+
+// REQUIRES: the request was asked to end for `reason`.
+Status AwaitStop(const Sent& sent, const Status& reason) {
+  if (sent.operation->WaitEnd(In(kStopGraceMs))) return reason;
+  return {StatusCode::kWorkerTimeout, reason.message() + ". The sidecar did not confirm within " +
+                                          std::to_string(kStopGraceMs) +
+                                          " ms that it stopped: don't reuse the device memory of this call before the "
+                                          "client is closed"};
+}
+
+}  // namespace
+
+std::string& LastMessage() {
+  thread_local std::string message;
+  return message;
+}
+
+hbmesh_status Report(const Status& status) {
+  LastMessage() = status.message();
+  return static_cast<hbmesh_status>(status.code());
+}
+
+Status IsNull(const char* what) { return {StatusCode::kInvalid, std::string(what) + " is NULL"}; }
+
+Status OpenConnection(hbmesh_client* client, std::shared_ptr<Connection>* connection) {
+  if (client == nullptr) return IsNull("client");
+  const std::lock_guard lock(client->mutex);
+  if (client->closed) return {StatusCode::kShuttingDown, "the client was closed: make a new one"};
+  if (!client->connection) {
+    return {StatusCode::kNotReady, "the client is not connected: call hbmesh_client_init first"};
+  }
+  *connection = client->connection;
+  return Status::Ok();
+}
+
+Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent) {
+  hbmesh_batch given{};
+  if (client == nullptr) return IsNull("client");
+  if (Status status = CopyStruct(batch, "hbmesh_batch", &given); !status.ok()) return status;
+  if (Status status = OpenConnection(client, &sent->connection); !status.ok()) return status;
+  FlatCall flat;
+  if (Status status = MakeCall(plan.op, given, plan.keys, &flat); !status.ok()) return status;
+  std::copy(std::begin(plan.args), std::end(plan.args), std::begin(flat.call.args));
+  const uint64_t transferMs = flat.totalBytes / (client->floorBytesPerSecond / 1000 + 1);
+  sent->limitMs = static_cast<uint32_t>(
+      std::min<uint64_t>(uint64_t{client->requestTimeoutMs} + plan.waitMs + transferMs, UINT32_MAX));
+  return sent->connection->Submit(flat, &sent->operation, &sent->id);
+}
+
+Status Await(const Sent& sent, const std::string& workerAddress) {
+  if (sent.operation->WaitEnd(In(sent.limitMs))) return sent.operation->callStatus();
+  sent.connection->client().Cancel(sent.id);
+  const Status expired = Expired(sent.limitMs, workerAddress, "answer");
+  if (Status status = AwaitStop(sent, expired); status.code() != expired.code()) return status;
+  // Keys that were done in time are worth telling.
+  const Status ended = sent.operation->callStatus();
+  if (!ended.ok()) return ended.code() == StatusCode::kRpcCancelled ? expired : ended;
+  const hbmesh_result result = sent.operation->result();
+  const auto isCancelled = [](uint32_t code) { return code == HBMESH_RPC_CANCELLED; };
+  return std::all_of(result.statuses.begin(), result.statuses.end(), isCancelled) ? expired : Status::Ok();
+}
+
+Status Deliver(hbmesh_result&& finished, hbmesh_result** result) {
+  if (result != nullptr) {
+    *result = new hbmesh_result(std::move(finished));
+    return Status::Ok();
+  }
+  for (size_t i = 0; i < finished.statuses.size(); ++i) {
+    if (finished.statuses[i] != HBMESH_OK) {
+      return {static_cast<StatusCode>(finished.statuses[i]), finished.messages[i]};
+    }
+  }
+  return Status::Ok();
+}
+
+Status CallAndWait(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, hbmesh_result** result) {
+  if (result != nullptr) *result = nullptr;
+  Sent sent;
+  if (Status status = Send(client, batch, plan, &sent); !status.ok()) return status;
+  if (Status status = Await(sent, client->options.workerAddress); !status.ok()) return status;
+  return Deliver(sent.operation->result(), result);
+}
+
+Status AwaitAcceptance(const Sent& sent, uint32_t requestTimeoutMs, const std::string& workerAddress) {
+  if (!sent.operation->WaitAccepted(In(requestTimeoutMs))) {
+    sent.connection->client().Cancel(sent.id);
+    return AwaitStop(sent, Expired(requestTimeoutMs, workerAddress, "accept the call"));
+  }
+  return sent.operation->refused() ? sent.operation->callStatus() : Status::Ok();
+}
+
+}  // namespace hbmesh::capi

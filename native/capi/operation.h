@@ -1,0 +1,86 @@
+// Operation: one request of the C API from its submission to its end, and what each of its keys came to. Futures,
+// tickets and calls that wait share it.
+//
+// Thread rule: any thread. The client core tells (TakeEvents, Complete), the API's callers wait and read.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "client/client.h"
+#include "queue/layout.h"
+
+// What the API's callers see of finished keys. Immutable once it was handed out.
+struct hbmesh_result {
+  std::vector<uint32_t> statuses;
+  std::vector<uint32_t> flags;
+  std::vector<uint64_t> bytes;
+  std::vector<uint64_t> generations;
+  std::vector<std::string> messages;
+  std::vector<uint64_t> blobBytes;
+  std::vector<uint32_t> blobEnds;
+  std::vector<hbmesh::layout::PathRecord> paths;
+
+  explicit hbmesh_result(uint32_t count = 0)
+      : statuses(count), flags(count), bytes(count), generations(count), messages(count) {}
+};
+
+namespace hbmesh::capi {
+
+using Clock = std::chrono::steady_clock;
+
+class Operation {
+ public:
+  Operation(layout::Op op, uint32_t keyCount);
+
+  // From the client core, in its order; Complete comes last and once.
+  void TakeEvents(const RequestEvents& events);
+  void Complete(Completion&& completion);
+
+  // True: the request has ended; every key has accepted or ended (or the request ended); the key has ended.
+  [[nodiscard]] bool WaitEnd(Clock::time_point deadline);
+  [[nodiscard]] bool WaitAccepted(Clock::time_point deadline);
+  [[nodiscard]] bool WaitKey(uint32_t keyIndex, Clock::time_point deadline);
+  [[nodiscard]] bool ended() const;
+
+  // REQUIRES of both: WaitEnd was true. How the whole call ended; kOk: `result` has a status a key.
+  [[nodiscard]] Status callStatus() const;
+  [[nodiscard]] hbmesh_result result() const;
+  // REQUIRES: WaitKey was true.
+  [[nodiscard]] Status KeyStatus(uint32_t keyIndex) const;
+  [[nodiscard]] hbmesh_result KeyResult(uint32_t keyIndex) const;
+  // Did the request fail before anything was said of a key?
+  [[nodiscard]] bool refused() const;
+  // The first text that came with an acceptance: a ticket.
+  [[nodiscard]] std::string note() const;
+  [[nodiscard]] uint32_t keyCount() const { return keyCount_; }
+
+ private:
+  using Paths = std::shared_ptr<const std::vector<layout::PathRecord>>;
+
+  // REQUIRES of all: mutex_ is held.
+  void Take(const DeviceReplyView& view);
+  void FillFrom(const ObjectReplyView& view);
+  void EndOpenKeys(const Status& reason);
+
+  const layout::Op op_;
+  const uint32_t keyCount_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool ended_ = false;
+  Status call_;
+  hbmesh_result result_;
+  std::vector<bool> told_;
+  std::vector<bool> keyEnded_;
+  std::vector<Paths> keyPaths_;
+  uint32_t toldCount_ = 0;
+  std::string note_;
+};
+
+}  // namespace hbmesh::capi
