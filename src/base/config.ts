@@ -3,7 +3,7 @@
  *
  * resolveWorkerConfig() fills in defaults and throws INVALID naming the setting, what was given and what is allowed.
  */
-import { formatAddress, parseAddress } from "./address.js";
+import { formatAddress, isLoopback, parseAddress } from "./address.js";
 import { HbmeshError, StatusCode } from "./errors.js";
 
 export type TransportChoice = "auto" | "tcp" | "shm";
@@ -47,6 +47,10 @@ export interface WorkerConfig {
   requestTimeoutMs: number;
   /** How long a new sidecar may take to answer. Default 30,000: touching a large arena takes its time. */
   sidecarStartTimeoutMs: number;
+  /** File with the tenants and their tokens (tenants.ts). Default: none; everyone who can connect is the one tenant. */
+  tenantsFile?: string | undefined;
+  /** Serve other machines although no tenants file says who may ask. Default false. */
+  insecure: boolean;
   /** How often a sidecar is restarted within one minute before the worker gives up. Default 5. */
   sidecarRestartsMax: number;
 }
@@ -71,6 +75,7 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   requestTimeoutMs: 5_000,
   sidecarStartTimeoutMs: 30_000,
   sidecarRestartsMax: 5,
+  insecure: false,
 };
 
 /** Every numeric setting with its limits, both included. */
@@ -115,7 +120,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(config.clusterName)) {
     throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
   }
-  parseAddress(config.linkAddress, "linkAddress");
+  checkExposure(config);
   parseMetadataAddress(config.metadataAddress);
   return config;
 }
@@ -143,6 +148,17 @@ export function parseMetadataAddress(text: string): MetadataAddress {
     );
   }
   return { t: "etcd", endpoints };
+}
+
+/** Without tenants anyone who reaches a worker may read and delete everything: then only this machine may reach it. */
+function checkExposure(config: WorkerConfig): void {
+  for (const name of ["workerAddress", "linkAddress"] as const) {
+    const { host } = parseAddress(config[name], name);
+    if (!isLoopback(host) && config.tenantsFile === undefined && !config.insecure) {
+      const rule = "must be a loopback address (127.0.0.1, [::1]) as long as no tenants file says who may ask";
+      throw invalid(name, config[name], `${rule}; give one with tenantsFile, or set insecure to serve everyone`);
+    }
+  }
 }
 
 function checkChoice(name: string, value: string, allowed: readonly string[]): void {

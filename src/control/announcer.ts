@@ -8,11 +8,22 @@ import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import { type Decisions, encodeKeys, type HeldObject, type KeyBatch, readCommit } from "../decision/index.js";
+import {
+  type Decisions,
+  decodeKey,
+  encodeKeys,
+  type Family,
+  type HeldObject,
+  type KeyBatch,
+  keyCountOf,
+  readCommit,
+} from "../decision/index.js";
+import type { Departed, DepartureWatch } from "./departed.js";
+import type { DroppedObject } from "./holders.js";
 import type { MembershipView } from "./membership.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
-import { COMMIT_RECORD_BYTES, pickRecords, type Results, stampMember } from "./records.js";
-import type { SidecarLink } from "./sidecar-link.js";
+import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, type Results, stampMember } from "./records.js";
+import type { HeldChunk, SidecarLink } from "./sidecar-link.js";
 
 export interface AnnouncerOptions {
   decisions: Decisions;
@@ -22,6 +33,9 @@ export interface AnnouncerOptions {
   /** This member's sidecar: undefined if it has none at all; throws NOT_READY while there is none. */
   sidecar: () => SidecarLink | undefined;
   requestTimeoutMs: number;
+  departed: Departed;
+  /** These were told to an owner, and are gone meanwhile. */
+  onGone: (objects: readonly DroppedObject[]) => void;
 }
 
 const RETRY_MS = 200;
@@ -81,22 +95,24 @@ export class Announcer {
     if (sidecar === undefined) {
       return;
     }
+    const watch = this.#options.departed.watch();
     let told: Promise<unknown> = Promise.resolve();
     let failure: unknown;
-    await sidecar.listHeld((chunk) => {
-      const records = stampMember(chunk.records, view.selfId);
-      // One chunk after the other, so that owners aren't flooded.
-      told = told
-        .then(() =>
-          failure === undefined && !signal.aborted
-            ? this.#tellChunk(view, sidecar, chunk.keys, records, signal)
-            : undefined,
-        )
-        .catch((reason: unknown) => {
-          failure = reason;
-        });
-    }, LIST_TIMEOUT_MS);
-    await told;
+    try {
+      await sidecar.listHeld((chunk) => {
+        // One chunk after the other, so that owners aren't flooded.
+        told = told
+          .then(() =>
+            failure === undefined && !signal.aborted ? this.#tellChunk(view, sidecar, chunk, watch, signal) : undefined,
+          )
+          .catch((reason: unknown) => {
+            failure = reason;
+          });
+      }, LIST_TIMEOUT_MS);
+      await told;
+    } finally {
+      watch.end();
+    }
     if (failure !== undefined) {
       throw failure as Error;
     }
@@ -105,36 +121,54 @@ export class Announcer {
   async #tellChunk(
     view: MembershipView,
     sidecar: SidecarLink,
-    keys: KeyBatch,
-    records: Uint8Array,
+    chunk: HeldChunk,
+    watch: DepartureWatch,
     signal: AbortSignal,
   ): Promise<void> {
     const { decisions, log, requestTimeoutMs } = this.#options;
     const outdated: HeldObject[] = [];
-    for (const group of decisions.groupByOwner(keys)) {
+    const held = withoutDeparted(chunk, watch);
+    const stamped = stampMember(held.records, view.selfId);
+    for (const group of decisions.groupByOwner(held.keys)) {
       if (signal.aborted) {
         return;
       }
-      const part = { keys: group.keys, records: pickRecords(records, COMMIT_RECORD_BYTES, group.indexes) };
-      const results = await this.#tell(group.member, view, { ...part, last: false }, signal);
-      for (let at = 0; results !== undefined && at < results.count; at++) {
-        if (results.code(at) === StatusCode.TRY_AGAIN) {
-          outdated.push(readCommit(part.records, at));
+      const records = pickRecords(stamped, COMMIT_RECORD_BYTES, group.indexes);
+      const part = { keys: group.keys, records, last: false };
+      const results = await this.#tell(group.member, view, part, held.family, signal);
+      if (results !== undefined) {
+        this.#forgetDeparted(group.keys, records, results, watch);
+        for (let at = 0; at < results.count; at++) {
+          if (results.code(at) !== StatusCode.OK) {
+            outdated.push(readCommit(records, at));
+          }
         }
       }
     }
     if (outdated.length > 0) {
       log.info(
         { objects: outdated.length },
-        "dropping objects that were deleted or replaced while their owner could not reach this worker",
+        "dropping objects that their owners did not take up: deleted or replaced meanwhile, or held by enough others",
       );
       await sidecar.drop(outdated, requestTimeoutMs);
     }
   }
 
+  /** What went while it was being told is known to the owner now, and must not be. */
+  #forgetDeparted(keys: KeyBatch, records: Uint8Array, results: Results, watch: DepartureWatch): void {
+    const gone: DroppedObject[] = [];
+    for (let at = 0; at < results.count; at++) {
+      const object = readCommit(records, at);
+      if (results.code(at) === StatusCode.OK && watch.has(object)) {
+        gone.push({ key: decodeKey(keys, at), generation: object.generation, slot: object.slot });
+      }
+    }
+    this.#options.onGone(gone);
+  }
+
   async #tellDone(view: MembershipView, signal: AbortSignal): Promise<void> {
     const done = { keys: encodeKeys([]), records: new Uint8Array(0), last: true };
-    await Promise.all([...view.members.keys()].map((member) => this.#tell(member, view, done, signal)));
+    await Promise.all([...view.members.keys()].map((member) => this.#tell(member, view, done, 0, signal)));
   }
 
   /** Asks until this owner has answered or the epoch is over; undefined if it is. */
@@ -142,10 +176,11 @@ export class Announcer {
     member: number,
     view: MembershipView,
     part: { keys: KeyBatch; records: Uint8Array; last: boolean },
+    family: Family,
     signal: AbortSignal,
   ): Promise<Results | undefined> {
     const { calls, clock, log } = this.#options;
-    const question: Question = { method: "announce", keys: part.keys, signal };
+    const question: Question = { method: "announce", keys: part.keys, family, signal };
     for (let attempt = 0; !signal.aborted; attempt++) {
       const said = await calls.askOwner(member, view.epoch, { ...part, existence: 0, waitMs: 0 }, question);
       if (said.t === "results") {
@@ -162,4 +197,18 @@ export class Announcer {
     }
     return undefined;
   }
+}
+
+function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
+  const kept: number[] = [];
+  for (let index = 0; index < keyCountOf(chunk.keys); index++) {
+    if (!watch.has(readCommit(chunk.records, index))) {
+      kept.push(index);
+    }
+  }
+  return {
+    family: chunk.family,
+    keys: pickKeys(chunk.keys, kept),
+    records: pickRecords(chunk.records, COMMIT_RECORD_BYTES, kept),
+  };
 }

@@ -6,6 +6,7 @@ import type { WorkerConfig } from "../base/config.js";
 import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { RandomSource } from "../base/random.js";
+import type { Tenants } from "../base/tenants.js";
 import type { Decisions } from "../decision/decisions.js";
 import type { HealthResponse, Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { Presence } from "../gen/hbmesh/v1/objects_pb.js";
@@ -58,14 +59,45 @@ export interface MetaAnswer extends KeyAnswer {
   generation: bigint;
   /** Worker addresses that hold the bytes. */
   locations: string[];
+  family: number;
 }
 
 export interface DeleteAnswer extends KeyAnswer {
   existed: boolean;
 }
 
+export interface ExplainedLocation {
+  workerAddress: string;
+  slot: number;
+  /** The holder's own answer: OK, NOT_FOUND or TRY_AGAIN if it no longer has this version, else why it could not be asked. */
+  code: number;
+  message: string;
+  blobSizes: bigint[];
+  /** JSON text of its sidecar: pins, expiry, why it can't be evicted. Empty if it gives none. */
+  detail: string;
+}
+
+/** What is known of one key; fields as in ExplainResponse (proto/hbmesh/v1/objects.proto). */
+export interface ExplainAnswer extends KeyAnswer {
+  owner: string;
+  epoch: bigint;
+  complete: boolean;
+  missing: string[];
+  family: number;
+  generation: bigint;
+  sizeBytes: bigint;
+  locations: ExplainedLocation[];
+  waiting: number;
+  ended: string;
+  endedGeneration: bigint;
+  endedMillisecondsAgo: bigint;
+  endedBy: string;
+}
+
 export interface CallOptions {
   signal?: AbortSignal | undefined;
+  /** Whose keys; default: those of the tenant `default`. */
+  tenant?: string | undefined;
 }
 
 /**
@@ -76,6 +108,7 @@ export interface ObjectCalls {
   exist(keys: readonly string[], options?: CallOptions): Promise<PresenceAnswer[]>;
   getMetaInfo(keys: readonly string[], options?: CallOptions): Promise<MetaAnswer[]>;
   delete(keys: readonly string[], options?: CallOptions): Promise<DeleteAnswer[]>;
+  explain(key: string, options?: CallOptions): Promise<ExplainAnswer>;
 }
 
 export interface ControlProcess {
@@ -86,6 +119,8 @@ export interface ControlProcess {
   readonly epoch: bigint;
   readonly members: readonly Member[];
   readonly objects: ObjectCalls;
+  /** Who may ask through the API; undefined: everyone, as the one tenant that there is. */
+  readonly tenants: Tenants | undefined;
   /** Resolves once every live member has announced what it holds, so that each question has a sure answer. */
   whenReady(options?: { signal?: AbortSignal; timeoutMs?: number }): Promise<void>;
   health(): Promise<Omit<HealthResponse, "$typeName" | "$unknown">>;

@@ -9,6 +9,7 @@ import type { WorkerConfig } from "../base/config.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { createLogger, type Logger } from "../base/log.js";
+import { loadTenants, type Tenants } from "../base/tenants.js";
 import { createDecisions, type Decisions } from "../decision/index.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
@@ -16,8 +17,10 @@ import { openStore, type Store } from "../metadata/index.js";
 import { createLinkRoutes } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls, SpawnSidecar } from "./contract.js";
+import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
-import { createHolderService, type HolderOptions, Holders } from "./holders.js";
+import { Forgetter } from "./forgetter.js";
+import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
@@ -53,6 +56,7 @@ const STATS_TIMEOUT_MS = 2_000;
 class ControlProcessImpl implements ControlProcess {
   readonly config: WorkerConfig;
   readonly objects: ObjectCalls;
+  readonly tenants: Tenants | undefined;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #store: Store;
@@ -62,6 +66,8 @@ class ControlProcessImpl implements ControlProcess {
   readonly #holders: Holders;
   readonly #owner: DirectoryOwner;
   readonly #calls: OwnerCalls;
+  readonly #departed = new Departed();
+  readonly #forgetter: Forgetter;
   readonly #announcer: Announcer;
   readonly #membership: Membership;
   readonly #supervisor: SidecarSupervisor | undefined;
@@ -74,6 +80,7 @@ class ControlProcessImpl implements ControlProcess {
 
   constructor(config: WorkerConfig, dependencies: ControlDependencies) {
     this.config = config;
+    this.tenants = config.tenantsFile === undefined ? undefined : loadTenants(config.tenantsFile);
     this.#clock = dependencies.clock ?? createSystemClock();
     this.#log = dependencies.log ?? createLogger("worker");
     this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock);
@@ -83,18 +90,32 @@ class ControlProcessImpl implements ControlProcess {
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs: config.requestTimeoutMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
     this.#peers = new Peers(this.#network);
-    this.#holderOptions = { ...shared, peers: this.#peers, sidecar: () => this.#sidecar() };
+    this.#holderOptions = {
+      ...shared,
+      peers: this.#peers,
+      sidecar: () => this.#sidecar(),
+      onDrop: (objects, epoch) => this.#onDrop(objects, epoch),
+    };
     this.#holders = new Holders(this.#holderOptions);
     const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
     this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs });
-    this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner });
+    this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner, departed: this.#departed });
+    this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
     const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);
-    this.#announcer = new Announcer({ ...shared, calls: this.#calls, sidecar });
+    this.#announcer = new Announcer({
+      ...shared,
+      calls: this.#calls,
+      sidecar,
+      departed: this.#departed,
+      onGone: (objects) => this.#forgetter.add(objects),
+    });
     this.#membership = this.#createMembership();
     this.#supervisor = this.#createSupervisor(dependencies.spawnSidecar, { ...shared, checkKeys });
-    const nameOf = (member: number): string => this.#peers.nameOf(member);
+    const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
   }
+
+  readonly #nameOf = (member: number): string => this.#peers.nameOf(member);
 
   get memberId(): number {
     return this.#membership.selfId;
@@ -121,6 +142,12 @@ class ControlProcessImpl implements ControlProcess {
     await this.#membership.join();
     const { workerAddress, keyRule } = this.config;
     this.#log.info({ workerAddress, member: this.memberId, epoch: this.epoch, keyRule }, "joined the cluster");
+    this.#log.info(
+      { tenants: this.tenants?.count ?? 1 },
+      this.tenants === undefined
+        ? "no tenants file is configured: everyone who can connect sees all keys, as one tenant"
+        : "tenants are told apart by their tokens",
+    );
   }
 
   async whenReady(options: { signal?: AbortSignal; timeoutMs?: number } = {}): Promise<void> {
@@ -198,6 +225,7 @@ class ControlProcessImpl implements ControlProcess {
   async #close(): Promise<void> {
     await this.#membership.leave();
     this.#owner.close();
+    this.#forgetter.close();
     this.#calls.close();
     await this.#announcer.close();
     this.#requests?.end(new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down"));
@@ -240,6 +268,11 @@ class ControlProcessImpl implements ControlProcess {
       log: this.#log,
       calls: this.#calls,
       holders: this.#holders,
+      nameOf: this.#nameOf,
+      onGone: (objects: readonly DroppedObject[]) => {
+        this.#departed.note(objects);
+        this.#forgetter.add(objects);
+      },
       onSessions: (sessions: number) => {
         this.#sessions = sessions;
       },
@@ -280,6 +313,14 @@ class ControlProcessImpl implements ControlProcess {
         );
         await pause(this.#clock, 500);
       }
+    }
+  }
+
+  /** Of a drop that was decided under an older ring the owners of now don't know, though they may know of the object by an announcement. */
+  #onDrop(objects: readonly DroppedObject[], epoch: bigint): void {
+    this.#departed.note(objects);
+    if (this.epoch > epoch) {
+      this.#forgetter.add(objects);
     }
   }
 

@@ -12,17 +12,33 @@ import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   type Decisions,
+  decodeKey,
   decodeKeys,
-  type ExistenceMode,
+  FAMILY_ANY,
   type KeyBatch,
   keyCountOf,
   readCommit,
 } from "../decision/index.js";
-import type { DirectoryReply, DirectoryRequest, DirectoryService } from "../gen/hbmesh/v1/directory_pb.js";
-import type { Holders } from "./holders.js";
+import type {
+  DirectoryReply,
+  DirectoryRequest,
+  DirectoryService,
+  ExplainKeyReply,
+} from "../gen/hbmesh/v1/directory_pb.js";
+import { checkFamily, checkLookupFamily } from "./families.js";
+import type { DroppedVersion, Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
+import { KeyEnds } from "./key-ends.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
+import {
+  checkExistence,
+  checkOwnLocations,
+  checkOwnRecords,
+  countCode,
+  EXISTENCE_REPLACE,
+  replaceCode,
+} from "./owner-checks.js";
 import {
   COMMIT_RECORD_BYTES,
   checkRecordCount,
@@ -45,6 +61,7 @@ export interface DirectoryOwnerOptions {
 /** What is asked; a DirectoryRequest without what only protobuf needs. */
 export type OwnerRequest = Omit<DirectoryRequest, "$typeName" | "$unknown">;
 export type OwnerReply = Omit<DirectoryReply, "$typeName" | "$unknown">;
+export type OwnerExplanation = Omit<ExplainKeyReply, "$typeName" | "$unknown">;
 
 /**
  * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
@@ -64,9 +81,11 @@ export class DirectoryOwner {
   readonly #changes: WaitList;
   /** Lookups that wait for keys. */
   readonly #arrivals: WaitList;
+  readonly #ends: KeyEnds;
 
   constructor(options: DirectoryOwnerOptions) {
     this.#options = options;
+    this.#ends = new KeyEnds(options.clock);
     this.#changes = new WaitList(options.clock);
     this.#arrivals = new WaitList(options.clock);
   }
@@ -122,31 +141,37 @@ export class DirectoryOwner {
       remove: (request, context) => this.remove(request, signalOf(context)),
       announce: (request, context) => this.announce(request, signalOf(context)),
       reportMissing: (request, context) => this.reportMissing(request, signalOf(context)),
+      addLocation: (request, context) => this.addLocation(request, signalOf(context)),
+      forgetLocations: (request, context) => this.forgetLocations(request, signalOf(context)),
+      explainKey: (request, context) => this.explainKey(request, signalOf(context)),
     };
   }
 
   async reserve(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
     const existence = checkExistence(request.existence);
+    const family = checkFamily(request.family);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
       return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
     }
-    return this.#answer(this.#options.decisions.directory.reserve(request.keys, existence));
+    return this.#answer(this.#options.decisions.directory.reserve(request.keys, existence, family));
   }
 
   async commit(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
     const existence = checkExistence(request.existence);
+    const family = checkFamily(request.family);
     checkOwnRecords(request);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
       return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
     }
-    const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence);
+    this.#checkLives(request.memberId);
+    const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence, family);
     const results = new Results(bytes, keyCountOf(request.keys));
     this.#wakeLookups(request.keys);
     if (existence === EXISTENCE_REPLACE) {
       // Before the answer: when a set is done, no reader finds the old bytes any more. The setter's own sidecar swaps them as it seals.
-      await this.#dropReplaced(results, request.memberId);
+      await this.#dropReplaced(request.keys, results, request.memberId);
     }
     return this.#answer(bytes);
   }
@@ -154,12 +179,14 @@ export class DirectoryOwner {
   async lookup(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
     const { decisions, clock } = this.#options;
     const count = keyCountOf(request.keys);
+    const family = checkLookupFamily(request.family);
     const deadlineMs = clock.monotonicMs() + request.waitMs;
     if ((await this.#prepare(request, signal, false)) === "stale") {
       return this.#stale();
     }
     for (;;) {
-      const results = new Results(decisions.directory.lookup(request.keys), count);
+      // Each asker begins with another location, so that readers spread over those who have the bytes.
+      const results = new Results(decisions.directory.lookup(request.keys, family, request.memberId), count);
       const misses = countCode(results, StatusCode.NOT_FOUND);
       if (misses === 0) {
         return this.#answer(results.bytes);
@@ -185,30 +212,28 @@ export class DirectoryOwner {
 
   /** Answers `stale` with results when the ring changed on the way: the asker keeps what existed, and asks the new owner too. */
   async remove(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const family = checkFamily(request.family);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
       return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
     }
-    const bytes = this.#options.decisions.directory.remove(request.keys);
-    const results = new Results(bytes, keyCountOf(request.keys));
-    const versions: { generation: bigint; locations: ReturnType<Results["locations"]> }[] = [];
-    for (let index = 0; index < results.count; index++) {
-      if (results.existed(index)) {
-        versions.push({ generation: results.generation(index), locations: results.locations(index) });
-      }
-    }
-    await this.#options.holders.dropEverywhere(versions);
+    const bytes = this.#options.decisions.directory.remove(request.keys, family);
+    const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
+    this.#ends.note(versions, "removed", request.memberId);
+    await this.#options.holders.dropEverywhere(versions, request.epoch);
     return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results: bytes };
   }
 
   async announce(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    checkFamily(request.family);
     checkOwnRecords(request);
     const state = await this.#prepare(request, signal, false);
     if (state === "stale") {
       return this.#stale();
     }
+    this.#checkLives(request.memberId);
     const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#takeOver(request);
-    if (request.last && this.#view?.members.has(request.memberId) === true) {
+    if (request.last) {
       this.#announced.add(request.memberId);
       if (this.complete) {
         this.#changes.wakeAll();
@@ -225,28 +250,116 @@ export class DirectoryOwner {
       return this.#stale();
     }
     const reported = new Results(request.records, keyCountOf(request.keys));
-    const gone: number[] = [];
+    const byMember = new Map<number, number[]>();
     for (let index = 0; index < reported.count; index++) {
-      const location = reported.locations(index)[0];
-      if (location !== undefined && (await this.#isGone(location.member, location.slot, reported.generation(index)))) {
-        gone.push(index);
+      const member = reported.locations(index)[0]?.member;
+      if (member !== undefined) {
+        const indexes = byMember.get(member) ?? [];
+        byMember.set(member, indexes);
+        indexes.push(index);
       }
     }
-    if (gone.length > 0) {
-      const keys = pickKeys(request.keys, gone);
-      this.#options.decisions.directory.forgetLocations(keys, pickRecords(request.records, RESULT_RECORD_BYTES, gone));
-    }
+    const gone = await Promise.all([...byMember].map(([member, at]) => this.#findGone(member, reported, at)));
+    this.#forget(
+      request,
+      gone.flat().sort((a, b) => a - b),
+    );
     return this.#answer(Results.empty(reported.count).bytes);
   }
 
-  async #isGone(member: number, slot: number, generation: bigint): Promise<boolean> {
-    try {
-      const [described] = await this.#options.holders.describe(member, [{ slot, generation }]);
-      return described?.code === StatusCode.NOT_FOUND || described?.code === StatusCode.TRY_AGAIN;
-    } catch {
-      // Not reached: it may well have the object.
-      return false;
+  /** Only where that very version is: an object that was deleted meanwhile must not come back by a copy of it. */
+  async addLocation(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const { directory } = this.#options.decisions;
+    const family = checkFamily(request.family);
+    checkOwnRecords(request);
+    const state = await this.#prepare(request, signal, true);
+    if (state !== "ready") {
+      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
     }
+    this.#checkLives(request.memberId);
+    const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
+    const wanted: number[] = [];
+    for (let index = 0; index < results.count; index++) {
+      const code = results.code(index);
+      if (code === StatusCode.OK && results.generation(index) === readCommit(request.records, index).generation) {
+        wanted.push(index);
+      } else if (code === StatusCode.OK) {
+        results.fail(index, StatusCode.NOT_FOUND);
+      }
+    }
+    if (wanted.length > 0) {
+      const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
+      const added = new Results(directory.announce(pickKeys(request.keys, wanted), records, family), wanted.length);
+      wanted.forEach((index, position) => results.setRecord(index, added.record(position)));
+    }
+    return this.#answer(results.bytes);
+  }
+
+  /** The holder itself says so: there is nothing to verify. */
+  async forgetLocations(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+    const { count } = checkOwnLocations(request);
+    if ((await this.#prepare(request, signal, false)) === "stale") {
+      return this.#stale();
+    }
+    this.#forget(
+      request,
+      Array.from({ length: count }, (_, index) => index),
+    );
+    return this.#answer(Results.empty(count).bytes);
+  }
+
+  async explainKey(request: OwnerRequest, signal: AbortSignal): Promise<OwnerExplanation> {
+    const state = await this.#prepare(request, signal, false);
+    const key = decodeKey(request.keys, 0);
+    const end = this.#ends.of(key);
+    return {
+      stale: state === "stale",
+      epoch: this.#view?.epoch ?? 0n,
+      result: this.#options.decisions.directory.lookup(request.keys, FAMILY_ANY),
+      complete: this.complete,
+      missing: this.missing,
+      waiting: this.#arrivals.countOf(key),
+      ended: end?.how ?? "",
+      endedGeneration: end?.generation ?? 0n,
+      endedMillisecondsAgo: BigInt(Math.round(end === undefined ? 0 : this.#options.clock.monotonicMs() - end.atMs)),
+      endedBy: end?.by ?? 0,
+    };
+  }
+
+  /** Which of these reported locations, all of one member, it really has no more. */
+  async #findGone(member: number, reported: Results, indexes: readonly number[]): Promise<number[]> {
+    const objects = indexes.map((index) => ({
+      slot: reported.locations(index)[0]?.slot ?? 0,
+      generation: reported.generation(index),
+    }));
+    try {
+      const described = await this.#options.holders.describe(member, objects);
+      return indexes.filter((_, at) => {
+        const code = described[at]?.code;
+        return code === StatusCode.NOT_FOUND || code === StatusCode.TRY_AGAIN;
+      });
+    } catch {
+      // Not reached: it may well have them.
+      return [];
+    }
+  }
+
+  /** Forgets the first location of these records of the request, and their keys with the last one. */
+  #forget(request: OwnerRequest, indexes: readonly number[]): void {
+    if (indexes.length === 0) {
+      return;
+    }
+    const keys = pickKeys(request.keys, indexes);
+    const records = pickRecords(request.records, RESULT_RECORD_BYTES, indexes);
+    const left = new Results(this.#options.decisions.directory.forgetLocations(keys, records), indexes.length);
+    const told = new Results(records, indexes.length);
+    const lost: { key: string; generation: bigint }[] = [];
+    for (let at = 0; at < left.count; at++) {
+      if (left.existed(at) && left.locations(at).length === 0) {
+        lost.push({ key: decodeKey(keys, at), generation: told.generation(at) });
+      }
+    }
+    this.#ends.note(lost, "forgotten", request.memberId);
   }
 
   #takeOver(request: OwnerRequest): Results {
@@ -267,8 +380,9 @@ export class DirectoryOwner {
     if (wanted.length > 0) {
       const keys = pickKeys(request.keys, wanted);
       const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
-      const taken = new Results(decisions.directory.announce(keys, records), wanted.length);
-      void this.#dropReplaced(taken, 0);
+      const family = checkFamily(request.family);
+      const taken = new Results(decisions.directory.announce(keys, records, family), wanted.length);
+      void this.#dropReplaced(keys, taken, 0);
       wanted.forEach((index, position) => results.setRecord(index, taken.record(position)));
       this.#wakeLookups(keys);
     }
@@ -276,15 +390,20 @@ export class DirectoryOwner {
   }
 
   /** Results that carry a replaced version have it dropped at its holders, all but `exceptMember`. */
-  #dropReplaced(results: Results, exceptMember: number): Promise<void> {
-    const versions: { generation: bigint; locations: ReturnType<Results["locations"]> }[] = [];
-    for (let index = 0; index < results.count; index++) {
-      if (results.code(index) === StatusCode.OK && results.existed(index)) {
-        const locations = results.locations(index).filter(({ member }) => member !== exceptMember);
-        versions.push({ generation: results.generation(index), locations });
-      }
+  #dropReplaced(keys: KeyBatch, results: Results, exceptMember: number): Promise<void> {
+    const versions = versionsThatEnded(keys, results).map((version) => ({
+      ...version,
+      locations: version.locations.filter(({ member }) => member !== exceptMember),
+    }));
+    return this.#options.holders.dropEverywhere(versions, this.#view?.epoch ?? 0n);
+  }
+
+  /** What a member that is gone would put in, nobody would ever take out. */
+  #checkLives(member: number): void {
+    if (this.#view?.members.has(member) !== true) {
+      const message = `member ${member} is no member of the cluster any more; start its worker again`;
+      throw new HbmeshError(StatusCode.INTERRUPTED, message);
     }
-    return this.#options.holders.dropEverywhere(versions);
   }
 
   #wakeLookups(keys: KeyBatch): void {
@@ -338,39 +457,14 @@ export class DirectoryOwner {
   }
 }
 
-const EXISTENCE_REPLACE = 2;
-
-function checkExistence(value: number): ExistenceMode {
-  if (value !== 0 && value !== 1 && value !== EXISTENCE_REPLACE) {
-    throw new HbmeshError(StatusCode.INVALID, `existence ${value} is none of 0 (skip), 1 (fail), 2 (replace)`);
-  }
-  return value;
-}
-
-/** A member speaks only for itself. */
-function checkOwnRecords(request: OwnerRequest): void {
-  checkRecordCount(request.records, COMMIT_RECORD_BYTES, request.keys);
-  for (let index = 0; index < keyCountOf(request.keys); index++) {
-    const { member } = readCommit(request.records, index);
-    if (member !== request.memberId) {
-      throw new HbmeshError(StatusCode.INVALID, `member ${request.memberId} spoke for objects of member ${member}`);
+/** Versions that a result carries because they were removed or replaced (OK with the flag existed). */
+function versionsThatEnded(keys: KeyBatch, results: Results): DroppedVersion[] {
+  const versions: DroppedVersion[] = [];
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === StatusCode.OK && results.existed(index)) {
+      const key = decodeKey(keys, index);
+      versions.push({ key, generation: results.generation(index), locations: results.locations(index) });
     }
   }
-}
-
-function countCode(results: Results, code: StatusCode): number {
-  let found = 0;
-  for (let index = 0; index < results.count; index++) {
-    found += results.code(index) === code ? 1 : 0;
-  }
-  return found;
-}
-
-function replaceCode(results: Results, from: StatusCode, to: StatusCode): Results {
-  for (let index = 0; index < results.count; index++) {
-    if (results.code(index) === from) {
-      results.setCode(index, to);
-    }
-  }
-  return results;
+  return versions;
 }

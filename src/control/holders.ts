@@ -6,8 +6,17 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import { decodeHeld, encodeHeld, type HeldObject, type Location } from "../decision/index.js";
-import type { HolderService } from "../gen/hbmesh/v1/directory_pb.js";
+import {
+  decodeHeld,
+  decodeKeys,
+  encodeHeld,
+  encodeKeys,
+  type HeldObject,
+  type KeyBatch,
+  type Location,
+} from "../decision/index.js";
+import type { ExplainHeldReply, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
+import { nameOf } from "./departed.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
 import { decodeCodes, encodeCodes } from "./records.js";
@@ -20,6 +29,27 @@ export interface HolderOptions {
   /** This member's sidecar; throws NOT_READY while there is none. */
   sidecar: () => SidecarLink;
   requestTimeoutMs: number;
+  /** Objects of this member's own are about to be dropped; `epoch` is the ring under which that was decided. */
+  onDrop: (objects: readonly DroppedObject[], epoch: bigint) => void;
+}
+
+/** An object that a holder is told to drop, and the key that it was under. */
+export interface DroppedObject extends HeldObject {
+  key: string;
+}
+
+/** A version that is no longer in the directory. */
+export interface DroppedVersion {
+  key: string;
+  generation: bigint;
+  locations: readonly Location[];
+}
+
+export type HeldExplanation = Omit<ExplainHeldReply, "$typeName" | "$unknown">;
+
+/** An object that a holder could not be told to drop, and the ring under which it should have been. */
+interface OwedDrop extends DroppedObject {
+  epoch: bigint;
 }
 
 /** Objects that one holder may still have to drop; the oldest are forgotten first. */
@@ -33,13 +63,42 @@ export function createHolderService(options: HolderOptions): ServiceImpl<typeof 
   return {
     async drop(request) {
       const objects = decodeHeld(request.objects);
-      return { codes: encodeCodes(await options.sidecar().drop(objects, options.requestTimeoutMs)) };
+      const keys = decodeKeys(request.keys);
+      if (keys.length !== objects.length) {
+        throw new HbmeshError(
+          StatusCode.INVALID,
+          `${keys.length} keys were sent for ${objects.length} objects to drop`,
+        );
+      }
+      const dropped = objects.map((object, index) => ({ ...object, key: keys[index] as string }));
+      return { codes: encodeCodes(await dropHere(options, dropped, request.epoch)) };
     },
     async describe(request) {
       const objects = decodeHeld(request.objects);
       return { objects: await options.sidecar().describe(objects, options.requestTimeoutMs) };
     },
+    async explainHeld(request) {
+      const [object] = decodeHeld(request.objects);
+      if (object === undefined) {
+        throw new HbmeshError(StatusCode.INVALID, "no object was named to explain");
+      }
+      return explainHere(options, request.keys, object);
+    },
   };
+}
+
+function dropHere(options: HolderOptions, objects: readonly DroppedObject[], epoch: bigint): Promise<number[]> {
+  options.onDrop(objects, epoch);
+  return options.sidecar().drop(objects, options.requestTimeoutMs);
+}
+
+async function explainHere(options: HolderOptions, key: KeyBatch, object: HeldObject): Promise<HeldExplanation> {
+  const sidecar = options.sidecar();
+  const [[described], detail] = await Promise.all([
+    sidecar.describe([object], options.requestTimeoutMs),
+    sidecar.explain(key, options.requestTimeoutMs),
+  ]);
+  return { code: described?.code ?? StatusCode.NOT_FOUND, blobSizes: described?.blobSizes ?? [], detail };
 }
 
 export class Holders {
@@ -47,7 +106,7 @@ export class Holders {
   #selfId = 0;
   #view: MembershipView | undefined;
   /** By holder: objects that are deleted or replaced, and that it could not be told to drop. */
-  readonly #owed = new Map<number, Map<string, HeldObject>>();
+  readonly #owed = new Map<number, Map<string, OwedDrop>>();
   #retryTimer: Timer | undefined;
   #closed = false;
 
@@ -73,16 +132,16 @@ export class Holders {
   }
 
   /**
-   * Has these versions dropped at every location, and resolves when each holder has answered or can't be reached. Never rejects: what could not be dropped is
+   * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder has answered or can't be reached. Never rejects: what could not be dropped is
    * kept in mind, tried again, and refused when its holder announces it.
    */
-  async dropEverywhere(versions: readonly { generation: bigint; locations: readonly Location[] }[]): Promise<void> {
-    const byMember = new Map<number, HeldObject[]>();
-    for (const { generation, locations } of versions) {
+  async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint): Promise<void> {
+    const byMember = new Map<number, OwedDrop[]>();
+    for (const { key, generation, locations } of versions) {
       for (const { member, slot } of locations) {
         const objects = byMember.get(member) ?? [];
         byMember.set(member, objects);
-        objects.push({ generation, slot });
+        objects.push({ key, generation, slot, epoch });
       }
     }
     await Promise.all([...byMember].map(([member, objects]) => this.#dropAt(member, objects)));
@@ -125,30 +184,53 @@ export class Holders {
     return described;
   }
 
-  async #dropAt(member: number, objects: readonly HeldObject[]): Promise<void> {
-    for (let from = 0; from < objects.length; from += OBJECTS_PER_QUESTION_MAX) {
-      const part = objects.slice(from, from + OBJECTS_PER_QUESTION_MAX);
+  /** What this holder's sidecar knows of an object. Rejects with why it can't be asked. */
+  async explain(member: number, key: KeyBatch, object: HeldObject): Promise<HeldExplanation> {
+    const { peers, requestTimeoutMs } = this.#options;
+    if (member === this.#selfId) {
+      return explainHere(this.#options, key, object);
+    }
+    try {
+      return await peers
+        .get(member)
+        .holder.explainHeld({ objects: encodeHeld([object]), keys: key }, { timeoutMs: requestTimeoutMs });
+    } catch (reason) {
+      throw peers.errorOf(member, reason);
+    }
+  }
+
+  /** Objects of one holder; those of different epochs are told apart. */
+  async #dropAt(member: number, objects: readonly OwedDrop[]): Promise<void> {
+    for (let from = 0; from < objects.length; ) {
+      const epoch = objects[from]?.epoch ?? 0n;
+      let to = from;
+      while (to < objects.length && to - from < OBJECTS_PER_QUESTION_MAX && objects[to]?.epoch === epoch) {
+        to++;
+      }
+      const part = objects.slice(from, to);
       try {
-        await this.#askToDrop(member, part);
+        await this.#askToDrop(member, part, epoch);
       } catch (reason) {
         this.#owe(member, part, reason);
       }
+      from = to;
     }
   }
 
-  async #askToDrop(member: number, objects: readonly HeldObject[]): Promise<void> {
-    const { sidecar, peers, requestTimeoutMs } = this.#options;
+  async #askToDrop(member: number, objects: readonly DroppedObject[], epoch: bigint): Promise<void> {
+    const { peers, requestTimeoutMs } = this.#options;
     if (member === this.#selfId) {
-      await sidecar().drop(objects, requestTimeoutMs);
+      await dropHere(this.#options, objects, epoch);
       return;
     }
+    const keys = encodeKeys(objects.map(({ key }) => key));
     const reply = await peers
       .get(member)
-      .holder.drop({ objects: encodeHeld(objects) }, { timeoutMs: requestTimeoutMs });
+      .holder.drop({ objects: encodeHeld(objects), keys, epoch }, { timeoutMs: requestTimeoutMs });
     decodeCodes(reply.codes, objects.length);
   }
 
-  #owe(member: number, objects: readonly HeldObject[], reason: unknown): void {
+  #owe(member: number, objects: readonly OwedDrop[], reason: unknown): void {
     if (this.#closed || this.#view?.members.has(member) !== true) {
       return;
     }
@@ -157,7 +239,7 @@ export class Holders {
       { node: peers.nameOf(member), objects: objects.length, cause: String(reason) },
       "a holder could not be told to drop objects",
     );
-    const owed = this.#owed.get(member) ?? new Map<string, HeldObject>();
+    const owed = this.#owed.get(member) ?? new Map<string, OwedDrop>();
     this.#owed.set(member, owed);
     for (const object of objects) {
       owed.set(nameOf(object), object);
@@ -179,8 +261,4 @@ export class Holders {
       await this.#dropAt(member, objects);
     }
   }
-}
-
-function nameOf(object: HeldObject): string {
-  return `${object.slot}:${object.generation}`;
 }

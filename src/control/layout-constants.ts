@@ -5,6 +5,7 @@
 
 export const Op = {
   cancel: 6,
+  explain: 15,
   // Sidecar -> control.
   reserve: 32,
   commit: 33,
@@ -14,6 +15,9 @@ export const Op = {
   meta: 37,
   reportMissing: 38,
   sessions: 39,
+  addLocation: 40,
+  forgetLocations: 41,
+  explainOwner: 42,
   // Control -> sidecar.
   drop: 64,
   describe: 65,

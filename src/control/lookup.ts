@@ -8,13 +8,17 @@ import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   type Decisions,
+  decodeKey,
+  type Family,
   type KeyBatch,
   keyCountOf,
   RESULT_RECORD_BYTES,
   SLICE_RECORD_BYTES,
+  splitTenant,
   viewOf,
 } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
+import { checkFamily, describeOtherFamily } from "./families.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "./layout-constants.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
 import { alignTo8, pickKeys, Results, splitKeys } from "./records.js";
@@ -34,13 +38,14 @@ export interface LookupOptions {
 /** What the sidecar wants to read. */
 interface Wanted {
   keys: KeyBatch;
+  family: Family;
   blobEnds: Uint32Array;
   blobSizes: BigUint64Array;
   waitMs: number;
   sliceBytesMax: number;
 }
 
-/** A key that was decided: found (`record`), or given up. */
+/** A key that was decided: found (OK and `record`), there under another family (INVALID and `record`), or given up. */
 interface Decided {
   index: number;
   record: Uint8Array | undefined;
@@ -114,7 +119,7 @@ class Lookup {
     while (left.length > 0) {
       const keys = pickKeys(this.#wanted.keys, left);
       const waitMs = Math.max(0, Math.min(this.#deadlineMs - clock.monotonicMs(), WAIT_MS_MAX));
-      const question: Question = { method: "lookup", keys, signal: this.#signal };
+      const question: Question = { method: "lookup", keys, family: this.#wanted.family, signal: this.#signal };
       const part = { keys, records: new Uint8Array(0), existence: 0, waitMs: Math.ceil(waitMs), last: false };
       const said = await calls.askOwner(owner, epoch, part, question);
       if (said.t === "failed") {
@@ -168,6 +173,10 @@ class Lookup {
         misses.push(index);
       } else if (code === StatusCode.TRY_AGAIN) {
         undecided.push(index);
+      } else if (results.otherFamily(at)) {
+        const key = splitTenant(decodeKey(this.#wanted.keys, index)).key;
+        const message = describeOtherFamily(key, results.family(at), "read");
+        decided.push({ index, code, record: results.record(at), message });
       } else {
         decided.push({
           index,
@@ -211,7 +220,7 @@ class Lookup {
   }
 
   #encodePart(part: readonly Decided[]): Uint8Array {
-    const slices = this.#plan(part.filter(({ record }) => record !== undefined));
+    const slices = this.#plan(part.filter(({ code }) => code === StatusCode.OK));
     const messages = encodeMessages(part);
     const foundAt = LOOKUP_REPLY_BYTES;
     const slicesAt = foundAt + part.length * FOUND_RECORD_BYTES;
@@ -318,6 +327,7 @@ function decodeWanted(message: PortMessage, sliceBytesMax: number): Wanted {
   const asked = Number(message.args[1]);
   return {
     keys,
+    family: checkFamily(Number(message.args[3])),
     blobEnds,
     blobSizes: BigUint64Array.from({ length: blobs }, (_, blob) => view.getBigUint64(sizesAt + 8 * blob, true)),
     waitMs: Number(message.args[0]),

@@ -200,7 +200,8 @@ export class Membership {
       }
       const leaseId = this.#leaseId;
       try {
-        const alive = leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
+        const alive =
+          leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
         if (!alive) {
           log.warn({ leaseMs }, "the store ended this worker's lease; joining again");
           if (this.#leaseId === leaseId) {

@@ -2,9 +2,20 @@
  * ObjectCalls: exist, getMetaInfo and delete as people and tools ask for them, and the same for the sidecar's batches.
  */
 import { type HbmeshError, StatusCode } from "../base/errors.js";
-import { encodeKeys, type HeldObject, type KeyBatch, keyCountOf } from "../decision/index.js";
+import { DEFAULT_TENANT, scopeKeys } from "../base/tenants.js";
+import { encodeKeys, FAMILY_ANY, type HeldObject, type KeyBatch, keyCountOf } from "../decision/index.js";
 import { Presence } from "../gen/hbmesh/v1/objects_pb.js";
-import type { CallOptions, DeleteAnswer, KeyAnswer, MetaAnswer, ObjectCalls, PresenceAnswer } from "./contract.js";
+import type {
+  CallOptions,
+  DeleteAnswer,
+  ExplainAnswer,
+  KeyAnswer,
+  MetaAnswer,
+  ObjectCalls,
+  PresenceAnswer,
+} from "./contract.js";
+import { explainKey } from "./explain.js";
+import { describeOtherFamily } from "./families.js";
 import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX } from "./layout-constants.js";
@@ -19,17 +30,17 @@ export interface ObjectCallsOptions {
   nameOf: (memberId: number) => string;
 }
 
-/** Looks keys up without waiting, however many there are: owners take KEYS_PER_CALL_MAX at a time. */
+/** Looks keys of any family up without waiting, however many there are: owners take KEYS_PER_CALL_MAX at a time. */
 export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: AbortSignal): Promise<Answer> {
   const count = keyCountOf(keys);
   if (count <= KEYS_PER_CALL_MAX) {
-    return calls.ask({ method: "lookup", keys, signal });
+    return calls.ask({ method: "lookup", keys, family: FAMILY_ANY, signal });
   }
   const answer: Answer = { results: Results.empty(count), errors: new Map() };
   for (let from = 0; from < count; from += KEYS_PER_CALL_MAX) {
     const length = Math.min(KEYS_PER_CALL_MAX, count - from);
     const indexes = Array.from({ length }, (_, at) => from + at);
-    const part = await calls.ask({ method: "lookup", keys: pickKeys(keys, indexes), signal });
+    const part = await calls.ask({ method: "lookup", keys: pickKeys(keys, indexes), family: FAMILY_ANY, signal });
     indexes.forEach((index, at) => answer.results.setRecord(index, part.results.record(at)));
     for (const [at, error] of part.errors) {
       answer.errors.set(from + at, error);
@@ -80,18 +91,18 @@ export async function describeFound(answer: Answer, holders: Holders): Promise<(
 
 export function createObjectCalls(options: ObjectCallsOptions): ObjectCalls {
   const { calls, holders, checkKeys, nameOf } = options;
-  const batchOf = (keys: readonly string[], keysMax: number): KeyBatch => {
+  const batchOf = (keys: readonly string[], keysMax: number, { tenant = DEFAULT_TENANT }: CallOptions): KeyBatch => {
     const batch = encodeKeys(keys);
-    checkKeys(batch, keysMax);
-    return batch;
+    checkKeys(batch, keysMax, "user");
+    return tenant === DEFAULT_TENANT ? batch : encodeKeys(scopeKeys(tenant, keys));
   };
   return {
     async exist(keys, callOptions: CallOptions = {}): Promise<PresenceAnswer[]> {
-      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX), callOptions.signal);
+      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX, callOptions), callOptions.signal);
       return keys.map((key, index) => presenceOf(key, answer, index));
     },
     async getMetaInfo(keys, callOptions: CallOptions = {}): Promise<MetaAnswer[]> {
-      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX), callOptions.signal);
+      const answer = await lookupAll(calls, batchOf(keys, KEYS_PER_QUERY_MAX, callOptions), callOptions.signal);
       const blobSizes = await describeFound(answer, holders);
       const { results } = answer;
       return keys.map((key, index) => ({
@@ -100,12 +111,16 @@ export function createObjectCalls(options: ObjectCallsOptions): ObjectCalls {
         blobSizes: [...(blobSizes[index] ?? [])],
         generation: results.generation(index),
         locations: results.locations(index).map(({ member }) => nameOf(member)),
+        family: results.family(index),
       }));
     },
     async delete(keys, callOptions: CallOptions = {}): Promise<DeleteAnswer[]> {
-      const batch = batchOf(keys, KEYS_PER_CALL_MAX);
+      const batch = batchOf(keys, KEYS_PER_CALL_MAX, callOptions);
       const answer = await calls.ask({ method: "remove", keys: batch, signal: callOptions.signal });
       return keys.map((key, index) => ({ ...statusOf(key, answer, index), existed: answer.results.existed(index) }));
+    },
+    async explain(key, callOptions: CallOptions = {}): Promise<ExplainAnswer> {
+      return explainKey(options, batchOf([key], 1, callOptions), callOptions.signal);
     },
   };
 }
@@ -124,15 +139,13 @@ function presenceOf(key: string, answer: Answer, index: number): PresenceAnswer 
 }
 
 function statusOf(key: string, answer: Answer, index: number): KeyAnswer {
-  const code = answer.results.code(index);
-  return {
-    key,
-    code,
-    message:
-      answer.errors.get(index)?.message ??
-      MESSAGES[code] ??
-      `the owner of the key answered ${StatusCode[code] ?? code}`,
-  };
+  const { results, errors } = answer;
+  const code = results.code(index);
+  if (results.otherFamily(index)) {
+    return { key, code, message: describeOtherFamily(key, results.family(index), "remove") };
+  }
+  const message = errors.get(index)?.message ?? MESSAGES[code];
+  return { key, code, message: message ?? `the owner of the key answered ${StatusCode[code] ?? code}` };
 }
 
 const MESSAGES: Partial<Record<StatusCode, string>> = {

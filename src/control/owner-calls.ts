@@ -5,14 +5,31 @@
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type Decisions, type ExistenceMode, type KeyBatch, keyCountOf } from "../decision/index.js";
-import type { DirectoryOwner, OwnerReply, OwnerRequest } from "./directory-owner.js";
+import {
+  type Decisions,
+  type ExistenceMode,
+  type FAMILY_ANY,
+  type Family,
+  type KeyBatch,
+  keyCountOf,
+  readCommit,
+} from "../decision/index.js";
+import type { Departed, DepartureWatch } from "./departed.js";
+import type { DirectoryOwner, OwnerExplanation, OwnerReply, OwnerRequest } from "./directory-owner.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
 import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, Results } from "./records.js";
 import { WaitList } from "./wait-list.js";
 
-export type OwnerMethod = "reserve" | "commit" | "lookup" | "remove" | "announce" | "reportMissing";
+export type OwnerMethod =
+  | "reserve"
+  | "commit"
+  | "lookup"
+  | "remove"
+  | "announce"
+  | "reportMissing"
+  | "addLocation"
+  | "forgetLocations";
 
 export interface OwnerCallsOptions {
   decisions: Decisions;
@@ -20,6 +37,8 @@ export interface OwnerCallsOptions {
   peers: Peers;
   /** Answers for the keys that this member owns. */
   owner: DirectoryOwner;
+  /** Objects of this member that go while owners are told of them. */
+  departed: Departed;
   /** How long one question may take, its waiting apart. */
   requestTimeoutMs: number;
 }
@@ -31,6 +50,18 @@ export interface Question {
   records?: Uint8Array;
   recordBytes?: number;
   existence?: ExistenceMode;
+  /** Default: host objects. */
+  family?: Family | typeof FAMILY_ANY;
+  signal?: AbortSignal | undefined;
+}
+
+/** What a commit and a further location have in common. */
+export interface CommitQuestion {
+  keys: KeyBatch;
+  /** CommitRecords that name this member. */
+  records: Uint8Array;
+  existence?: ExistenceMode;
+  family: Family;
   signal?: AbortSignal | undefined;
 }
 
@@ -114,57 +145,101 @@ export class OwnerCalls {
    * A commit whose keys stay known whatever the ring does meanwhile: an owner that took them over under an older ring may not own them any more, so they are announced to those who do.
    * `records` are CommitRecords that name this member.
    */
-  async commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, signal?: AbortSignal): Promise<Answer> {
-    let epoch = this.view.epoch;
-    const answer = await this.ask({
-      method: "commit",
-      keys,
-      records,
-      recordBytes: COMMIT_RECORD_BYTES,
-      existence,
-      signal,
-    });
-    while (this.view.epoch !== epoch) {
-      epoch = this.view.epoch;
-      const mine: number[] = [];
-      for (let index = 0; index < answer.results.count; index++) {
-        const left = answer.results.existed(index) && existence !== EXISTENCE_REPLACE;
-        if (answer.results.code(index) === StatusCode.OK && !left) {
-          mine.push(index);
+  commit(question: CommitQuestion): Promise<Answer> {
+    return this.#settle({ ...question, method: "commit", recordBytes: COMMIT_RECORD_BYTES }, "announce");
+  }
+
+  /** As commit, for further locations of objects that are there already. */
+  addLocations(question: CommitQuestion): Promise<Answer> {
+    return this.#settle({ ...question, method: "addLocation", recordBytes: COMMIT_RECORD_BYTES }, "addLocation");
+  }
+
+  async #settle(question: Question & { records: Uint8Array }, again: OwnerMethod): Promise<Answer> {
+    const watch = this.#options.departed.watch();
+    try {
+      let epoch = this.view.epoch;
+      const answer = await this.ask(question);
+      while (this.view.epoch !== epoch) {
+        epoch = this.view.epoch;
+        const mine = keptByCommit(question, answer.results, watch);
+        if (mine.length === 0) {
+          break;
         }
+        await this.#repeatFor(mine, { ...question, method: again }, answer);
       }
-      if (mine.length === 0) {
-        break;
-      }
-      const part = { keys: pickKeys(keys, mine), records: pickRecords(records, COMMIT_RECORD_BYTES, mine) };
-      const told = await this.ask({ method: "announce", ...part, recordBytes: COMMIT_RECORD_BYTES, signal });
-      mine.forEach((index, position) => {
-        const error = told.errors.get(position);
-        if (error !== undefined) {
-          answer.errors.set(index, error);
-        }
-        if (told.results.code(position) !== StatusCode.OK) {
-          answer.results.fail(index, told.results.code(position));
-        }
-      });
+      return answer;
+    } finally {
+      watch.end();
     }
-    return answer;
+  }
+
+  /** Asks once more for some of the keys, and enters what has failed. */
+  async #repeatFor(
+    indexes: readonly number[],
+    question: Question & { records: Uint8Array },
+    answer: Answer,
+  ): Promise<void> {
+    const keys = pickKeys(question.keys, indexes);
+    const records = pickRecords(question.records, COMMIT_RECORD_BYTES, indexes);
+    const told = await this.ask({ ...question, keys, records });
+    indexes.forEach((index, position) => {
+      const error = told.errors.get(position);
+      if (error !== undefined) {
+        answer.errors.set(index, error);
+      }
+      if (told.results.code(position) !== StatusCode.OK) {
+        answer.results.fail(index, told.results.code(position));
+      }
+    });
+  }
+
+  /** Asks the owner of one key what it knows. Rejects when it can't be asked, or the ring does not come to rest. */
+  async explain(key: KeyBatch, signal?: AbortSignal): Promise<{ owner: number; explanation: OwnerExplanation }> {
+    const { clock, decisions, requestTimeoutMs } = this.#options;
+    const deadlineMs = clock.monotonicMs() + requestTimeoutMs;
+    for (;;) {
+      const { epoch, selfId } = this.view;
+      const owner = decisions.ownersOf(key)[0] ?? 0;
+      if (owner === 0) {
+        throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER);
+      }
+      const part = { keys: key, records: EMPTY, existence: 0, waitMs: 0, last: false, family: 0 };
+      const explanation = await this.#explainAt(owner, { epoch, memberId: selfId, ...part }, signal);
+      if (!explanation.stale) {
+        return { owner, explanation };
+      }
+      if (clock.monotonicMs() >= deadlineMs) {
+        throw new HbmeshError(StatusCode.TRY_AGAIN, "the ring is changing, and the key's owner with it; try again");
+      }
+      await this.awaitEpochAbove(epoch, RETRY_MS, signal);
+    }
+  }
+
+  async #explainAt(owner: number, request: OwnerRequest, signal: AbortSignal | undefined): Promise<OwnerExplanation> {
+    const { peers, requestTimeoutMs, owner: own } = this.#options;
+    const ended = this.#endedBy(signal);
+    if (owner === this.view.selfId) {
+      return own.explainKey(request, ended);
+    }
+    try {
+      return await peers.get(owner).directory.explainKey(request, { timeoutMs: requestTimeoutMs, signal: ended });
+    } catch (reason) {
+      throw peers.errorOf(owner, reason);
+    }
   }
 
   /** Asks one owner once. */
   async askOwner(
     owner: number,
     epoch: bigint,
-    part: Omit<OwnerRequest, "epoch" | "memberId">,
+    part: Omit<OwnerRequest, "epoch" | "memberId" | "family">,
     question: Question,
   ): Promise<OwnerAnswer> {
     if (owner === 0) {
-      const message =
-        "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
-      return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message) };
+      return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER) };
     }
     const { peers } = this.#options;
-    const request: OwnerRequest = { epoch, memberId: this.view.selfId, ...part };
+    const request: OwnerRequest = { epoch, memberId: this.view.selfId, family: question.family ?? 0, ...part };
     try {
       const reply = await this.#call(owner, question, request);
       const results =
@@ -186,8 +261,7 @@ export class OwnerCalls {
     if (this.view.epoch > epoch) {
       return;
     }
-    const signals = signal === undefined ? [this.#ending.signal] : [this.#ending.signal, signal];
-    await this.#epochs.wait([], timeoutMs, AbortSignal.any(signals));
+    await this.#epochs.wait([], timeoutMs, this.#endedBy(signal));
   }
 
   /** Longest wait between two questions about keys that can't be decided yet. */
@@ -218,11 +292,15 @@ export class OwnerCalls {
     return again.sort((a, b) => a - b);
   }
 
+  /** Aborts at shutdown, and with the caller's signal. */
+  #endedBy(signal: AbortSignal | undefined): AbortSignal {
+    return signal === undefined ? this.#ending.signal : AbortSignal.any([this.#ending.signal, signal]);
+  }
+
   #call(owner: number, question: Question, request: OwnerRequest): Promise<OwnerReply> {
     const { peers, requestTimeoutMs } = this.#options;
     const { method, signal } = question;
-    const signals = signal === undefined ? [this.#ending.signal] : [this.#ending.signal, signal];
-    const ended = signals.length === 1 ? this.#ending.signal : AbortSignal.any(signals);
+    const ended = this.#endedBy(signal);
     if (owner === this.view.selfId) {
       return this.#options.owner[method](request, ended);
     }
@@ -232,6 +310,19 @@ export class OwnerCalls {
 
 const EMPTY = new Uint8Array(0);
 const EXISTENCE_REPLACE = 2;
+const NO_OWNER = "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
+
+/** Positions whose objects this member put in by a commit, and still has. */
+function keptByCommit(question: Question & { records: Uint8Array }, results: Results, watch: DepartureWatch): number[] {
+  const kept: number[] = [];
+  for (let index = 0; index < results.count; index++) {
+    const left = question.method === "commit" && results.existed(index) && question.existence !== EXISTENCE_REPLACE;
+    if (results.code(index) === StatusCode.OK && !left && !watch.has(readCommit(question.records, index))) {
+      kept.push(index);
+    }
+  }
+  return kept;
+}
 
 /** Enters what an owner said into the answer. Returns the positions that have to be asked for again. */
 function mergeAnswer(

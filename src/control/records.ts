@@ -6,6 +6,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   COMMIT_RECORD_BYTES,
   FLAG_EXISTED,
+  FLAG_OTHER_FAMILY,
   fillMember,
   HELD_OBJECT_BYTES,
   type KeyBatch,
@@ -55,6 +56,15 @@ export class Results {
 
   setExisted(index: number): void {
     this.#view.setUint32(index * RESULT_RECORD_BYTES + 4, FLAG_EXISTED, true);
+  }
+
+  /** INVALID because the key is there under another family, which `family` then tells. */
+  otherFamily(index: number): boolean {
+    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_OTHER_FAMILY) !== 0;
+  }
+
+  family(index: number): number {
+    return this.#view.getUint32(index * RESULT_RECORD_BYTES + 28, true);
   }
 
   generation(index: number): bigint {
@@ -108,6 +118,17 @@ export function pickRecords(records: Uint8Array, recordBytes: number, indexes: A
 export function stampMember(records: Uint8Array, member: number): Uint8Array {
   const stamped = new Uint8Array(records);
   fillMember(stamped, member);
+  return stamped;
+}
+
+/** A copy of ResultRecords whose first location is this member's: a sidecar does not know its own id. */
+export function stampFirstLocation(records: Uint8Array, member: number): Uint8Array {
+  const stamped = new Uint8Array(records);
+  const view = viewOf(stamped);
+  for (let at = 0; at < stamped.byteLength; at += RESULT_RECORD_BYTES) {
+    view.setUint32(at + 24, 1, true);
+    view.setUint32(at + 32, member, true);
+  }
   return stamped;
 }
 

@@ -4,8 +4,9 @@
 import type { Clock, Timer } from "../base/clock.js";
 import { createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { encodeHeld, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
+import { encodeHeld, type Family, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
+import { checkFamily } from "./families.js";
 import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
@@ -21,8 +22,9 @@ export interface SidecarStats {
   sessions: bigint;
 }
 
-/** Sealed objects, as the sidecar lists them. `records` are CommitRecords. */
+/** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
 export interface HeldChunk {
+  family: Family;
   keys: KeyBatch;
   records: Uint8Array;
 }
@@ -112,9 +114,22 @@ export class SidecarLink {
   async listHeld(onChunk: (chunk: HeldChunk) => void, timeoutMs: number): Promise<void> {
     await this.#ask(Op.listHeld, new Uint8Array(0), 0, timeoutMs, "listing what it holds", (message) => {
       if (message.payload.byteLength > 0) {
-        onChunk(decodeHeldChunk(message.payload));
+        onChunk(decodeHeldChunk(message));
       }
     });
+  }
+
+  /** JSON text of what the sidecar knows of one key; empty from a sidecar that has nothing to tell. */
+  async explain(key: KeyBatch, timeoutMs: number): Promise<string> {
+    try {
+      const { payload } = await this.#ask(Op.explain, key, 1, timeoutMs, "explaining a key");
+      return Buffer.from(payload).toString("utf8");
+    } catch (reason) {
+      if (reason instanceof HbmeshError && reason.code === StatusCode.NOT_SUPPORTED) {
+        return "";
+      }
+      throw reason;
+    }
   }
 
   async stats(timeoutMs: number): Promise<SidecarStats> {
@@ -268,8 +283,8 @@ function decodeDescribed(payload: Uint8Array, count: number): DescribedObject[] 
   });
 }
 
-function decodeHeldChunk(payload: Uint8Array): HeldChunk {
-  const { keys, rest } = splitKeys(payload);
+function decodeHeldChunk(message: PortMessage): HeldChunk {
+  const { keys, rest } = splitKeys(message.payload);
   checkRecordCount(rest, COMMIT_RECORD_BYTES, keys);
-  return { keys, records: rest };
+  return { family: checkFamily(Number(message.args[1])), keys, records: rest };
 }

@@ -6,20 +6,30 @@ import type { Clock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import type { Decisions, ExistenceMode, KeyBatch } from "../decision/index.js";
+import {
+  type Decisions,
+  decodeKey,
+  type ExistenceMode,
+  type Family,
+  type KeyBatch,
+  keyCountOf,
+} from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
-import type { Holders } from "./holders.js";
+import { explainKey, toJson } from "./explain.js";
+import { checkFamily } from "./families.js";
+import type { DroppedObject, Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX, Op } from "./layout-constants.js";
 import { startLookup } from "./lookup.js";
 import { describeFound, lookupAll } from "./object-calls.js";
-import type { Answer, OwnerCalls } from "./owner-calls.js";
+import type { Answer, CommitQuestion, OwnerCalls } from "./owner-calls.js";
 import {
   alignTo8,
   COMMIT_RECORD_BYTES,
   checkRecordCount,
   encodeCodes,
   RESULT_RECORD_BYTES,
+  Results,
   splitKeys,
   stampMember,
 } from "./records.js";
@@ -33,6 +43,9 @@ export interface SidecarRequestsOptions {
   calls: OwnerCalls;
   holders: Holders;
   checkKeys: KeyCheck;
+  nameOf: (memberId: number) => string;
+  /** The sidecar no longer has these objects. */
+  onGone: (objects: readonly DroppedObject[]) => void;
   onSessions: (sessions: number) => void;
 }
 
@@ -64,7 +77,7 @@ export class SidecarRequests {
       if (error.code === StatusCode.RUNTIME_ERROR) {
         this.#options.log.error({ op: message.op, cause: String(error.stack) }, "a request of the sidecar failed");
       }
-      if (message.op !== Op.reportMissing && message.op !== Op.sessions) {
+      if (!WITHOUT_REPLY.has(message.op)) {
         this.#link().reply(message, { code: error.code, payload: Buffer.from(error.message, "utf8") });
       }
     });
@@ -86,6 +99,12 @@ export class SidecarRequests {
         return this.#meta(message);
       case Op.reportMissing:
         return this.#reportMissing(message);
+      case Op.addLocation:
+        return this.#addLocation(message);
+      case Op.forgetLocations:
+        return this.#forgetLocations(message);
+      case Op.explainOwner:
+        return this.#explainOwner(message);
       case Op.sessions:
         return this.#options.onSessions(Number(message.args[0]));
       case Op.cancel:
@@ -107,18 +126,28 @@ export class SidecarRequests {
         method: "reserve",
         keys,
         existence: existenceOf(message),
+        family: familyOf(message, 1),
         signal: this.#ending.signal,
       }),
     );
   }
 
   async #commit(message: PortMessage): Promise<void> {
-    const { calls } = this.#options;
+    const existence = existenceOf(message);
+    // Nothing may come between the last look at the epoch and the reply: what the sidecar seals before it is asked what it holds is announced.
+    this.#reply(message, await this.#options.calls.commit({ ...this.#committed(message), existence }));
+  }
+
+  async #addLocation(message: PortMessage): Promise<void> {
+    // As in #commit.
+    this.#reply(message, await this.#options.calls.addLocations(this.#committed(message)));
+  }
+
+  #committed(message: PortMessage): CommitQuestion {
     const { keys, rest } = this.#keysOf(message, KEYS_PER_CALL_MAX);
     checkRecordCount(rest, COMMIT_RECORD_BYTES, keys);
-    const records = stampMember(rest, calls.view.selfId);
-    // Nothing may come between the last look at the epoch and the reply: what the sidecar seals before it is asked what it holds is announced.
-    this.#reply(message, await calls.commit(keys, records, existenceOf(message), this.#ending.signal));
+    const records = stampMember(rest, this.#options.calls.view.selfId);
+    return { keys, records, family: familyOf(message, 1), signal: this.#ending.signal };
   }
 
   async #lookup(message: PortMessage): Promise<void> {
@@ -144,7 +173,11 @@ export class SidecarRequests {
 
   async #remove(message: PortMessage): Promise<void> {
     const { keys } = this.#keysOf(message, KEYS_PER_CALL_MAX);
-    this.#reply(message, await this.#options.calls.ask({ method: "remove", keys, signal: this.#ending.signal }));
+    const family = familyOf(message, 1);
+    this.#reply(
+      message,
+      await this.#options.calls.ask({ method: "remove", keys, family, signal: this.#ending.signal }),
+    );
   }
 
   async #presence(message: PortMessage): Promise<void> {
@@ -181,6 +214,27 @@ export class SidecarRequests {
     });
   }
 
+  /** Not checked as a batch: the same key may come twice, with two versions of it. */
+  async #forgetLocations(message: PortMessage): Promise<void> {
+    const { keys, rest } = splitKeys(message.payload);
+    checkRecordCount(rest, RESULT_RECORD_BYTES, keys);
+    const results = new Results(rest, keyCountOf(keys));
+    const gone: DroppedObject[] = [];
+    for (let index = 0; index < results.count; index++) {
+      const slot = results.locations(index)[0]?.slot;
+      if (slot !== undefined) {
+        gone.push({ key: decodeKey(keys, index), generation: results.generation(index), slot });
+      }
+    }
+    this.#options.onGone(gone);
+  }
+
+  async #explainOwner(message: PortMessage): Promise<void> {
+    const { keys } = this.#keysOf(message, 1);
+    const text = toJson(await explainKey(this.#options, keys, this.#ending.signal));
+    this.#link().reply(message, { payload: Buffer.from(text, "utf8"), count: 1 });
+  }
+
   #keysOf(message: PortMessage, keysMax: number): { keys: KeyBatch; rest: Uint8Array } {
     const parts = splitKeys(message.payload);
     this.#options.checkKeys(parts.keys, keysMax);
@@ -197,6 +251,13 @@ export class SidecarRequests {
     }
     this.#link().reply(message, { payload: answer.results.bytes, count: answer.results.count });
   }
+}
+
+/** Requests that nobody waits for. */
+const WITHOUT_REPLY: ReadonlySet<number> = new Set([Op.reportMissing, Op.sessions, Op.forgetLocations, Op.cancel]);
+
+function familyOf(message: PortMessage, argument: 1 | 3): Family {
+  return checkFamily(Number(message.args[argument]));
 }
 
 function existenceOf(message: PortMessage): ExistenceMode {

@@ -79,6 +79,11 @@ export class WaitList {
     }
   }
 
+  /** How many wait for this key. */
+  countOf(key: string): number {
+    return this.#byKey.get(key)?.size ?? 0;
+  }
+
   wakeAll(): void {
     for (const waiter of [...this.#waiters]) {
       waiter.wake();

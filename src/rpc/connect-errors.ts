@@ -17,7 +17,7 @@ const CONNECT_CODES: Partial<Record<StatusCode, Code>> = {
   [StatusCode.RUNTIME_ERROR]: Code.Internal,
   [StatusCode.OUT_OF_MEMORY]: Code.ResourceExhausted,
   [StatusCode.NOT_READY]: Code.Unavailable,
-  [StatusCode.NOT_AUTHORIZED]: Code.PermissionDenied,
+  [StatusCode.NOT_AUTHORIZED]: Code.Unauthenticated,
   [StatusCode.INTERRUPTED]: Code.Aborted,
   [StatusCode.OUT_OF_RANGE]: Code.OutOfRange,
   [StatusCode.NO_SPACE]: Code.ResourceExhausted,

@@ -3,6 +3,8 @@
  *
  *   curl -H 'content-type: application/json' -d '{"keys":["k"]}' http://127.0.0.1:31501/hbmesh.v1.ObjectService/Exist
  *
+ * Where tenants are configured, ObjectService asks for `authorization: Bearer <token>`; without a good one the answer is 401.
+ *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
  */
 import { createServer, type Server } from "node:http";
@@ -41,7 +43,7 @@ export interface ApiServer {
 type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
 
 const answerUnknownPath: Fallback = (request, response) => {
-  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo or Delete, or /hbmesh.v1.ClusterService/Health or ListMembers`;
+  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo, Delete or Explain, or /hbmesh.v1.ClusterService/Health or ListMembers`;
   response.writeHead(404, { "content-type": "application/json" });
   response.end(`${JSON.stringify({ code: "not_found", message })}\n`);
 };

@@ -1,27 +1,43 @@
 /**
  * ObjectService and ClusterService over a control process: only translation between messages and calls.
  */
-import type { ServiceImpl } from "@connectrpc/connect";
-import type { ControlProcess, KeyAnswer } from "../control/index.js";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { CallOptions, ControlProcess, KeyAnswer } from "../control/index.js";
 import type { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
+import { tenantOf } from "./tenant-of.js";
 
 export function createObjectService(control: ControlProcess): ServiceImpl<typeof ObjectService> {
+  const optionsOf = (context: HandlerContext): CallOptions => ({
+    signal: context.signal,
+    tenant: tenantOf(control.tenants, context.requestHeader),
+  });
   return {
-    async exist({ keys }, { signal }) {
-      const answers = await control.objects.exist(keys, { signal });
+    async exist({ keys }, context) {
+      const answers = await control.objects.exist(keys, optionsOf(context));
       return {
         entries: answers.map((answer) => ({ key: answer.key, presence: answer.presence, status: statusOf(answer) })),
       };
     },
-    async getMetaInfo({ keys }, { signal }) {
-      const answers = await control.objects.getMetaInfo(keys, { signal });
+    async getMetaInfo({ keys }, context) {
+      const answers = await control.objects.getMetaInfo(keys, optionsOf(context));
       return { entries: answers.map(({ code, message, ...meta }) => ({ ...meta, status: { code, message } })) };
     },
-    async delete({ keys }, { signal }) {
-      const answers = await control.objects.delete(keys, { signal });
+    async delete({ keys }, context) {
+      const answers = await control.objects.delete(keys, optionsOf(context));
       return {
         entries: answers.map((answer) => ({ key: answer.key, existed: answer.existed, status: statusOf(answer) })),
+      };
+    },
+    async explain({ key }, context) {
+      const { code, message, locations, ...known } = await control.objects.explain(key, optionsOf(context));
+      return {
+        ...known,
+        status: { code, message },
+        locations: locations.map(({ code: locationCode, message: locationMessage, ...location }) => ({
+          ...location,
+          status: { code: locationCode, message: locationMessage },
+        })),
       };
     },
   };

@@ -31,6 +31,8 @@ export interface SidecarFlags {
   orphanGraceMs: number;
   keyRule: KeyRuleChoice;
   hugePages: boolean;
+  /** File with the tenants and their tokens. Default: one tenant, without a token. */
+  tenantsFile?: string | undefined;
   /** Slows simulated devices down, for tests; 0 and absent: as fast as the machine. */
   sim?: { bandwidthMbPerSecond: number; latencyMicros: number } | undefined;
 }
@@ -82,6 +84,7 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["orphan_grace_ms", flags.orphanGraceMs],
     ["key_rule", flags.keyRule],
     ["huge_pages", flags.hugePages],
+    ["tenants_file", flags.tenantsFile],
     ["sim_bandwidth_mb_per_s", flags.sim?.bandwidthMbPerSecond],
     ["sim_latency_us", flags.sim?.latencyMicros],
     ["ready_fd", READY_FD],

@@ -6,38 +6,23 @@
  */
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import type { SpawnedSidecar } from "../../../src/control/contract.js";
-import {
-  FLAG_MORE,
-  FLAG_REPLY,
-  FOUND_RECORD_BYTES,
-  LOOKUP_REPLY_BYTES,
-  Op,
-} from "../../../src/control/layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, Op } from "../../../src/control/layout-constants.js";
 import {
   decodeHeld,
   decodeResults,
-  decodeSlices,
-  encodeCommits,
   encodeKeys,
   encodeResults,
   RESULT_RECORD_BYTES,
   type ResultRecord,
-  SLICE_RECORD_BYTES,
   type SliceRecord,
-  viewOf,
 } from "../../../src/decision/index.js";
 import type { PortMessage, SidecarPort } from "../../../src/sidecar/port.js";
+import { FakeMemory, type FakeObject, type Family } from "./fake-memory.js";
+import { codes, commitsOf, decodeFound, type FoundRecord, lookupPayload, placesOf } from "./fake-payloads.js";
+
+export { FakeMemory };
 
 export type Existence = 0 | 1 | 2;
-
-interface FakeObject {
-  key: string;
-  slot: number;
-  generation: bigint;
-  blobSizes: bigint[];
-  content: string;
-  state: "writing" | "written" | "sealed";
-}
 
 /** What a set or a get answered for one key. */
 export interface FakeAnswer {
@@ -48,16 +33,6 @@ export interface FakeAnswer {
   slices: SliceRecord[];
   /** In which part of the answer it came. */
   part: number;
-}
-
-/** Object table of one worker: lives as long as its "memory", over restarts of its sidecar. */
-export class FakeMemory {
-  readonly objects = new Map<number, FakeObject>();
-  nextSlot = 1;
-
-  sealedByKey(key: string): FakeObject | undefined {
-    return [...this.objects.values()].find((object) => object.key === key && object.state === "sealed");
-  }
 }
 
 /** Sidecars by worker address. */
@@ -81,6 +56,10 @@ export class FakeSidecar implements SpawnedSidecar {
   stopped = false;
   /** Called before a commit is sent; for tests that interfere there. */
   beforeCommit: (() => Promise<void>) | undefined;
+  /** Called when it is asked what it holds. */
+  onList: (() => void) | undefined;
+  /** What it tells of any key when it is asked to explain one; undefined: it knows no such question. */
+  detail: string | undefined;
   readonly #fabric: FakeFabric;
   readonly #address: string;
   readonly #pending = new Map<bigint, Pending>();
@@ -138,6 +117,7 @@ export class FakeSidecar implements SpawnedSidecar {
     content: string,
     existence: Existence = 0,
     blobSizes: bigint[] = [10n, 20n],
+    family: Family = 0,
   ): Promise<FakeAnswer[]> {
     const answers: FakeAnswer[] = keys.map(() => emptyAnswer());
     const asked: number[] = [];
@@ -153,6 +133,7 @@ export class FakeSidecar implements SpawnedSidecar {
       } else {
         const object: FakeObject = {
           key,
+          family,
           slot: this.memory.nextSlot++,
           generation: 0n,
           blobSizes,
@@ -164,7 +145,7 @@ export class FakeSidecar implements SpawnedSidecar {
         asked.push(index);
       }
     });
-    const reserved = await this.#askRecords(Op.reserve, keys, asked, new Uint8Array(0), BigInt(existence));
+    const reserved = await this.#askRecords(Op.reserve, keys, asked, new Uint8Array(0), BigInt(existence), family);
     const committing = asked.filter((index, at) => !this.#endUnlessOk(reserved[at], answers, index, slots, existence));
     for (const [at, index] of asked.entries()) {
       const object = slots.get(index);
@@ -174,14 +155,8 @@ export class FakeSidecar implements SpawnedSidecar {
       }
     }
     await this.beforeCommit?.();
-    const total = blobSizes.reduce((sum, size) => sum + size, 0n);
-    const records = encodeCommits(
-      committing.map((index) => {
-        const { generation, slot } = slots.get(index) as FakeObject;
-        return { generation, slot, bytes: total, member: 0 };
-      }),
-    );
-    const committed = await this.#askRecords(Op.commit, keys, committing, records, BigInt(existence));
+    const records = commitsOf(committing.map((index) => slots.get(index) as FakeObject));
+    const committed = await this.#askRecords(Op.commit, keys, committing, records, BigInt(existence), family);
     for (const [at, index] of committing.entries()) {
       if (!this.#endUnlessOk(committed[at], answers, index, slots, existence)) {
         this.#seal(slots.get(index) as FakeObject);
@@ -191,10 +166,17 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   /** mGetH2D. */
-  async get(keys: readonly string[], timeoutMs = 0, blobSizes: bigint[] = [10n, 20n]): Promise<FakeAnswer[]> {
+  async get(
+    keys: readonly string[],
+    timeoutMs = 0,
+    blobSizes: bigint[] = [10n, 20n],
+    family: Family = 0,
+  ): Promise<FakeAnswer[]> {
     const answers: FakeAnswer[] = keys.map((key) => {
       const sealed = this.memory.sealedByKey(key);
-      return sealed === undefined ? emptyAnswer() : { ...emptyAnswer(), content: sealed.content };
+      return sealed === undefined || sealed.family !== family
+        ? emptyAnswer()
+        : { ...emptyAnswer(), content: sealed.content };
     });
     const asked = keys.map((_, index) => index).filter((index) => answers[index]?.content === undefined);
     if (asked.length === 0) {
@@ -205,27 +187,69 @@ export class FakeSidecar implements SpawnedSidecar {
       asked.map((index) => keys[index] as string),
       blobSizes,
     );
-    const last = await this.#ask(Op.lookup, payload, asked.length, [BigInt(timeoutMs), 0n, 0n, 0n], (reply) => {
-      part++;
-      for (const found of decodeFound(reply.payload)) {
-        const index = asked[found.keyIndex] as number;
-        answers[index] = { ...this.#read(keys[index] as string, found), part };
-      }
-    });
+    const last = await this.#ask(
+      Op.lookup,
+      payload,
+      asked.length,
+      [BigInt(timeoutMs), 0n, 0n, BigInt(family)],
+      (reply) => {
+        part++;
+        for (const found of decodeFound(reply.payload)) {
+          const index = asked[found.keyIndex] as number;
+          answers[index] = { ...this.#read(keys[index] as string, found), part };
+        }
+      },
+    );
     if (last.code !== StatusCode.OK) {
       throw new HbmeshError(last.code, Buffer.from(last.payload).toString());
     }
     return answers;
   }
 
-  async delete(keys: readonly string[]): Promise<ResultRecord[]> {
+  async delete(keys: readonly string[], family: Family = 0): Promise<ResultRecord[]> {
     return this.#askRecords(
       Op.remove,
       keys,
       keys.map((_, index) => index),
       new Uint8Array(0),
       0n,
+      family,
     );
+  }
+
+  /** As a reader that offers what it read to others (shareReplica). */
+  async share(key: string, record: ResultRecord, content: string, family: Family = 2): Promise<ResultRecord> {
+    const slot = this.memory.nextSlot++;
+    const { generation, bytes } = record;
+    const object: FakeObject = { key, family, slot, generation, blobSizes: [bytes], content, state: "written" };
+    this.memory.objects.set(slot, object);
+    const [result] = await this.#askRecords(Op.addLocation, [key], [0], commitsOf([object]), 0n, family);
+    if (result?.code === StatusCode.OK) {
+      object.state = "sealed";
+    } else {
+      this.memory.objects.delete(slot);
+    }
+    return result as ResultRecord;
+  }
+
+  /** As objects that expired or were evicted: gone here, and told without an answer. */
+  lose(keys: readonly string[]): void {
+    const gone = keys.map((key) => this.memory.sealedByKey(key) as FakeObject);
+    for (const { slot } of gone) {
+      this.memory.objects.delete(slot);
+    }
+    const payload = Buffer.concat([encodeKeys(keys), placesOf(gone)]);
+    const args: PortMessage["args"] = [0n, 0n, 0n, 0n];
+    this.#send({ id: ++this.#lastId, op: Op.forgetLocations, flags: 0, code: 0, count: keys.length, args, payload });
+  }
+
+  /** The JSON document that a client of this sidecar gets. */
+  async explain(key: string): Promise<Record<string, unknown>> {
+    const reply = await this.request(Op.explainOwner, encodeKeys([key]));
+    if (reply.code !== StatusCode.OK) {
+      throw new HbmeshError(reply.code, Buffer.from(reply.payload).toString());
+    }
+    return JSON.parse(Buffer.from(reply.payload).toString()) as Record<string, unknown>;
   }
 
   async presence(keys: readonly string[]): Promise<ResultRecord[]> {
@@ -310,12 +334,13 @@ export class FakeSidecar implements SpawnedSidecar {
     indexes: readonly number[],
     records: Uint8Array,
     arg: bigint,
+    family: Family = 0,
   ): Promise<ResultRecord[]> {
     if (indexes.length === 0) {
       return [];
     }
     const payload = Buffer.concat([encodeKeys(indexes.map((index) => keys[index] as string)), records]);
-    const reply = await this.#ask(op, payload, indexes.length, [arg, 0n, 0n, 0n], () => {});
+    const reply = await this.#ask(op, payload, indexes.length, [arg, BigInt(family), 0n, 0n], () => {});
     if (reply.code !== StatusCode.OK) {
       throw new HbmeshError(reply.code, Buffer.from(reply.payload).toString());
     }
@@ -382,6 +407,8 @@ export class FakeSidecar implements SpawnedSidecar {
         return this.#reply(message, this.#describe(message.payload));
       case Op.listHeld:
         return this.#listHeld(message);
+      case Op.explain:
+        return this.#explain(message);
       case Op.peers:
         return this.#takePeers(Buffer.from(message.payload).toString());
       case Op.stats:
@@ -416,19 +443,26 @@ export class FakeSidecar implements SpawnedSidecar {
     ]);
   }
 
+  /** Only where the test says that this sidecar can. */
+  #explain(message: PortMessage): void {
+    if (this.detail === undefined) {
+      return this.#reply(message, Buffer.from("unknown operation"), { code: StatusCode.NOT_SUPPORTED });
+    }
+    this.#reply(message, Buffer.from(this.detail));
+  }
+
   #listHeld(message: PortMessage): void {
-    const sealed = [...this.memory.objects.values()].filter((object) => object.state === "sealed");
-    for (let from = 0; from < sealed.length; from += LIST_PART_KEYS) {
-      const part = sealed.slice(from, from + LIST_PART_KEYS);
-      const records = encodeCommits(
-        part.map(({ generation, slot, blobSizes }) => ({
-          generation,
-          slot,
-          member: 0,
-          bytes: blobSizes.reduce((a, b) => a + b, 0n),
-        })),
+    this.onList?.();
+    for (const family of [0, 1, 2] as const) {
+      const sealed = [...this.memory.objects.values()].filter(
+        (object) => object.state === "sealed" && object.family === family,
       );
-      this.#reply(message, Buffer.concat([encodeKeys(part.map(({ key }) => key)), records]), true);
+      for (let from = 0; from < sealed.length; from += LIST_PART_KEYS) {
+        const part = sealed.slice(from, from + LIST_PART_KEYS);
+        const records = commitsOf(part);
+        const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), records]);
+        this.#reply(message, payload, { more: true, family });
+      }
     }
     this.#reply(message, new Uint8Array(0));
   }
@@ -445,55 +479,16 @@ export class FakeSidecar implements SpawnedSidecar {
     }
   }
 
-  #reply(message: PortMessage, payload: Uint8Array, more = false): void {
+  #reply(
+    message: PortMessage,
+    payload: Uint8Array,
+    { more = false, family = 0, code = 0 }: { more?: boolean; family?: Family; code?: number } = {},
+  ): void {
     const flags = more ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY;
-    this.#send({ id: message.id, op: message.op, flags, code: 0, count: 0, args: [0n, 0n, 0n, 0n], payload });
+    this.#send({ id: message.id, op: message.op, flags, code, count: 0, args: [0n, BigInt(family), 0n, 0n], payload });
   }
 }
 
 function emptyAnswer(): FakeAnswer {
   return { code: StatusCode.OK, existed: false, message: "", slices: [], part: 0 };
-}
-
-/** u32 each, padded to 8. */
-function codes(values: readonly number[]): Uint8Array {
-  const padded = values.length % 2 === 0 ? values : [...values, 0];
-  return Buffer.from(Uint32Array.from(padded).buffer);
-}
-
-function lookupPayload(keys: readonly string[], blobSizes: readonly bigint[]): Uint8Array {
-  const ends = codes(keys.map((_, index) => (index + 1) * blobSizes.length));
-  const sizes = BigUint64Array.from(keys.flatMap(() => blobSizes));
-  return Buffer.concat([encodeKeys(keys), ends, Buffer.from(sizes.buffer)]);
-}
-
-interface FoundRecord {
-  keyIndex: number;
-  code: StatusCode;
-  message: string;
-  result: ResultRecord;
-  slices: SliceRecord[];
-}
-
-function decodeFound(payload: Uint8Array): FoundRecord[] {
-  const view = viewOf(payload);
-  const foundCount = view.getUint32(0, true);
-  const sliceCount = view.getUint32(4, true);
-  const slicesAt = LOOKUP_REPLY_BYTES + foundCount * FOUND_RECORD_BYTES;
-  const messagesAt = slicesAt + sliceCount * SLICE_RECORD_BYTES;
-  const slices = decodeSlices(payload.slice(slicesAt, messagesAt));
-  return Array.from({ length: foundCount }, (_, at) => {
-    const start = LOOKUP_REPLY_BYTES + at * FOUND_RECORD_BYTES;
-    const keyIndex = view.getUint32(start, true);
-    const offset = messagesAt + view.getUint32(start + 8, true);
-    const message = Buffer.from(payload.subarray(offset, offset + view.getUint32(start + 12, true))).toString();
-    const [result] = decodeResults(payload.slice(start + 16, start + FOUND_RECORD_BYTES));
-    return {
-      keyIndex,
-      code: view.getUint32(start + 4, true),
-      message,
-      result: result as ResultRecord,
-      slices: slices.filter((slice) => slice.keyIndex === keyIndex),
-    };
-  });
 }

@@ -1,0 +1,59 @@
+/**
+ * Checks of what members ask an owner, and the small changes that an owner makes to results of the directory before it sends them.
+ */
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type ExistenceMode, keyCountOf, readCommit } from "../decision/index.js";
+import type { DirectoryRequest } from "../gen/hbmesh/v1/directory_pb.js";
+import { COMMIT_RECORD_BYTES, checkRecordCount, RESULT_RECORD_BYTES, Results } from "./records.js";
+
+export const EXISTENCE_REPLACE = 2;
+
+export function checkExistence(value: number): ExistenceMode {
+  if (value !== 0 && value !== 1 && value !== EXISTENCE_REPLACE) {
+    throw new HbmeshError(StatusCode.INVALID, `existence ${value} is none of 0 (skip), 1 (fail), 2 (replace)`);
+  }
+  return value;
+}
+
+type Spoken = Pick<DirectoryRequest, "keys" | "records" | "memberId">;
+
+/** CommitRecords: a member speaks only for itself. */
+export function checkOwnRecords(request: Spoken): void {
+  checkRecordCount(request.records, COMMIT_RECORD_BYTES, request.keys);
+  for (let index = 0; index < keyCountOf(request.keys); index++) {
+    refuseForeign(request.memberId, readCommit(request.records, index).member);
+  }
+}
+
+/** ResultRecords whose first location is the member's own. */
+export function checkOwnLocations(request: Spoken): Results {
+  checkRecordCount(request.records, RESULT_RECORD_BYTES, request.keys);
+  const results = new Results(request.records, keyCountOf(request.keys));
+  for (let index = 0; index < results.count; index++) {
+    refuseForeign(request.memberId, results.locations(index)[0]?.member ?? 0);
+  }
+  return results;
+}
+
+function refuseForeign(speaker: number, member: number): void {
+  if (member !== speaker) {
+    throw new HbmeshError(StatusCode.INVALID, `member ${speaker} spoke for objects of member ${member}`);
+  }
+}
+
+export function countCode(results: Results, code: StatusCode): number {
+  let found = 0;
+  for (let index = 0; index < results.count; index++) {
+    found += results.code(index) === code ? 1 : 0;
+  }
+  return found;
+}
+
+export function replaceCode(results: Results, from: StatusCode, to: StatusCode): Results {
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === from) {
+      results.setCode(index, to);
+    }
+  }
+  return results;
+}

@@ -1,0 +1,93 @@
+/**
+ * Payloads of the fake sidecar's messages, written and read as native code does.
+ */
+import type { StatusCode } from "../../../src/base/errors.js";
+import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "../../../src/control/layout-constants.js";
+import {
+  decodeResults,
+  decodeSlices,
+  encodeCommits,
+  encodeKeys,
+  encodeResults,
+  type ResultRecord,
+  SLICE_RECORD_BYTES,
+  type SliceRecord,
+  viewOf,
+} from "../../../src/decision/index.js";
+
+/** What an object's place looks like to others. */
+interface Placed {
+  generation: bigint;
+  slot: number;
+  blobSizes: readonly bigint[];
+}
+
+/** CommitRecords as a sidecar writes them: it does not know its member. */
+export function commitsOf(objects: readonly Placed[]): Uint8Array {
+  return encodeCommits(
+    objects.map(({ generation, slot, blobSizes }) => ({
+      generation,
+      slot,
+      member: 0,
+      bytes: blobSizes.reduce((a, b) => a + b, 0n),
+    })),
+  );
+}
+
+/** ResultRecords that name these places. */
+export function placesOf(objects: readonly Omit<Placed, "blobSizes">[]): Uint8Array {
+  return encodeResults(
+    objects.map(({ generation, slot }) => ({
+      code: 0,
+      existed: false,
+      otherFamily: false,
+      generation,
+      bytes: 0n,
+      family: 0,
+      locations: [{ member: 0, slot }],
+    })),
+  );
+}
+
+/** u32 each, padded to 8. */
+export function codes(values: readonly number[]): Uint8Array {
+  const padded = values.length % 2 === 0 ? values : [...values, 0];
+  return Buffer.from(Uint32Array.from(padded).buffer);
+}
+
+export function lookupPayload(keys: readonly string[], blobSizes: readonly bigint[]): Uint8Array {
+  const ends = codes(keys.map((_, index) => (index + 1) * blobSizes.length));
+  const sizes = BigUint64Array.from(keys.flatMap(() => blobSizes));
+  return Buffer.concat([encodeKeys(keys), ends, Buffer.from(sizes.buffer)]);
+}
+
+export interface FoundRecord {
+  keyIndex: number;
+  code: StatusCode;
+  message: string;
+  result: ResultRecord;
+  slices: SliceRecord[];
+}
+
+export function decodeFound(payload: Uint8Array): FoundRecord[] {
+  const view = viewOf(payload);
+  const foundCount = view.getUint32(0, true);
+  const sliceCount = view.getUint32(4, true);
+  const slicesAt = LOOKUP_REPLY_BYTES + foundCount * FOUND_RECORD_BYTES;
+  const messagesAt = slicesAt + sliceCount * SLICE_RECORD_BYTES;
+  const slices = decodeSlices(payload.slice(slicesAt, messagesAt));
+  return Array.from({ length: foundCount }, (_, at) => {
+    const start = LOOKUP_REPLY_BYTES + at * FOUND_RECORD_BYTES;
+    const keyIndex = view.getUint32(start, true);
+    const offset = messagesAt + view.getUint32(start + 8, true);
+    const message = Buffer.from(payload.subarray(offset, offset + view.getUint32(start + 12, true))).toString();
+    const [result] = decodeResults(payload.slice(start + 16, start + FOUND_RECORD_BYTES));
+    return {
+      keyIndex,
+      code: view.getUint32(start + 4, true),
+      message,
+      result: result as ResultRecord,
+      slices: slices.filter((slice) => slice.keyIndex === keyIndex),
+    };
+  });
+}
