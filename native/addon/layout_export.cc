@@ -112,6 +112,7 @@ Napi::Object MakeFlags(Napi::Env env) {
   return MakeNumbers(env, {{"Reply", layout::kFlagReply},
                            {"More", layout::kFlagMore},
                            {"Existed", layout::kExisted},
+                           {"OtherFamily", layout::kOtherFamily},
                            {"SetPinSoft", 1},
                            {"SetPinHard", 2},
                            {"SetChecksum", layout::kSetChecksum},

@@ -1,4 +1,4 @@
-#include "capi_cases.h"
+#include "capi/capi_cases.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #ifndef HBMESH_CAPI_CASES_H
 #define HBMESH_CAPI_CASES_H
 
-#include "hbmesh.h"
+#include "capi/hbmesh.h"
 
 #ifdef __cplusplus
 extern "C" {

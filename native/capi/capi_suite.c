@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "capi_cases.h"
+#include "capi/capi_cases.h"
 
 struct named_case {
   const char* name;
