@@ -34,7 +34,7 @@ struct SpillOptions {
   uint32_t threads = 2;              // 1 to 16; each takes SpillIo::kDepth x chunkBytes of memory
   uint32_t chunkBytes = 512U << 10;  // a multiple of 4,096
   uint32_t queueMax = 1024;          // jobs waiting; more get kTryAgain
-  SpillFault fault;                  // for tests
+  SpillFault fault = {};             // for tests
 };
 
 // Where completions go.
