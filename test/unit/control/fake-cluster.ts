@@ -1,6 +1,7 @@
 /**
  * Several control processes with the real Wasm in one process: a memory store, links in memory that can be cut, fake sidecars and virtual time.
  */
+import { setMaxListeners } from "node:events";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Transport } from "@connectrpc/connect";
 import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";
@@ -45,6 +46,8 @@ class MemoryNetwork {
       },
       connect: (address) => {
         const ending = new AbortController();
+        // One listener for each call under way.
+        setMaxListeners(0, ending.signal);
         return { transport: this.#transport(address, ending.signal), close: () => ending.abort() };
       },
     };
