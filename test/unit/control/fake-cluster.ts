@@ -8,7 +8,7 @@ import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.j
 import { resolveWorkerConfig, type WorkerConfig } from "../../../src/base/config.js";
 import { createDeferred, withDeadline } from "../../../src/base/deadline.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
-import { createSilentLogger } from "../../../src/base/log.js";
+import { createSilentLogger, type Logger } from "../../../src/base/log.js";
 import { createSeededRandom } from "../../../src/base/random.js";
 import type { ControlProcess } from "../../../src/control/contract.js";
 import { startControlProcess } from "../../../src/control/control-process.js";
@@ -115,7 +115,7 @@ export class FakeCluster {
   async start(
     number: number,
     settings: Partial<WorkerConfig> = {},
-    options: { memory?: FakeMemory; settle?: boolean } = {},
+    options: { memory?: FakeMemory; settle?: boolean; log?: Logger } = {},
   ): Promise<FakeWorker> {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
@@ -124,7 +124,7 @@ export class FakeCluster {
     let first: FakeSidecar | undefined;
     const starting = startControlProcess(config, {
       clock: this.clock,
-      log: createSilentLogger(),
+      log: options.log ?? createSilentLogger(),
       random: createSeededRandom(number),
       store: this.store,
       network: this.network.forProcess((link) => this.#linkAddresses.set(address, link)),
