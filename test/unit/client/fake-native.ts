@@ -147,6 +147,37 @@ export function objectReply(
   return new Uint8Array(payload);
 }
 
+export interface FakeStep {
+  key: number;
+  /** Default: accepted. */
+  ended?: boolean;
+  code?: number;
+  message?: string;
+  bytes?: bigint;
+}
+
+/** The bytes of a DeviceReply. */
+export function deviceReply(steps: readonly FakeStep[]): Uint8Array {
+  const messages = Buffer.from(steps.map((step) => step.message ?? "").join(""));
+  const payload = Buffer.alloc(16 + 32 * steps.length + messages.length);
+  payload.writeUInt32LE(steps.length, 0);
+  payload.writeUInt32LE(messages.length, 8);
+  let messageAt = 0;
+  for (const [index, step] of steps.entries()) {
+    const at = 16 + 32 * index;
+    const bytes = Buffer.byteLength(step.message ?? "");
+    payload.writeUInt32LE(step.key, at);
+    payload.writeUInt32LE(step.ended === true ? 2 : 1, at + 4);
+    payload.writeUInt32LE(step.code ?? 0, at + 8);
+    payload.writeUInt32LE(messageAt, at + 16);
+    payload.writeUInt32LE(bytes, at + 20);
+    payload.writeBigUInt64LE(step.bytes ?? 0n, at + 24);
+    messageAt += bytes;
+  }
+  messages.copy(payload, payload.length - messages.length);
+  return new Uint8Array(payload);
+}
+
 /** The payload of a call that was refused as a whole. */
 export function refusal(message: string): Uint8Array {
   const text = Buffer.from(message);
