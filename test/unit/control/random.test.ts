@@ -1,23 +1,29 @@
 /**
- * Goal: over many random steps (sets of each kind, gets, deletes, sidecars that die, members that join and leave) the cluster answers as a plain map would.
+ * Goal: over many random steps (sets of each kind and family, gets, deletes, copies that are shared, objects that expire, sidecars that die, members that join and leave)
+ * the cluster answers as a plain map would.
  * Method: one operation at a time against a model; operations of one step touch disjoint keys, so that their order doesn't matter. The seed is
  * printed; HBMESH_SEED repeats a run.
  */
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import { createSeededRandom, type RandomSource } from "../../../src/base/random.js";
+import type { ResultRecord } from "../../../src/decision/index.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
+import type { Family } from "./fake-memory.js";
 import type { Existence, FakeSidecar } from "./fake-sidecar.js";
 
-const STEPS = 150;
+const STEPS = 200;
+const SIZES = [10n, 20n];
+const LOCATIONS_MAX = 4;
 const KEYS = Array.from({ length: 60 }, (_, index) => `random-${index}`);
 
 interface Held {
   content: string;
-  holder: string;
+  family: Family;
+  holders: Set<string>;
 }
 
-/** What must be there: key to content and to the worker that has it. */
+/** What must be there: key to content, family and the workers that have it. */
 type Model = Map<string, Held>;
 
 function pick<T>(random: RandomSource, from: readonly T[]): T {
@@ -36,26 +42,42 @@ async function setAndCompare(
   model: Model,
   keys: string[],
   existence: Existence,
+  family: Family,
   content: string,
 ): Promise<void> {
-  const answers = await cluster.drive(worker.sidecar.set(keys, content, existence));
+  const answers = await cluster.drive(worker.sidecar.set(keys, content, existence, SIZES, family));
   keys.forEach((key, index) => {
-    const there = model.has(key);
-    const refused = there && existence === 1;
+    const there = model.get(key);
+    const sealedHere = there?.holders.has(worker.address) === true && existence !== 2;
+    // What a sidecar has itself it answers without asking; the real one looks at the family too.
+    const mixes = there !== undefined && there.family !== family && !sealedHere;
+    const refused = there !== undefined && existence === 1;
     expect(answers[index], `set ${key}`).toMatchObject({
-      code: refused ? StatusCode.KEY_ALREADY_EXISTS : StatusCode.OK,
-      existed: there && existence === 0,
+      code: mixes ? StatusCode.INVALID : refused ? StatusCode.KEY_ALREADY_EXISTS : StatusCode.OK,
+      existed: there !== undefined && !mixes && existence === 0,
     });
-    if (!there || existence === 2) {
-      model.set(key, { content, holder: worker.address });
+    if (!mixes && (there === undefined || existence === 2)) {
+      model.set(key, { content, family, holders: new Set([worker.address]) });
     }
   });
 }
 
-async function getAndCompare(cluster: FakeCluster, sidecar: FakeSidecar, model: Model, keys: string[]): Promise<void> {
-  const answers = await cluster.drive(sidecar.get(keys));
+async function getAndCompare(
+  cluster: FakeCluster,
+  sidecar: FakeSidecar,
+  model: Model,
+  keys: string[],
+  family: Family,
+): Promise<void> {
+  const answers = await cluster.drive(sidecar.get(keys, 0, SIZES, family));
   expect(answers.map(({ code, content }) => [code, content])).toEqual(
-    keys.map((key) => (model.has(key) ? [StatusCode.OK, model.get(key)?.content] : [StatusCode.NOT_FOUND, undefined])),
+    keys.map((key) => {
+      const there = model.get(key);
+      if (there === undefined) {
+        return [StatusCode.NOT_FOUND, undefined];
+      }
+      return there.family === family ? [StatusCode.OK, there.content] : [StatusCode.INVALID, undefined];
+    }),
   );
 }
 
@@ -64,14 +86,46 @@ async function deleteAndCompare(
   sidecar: FakeSidecar,
   model: Model,
   keys: string[],
+  family: Family,
 ): Promise<void> {
-  const answers = await cluster.drive(sidecar.delete(keys));
+  const answers = await cluster.drive(sidecar.delete(keys, family));
+  const mixes = (key: string): boolean => (model.get(key)?.family ?? family) !== family;
   expect(answers.map(({ code, existed }) => [code, existed])).toEqual(
-    keys.map((key) => [StatusCode.OK, model.has(key)]),
+    keys.map((key) => [mixes(key) ? StatusCode.INVALID : StatusCode.OK, model.has(key) && !mixes(key)]),
   );
-  for (const key of keys) {
+  for (const key of keys.filter((each) => !mixes(each))) {
     model.delete(key);
   }
+}
+
+/** A reader offers what it read; it knows the version from a lookup. */
+async function shareAndCompare(cluster: FakeCluster, worker: FakeWorker, model: Model, keys: string[]): Promise<void> {
+  for (const key of keys) {
+    const there = model.get(key);
+    if (there === undefined || there.holders.has(worker.address)) {
+      continue;
+    }
+    const [record] = await cluster.drive(worker.sidecar.presence([key]));
+    const shared = await cluster.drive(worker.sidecar.share(key, record as ResultRecord, there.content, there.family));
+    const isFull = there.holders.size >= LOCATIONS_MAX;
+    expect(shared.code, `share ${key}`).toBe(isFull ? StatusCode.NO_SPACE : StatusCode.OK);
+    if (!isFull) {
+      there.holders.add(worker.address);
+    }
+  }
+}
+
+async function loseAndCompare(cluster: FakeCluster, worker: FakeWorker, model: Model, keys: string[]): Promise<void> {
+  const lost = keys.filter((key) => model.get(key)?.holders.has(worker.address));
+  worker.sidecar.lose(lost);
+  for (const key of lost) {
+    const there = model.get(key) as Held;
+    there.holders.delete(worker.address);
+    if (there.holders.size === 0) {
+      model.delete(key);
+    }
+  }
+  await cluster.clock.advance(20);
 }
 
 async function restartSidecar(cluster: FakeCluster, worker: FakeWorker): Promise<void> {
@@ -84,8 +138,9 @@ async function leave(cluster: FakeCluster, worker: FakeWorker, model: Model): Pr
   cluster.workers.splice(cluster.workers.indexOf(worker), 1);
   await cluster.drive(worker.control.close());
   await cluster.ready();
-  for (const [key, { holder }] of model) {
-    if (holder === worker.address) {
+  for (const [key, { holders }] of model) {
+    holders.delete(worker.address);
+    if (holders.size === 0) {
       model.delete(key);
     }
   }
@@ -108,12 +163,18 @@ describe("a cluster under random operations", () => {
         const worker = pick(random, cluster.workers);
         const keys = pickKeys(random);
         const dice = random.nextBelow(100);
-        if (dice < 40) {
-          await setAndCompare(cluster, worker, model, keys, pick<Existence>(random, [0, 0, 1, 2]), `${seed}/${step}`);
-        } else if (dice < 70) {
-          await getAndCompare(cluster, worker.sidecar, model, keys);
+        const family = pick<Family>(random, [0, 0, 1, 2]);
+        if (dice < 35) {
+          const existence = pick<Existence>(random, [0, 0, 1, 2]);
+          await setAndCompare(cluster, worker, model, keys, existence, family, `${seed}/${step}`);
+        } else if (dice < 55) {
+          await getAndCompare(cluster, worker.sidecar, model, keys, family);
+        } else if (dice < 68) {
+          await deleteAndCompare(cluster, worker.sidecar, model, keys, family);
+        } else if (dice < 78) {
+          await shareAndCompare(cluster, worker, model, keys);
         } else if (dice < 85) {
-          await deleteAndCompare(cluster, worker.sidecar, model, keys);
+          await loseAndCompare(cluster, worker, model, keys);
         } else if (dice < 93) {
           await restartSidecar(cluster, worker);
         } else if (dice < 97 && cluster.workers.length < 5) {
@@ -122,9 +183,14 @@ describe("a cluster under random operations", () => {
           await leave(cluster, worker, model);
         }
       }
-      await getAndCompare(cluster, pick(random, cluster.workers).sidecar, model, KEYS);
-      const held = cluster.workers.flatMap(({ memory }) => [...memory.objects.values()].map(({ key }) => key));
-      expect(held.sort()).toEqual([...model.keys()].sort());
+      for (const family of [0, 1, 2] as const) {
+        await getAndCompare(cluster, pick(random, cluster.workers).sidecar, model, KEYS, family);
+      }
+      const held = cluster.workers.flatMap(({ address, memory }) =>
+        [...memory.objects.values()].map(({ key }) => `${key} ${address}`),
+      );
+      const expected = [...model].flatMap(([key, { holders }]) => [...holders].map((address) => `${key} ${address}`));
+      expect(held.sort()).toEqual(expected.sort());
     } finally {
       await cluster.close();
     }
