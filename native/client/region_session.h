@@ -3,7 +3,9 @@
 // Thread rule: one thread at a time (RegionCache sees to it). The socket is borrowed.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "client/region_cache.h"
@@ -22,8 +24,8 @@ class RegionSession final : public RegionRegistrar {
   [[nodiscard]] Status Unregister(uint32_t region) override;
 
  private:
-  [[nodiscard]] Status Ask(const void* packet, size_t bytes, int fd, const char* doing, uint32_t* region);
-  [[nodiscard]] Status Send(const void* packet, size_t bytes, int fd) const;
+  // `fd` below 0: none goes along.
+  [[nodiscard]] Status Ask(std::span<const std::byte> packet, int fd, const char* doing, uint32_t* region);
   [[nodiscard]] Status Receive(const char* doing, uint32_t* region, bool* answered) const;
 
   const int socket_;

@@ -15,13 +15,14 @@
 #include <utility>
 #include <vector>
 
+#include "base/unix_socket.h"
+
 namespace hbmesh {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kDescriptorsMax = 8;
 constexpr uint32_t kClientDescriptors = 3;   // channel, sidecar wake, peer wake
 constexpr uint32_t kControlDescriptors = 4;  // and the store
 
@@ -65,6 +66,7 @@ Status NobodyListens(const std::string& workerAddress) {
                                               workerAddress + "), or check host and port"};
 }
 
+// As ConnectUnix, but of a socket that doesn't block, so that a full backlog can be waited for and cancelled.
 Status ConnectSocket(const Attempt& attempt, Fd* result) {
   const std::string& workerAddress = attempt.options.workerAddress;
   const std::string name = session::SocketName(workerAddress);
@@ -94,11 +96,8 @@ Status ConnectSocket(const Attempt& attempt, Fd* result) {
 
 // An abstract name can be taken by any user of the machine: only our own user and root may be given our memory.
 Status CheckServer(const Attempt& attempt, int socket) {
-  ucred credentials{};
-  socklen_t length = sizeof(credentials);
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
-    return StatusFromErrno(errno, "asking who serves " + attempt.options.workerAddress);
-  }
+  PeerCredentials credentials;
+  if (Status status = GetPeerCredentials(socket, &credentials); !status.ok()) return status;
   if (credentials.uid != ::geteuid() && credentials.uid != 0) {
     return {StatusCode::kNotAuthorized, "worker " + attempt.options.workerAddress + " is served by user id " +
                                             std::to_string(credentials.uid) + ", this process runs as " +
@@ -120,42 +119,24 @@ Status SendHello(const Attempt& attempt, int socket) {
   }
   std::memcpy(hello.token, attempt.options.token.data(), attempt.options.token.size());
   for (;;) {
-    if (::send(socket, &hello, sizeof(hello), MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(hello))) {
-      return Status::Ok();
-    }
-    if (errno == EINTR) continue;
-    if (errno != EAGAIN) return StatusFromErrno(errno, "greeting worker " + attempt.options.workerAddress);
+    Status status = SendPacket(socket, std::as_bytes(std::span(&hello, 1)));
+    if (status.code() != StatusCode::kTryAgain) return status;
     if (Status wait = WaitFor(attempt, socket, POLLOUT, "take the greeting"); !wait.ok()) return wait;
   }
 }
 
-// Receives one packet with its descriptors, which are owned from here on whatever the packet says.
 Status ReceiveWelcome(const Attempt& attempt, int socket, session::Welcome* welcome, std::vector<Fd>* descriptors) {
   const std::string& workerAddress = attempt.options.workerAddress;
   if (Status wait = WaitFor(attempt, socket, POLLIN, "answer the greeting"); !wait.ok()) return wait;
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kDescriptorsMax * sizeof(int))> control{};
-  iovec part{welcome, sizeof(*welcome)};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t received = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (received < 0) return StatusFromErrno(errno, "reading the answer of worker " + workerAddress);
-  for (cmsghdr* part_ = CMSG_FIRSTHDR(&message); part_ != nullptr; part_ = CMSG_NXTHDR(&message, part_)) {
-    if (part_->cmsg_level != SOL_SOCKET || part_->cmsg_type != SCM_RIGHTS) continue;
-    const size_t count = (part_->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part_) + i * sizeof(int), sizeof(int));
-      descriptors->emplace_back(fd);
-    }
-  }
-  if (received == 0) {
+  Packet packet;
+  const Status received = ReceivePacket(socket, std::as_writable_bytes(std::span(welcome, 1)), &packet);
+  if (received.code() == StatusCode::kRpcPeerDead) {
     return {StatusCode::kClientWorkerDisconnect,
             "worker " + workerAddress + " closed the session during the greeting; look at its log"};
   }
-  const bool whole = received == static_cast<ssize_t>(sizeof(*welcome)) && (message.msg_flags & MSG_CTRUNC) == 0;
+  if (!received.ok() && received.code() != StatusCode::kDataInconsistency) return received;
+  *descriptors = std::move(packet.descriptors);
+  const bool whole = received.ok() && packet.bytes == sizeof(*welcome);
   if (!whole || welcome->type != static_cast<uint32_t>(session::Type::kWelcome) || welcome->magic != session::kMagic ||
       welcome->version != session::kVersion) {
     return {StatusCode::kDataInconsistency,
