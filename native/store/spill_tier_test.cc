@@ -347,5 +347,26 @@ TEST(SpillFile, RefusesSizesAndPlacesThatCanNotBe) {
   EXPECT_FALSE(file->Reserve(UINT64_MAX).has_value());
 }
 
+TEST(FormatsDocument, ShowsWhatAFileOfSpilledObjectsHolds) {
+  const auto example = testing_support::ReadExample("spill");
+  ASSERT_EQ(example.size(), 8192U) << "docs/FORMATS.md has no such example";
+  const TestDirectory directory;
+  Completions done;
+  std::unique_ptr<SpillTier> tier;
+  ASSERT_TRUE(SpillTier::Open({.directory = directory.path, .bytesMax = 8192}, 0x0123456789abcdef, &done, &tier).ok());
+  const auto payload = std::as_bytes(std::span("helloabc", 8));
+  const SpillIdentity identity{
+      .storeId = 0x0123456789abcdef, .generation = 258, .keyHash = 0xd161a1cf79a7b308, .payloadBytes = 8};
+  const auto offset = tier->file().Reserve(8);
+  ASSERT_TRUE(tier->Write(*offset, payload, identity, 1).ok());
+  ASSERT_TRUE(done.Wait(1).ok());
+  std::vector<std::byte> bytes(8192);
+  const Fd raw(::open(directory.file().c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(::pread(raw.get(), bytes.data(), bytes.size(), 0), 8192);
+  for (size_t i = 0; i < bytes.size(); i++) {
+    ASSERT_EQ(static_cast<int>(bytes[i]), static_cast<int>(example[i])) << std::hex << "at offset " << i;
+  }
+}
+
 }  // namespace
 }  // namespace hbmesh
