@@ -169,5 +169,70 @@ TEST(ObjectReply, DamagedAnywhere) {
   EXPECT_NE(sum, 1U);  // keeps the reads
 }
 
+std::vector<std::byte> WholeDeviceReply() {
+  const layout::DeviceReply header{2, 1, 5, 0};
+  const layout::KeyEvent events[2] = {{1, 1, 0, 0, 0, 5, 0}, {0, 2, 3, 0, 2, 3, 64}};
+  const layout::PathRecord path{};
+  std::vector<std::byte> payload(sizeof(header) + sizeof(events) + sizeof(path) + 5);
+  std::memcpy(payload.data(), &header, sizeof(header));
+  std::memcpy(payload.data() + sizeof(header), events, sizeof(events));
+  std::memcpy(payload.data() + sizeof(header) + sizeof(events), &path, sizeof(path));
+  std::memcpy(payload.data() + payload.size() - 5, "gone!", 5);
+  return payload;
+}
+
+TEST(DeviceReply, EveryPartIsFound) {
+  const std::vector<std::byte> payload = WholeDeviceReply();
+  DeviceReplyView view;
+  ASSERT_TRUE(DecodeDeviceReply(2, payload, &view).ok());
+  ASSERT_EQ(view.events.size(), 2U);
+  EXPECT_EQ(view.MessageOf(view.events[0]), "gone!");
+  EXPECT_EQ(view.MessageOf(view.events[1]), "ne!");
+  EXPECT_EQ(view.paths.size(), 1U);
+  KeyStages stages(2);
+  EXPECT_TRUE(stages.Take(view.events).ok());
+  EXPECT_EQ(stages.open(), 1U);
+  EXPECT_FALSE(stages.IsOpen(0));
+  EXPECT_TRUE(stages.IsOpen(1));
+  EXPECT_FALSE(stages.IsOpen(2));
+  EXPECT_EQ(stages.Take(view.events).code(), StatusCode::kDataInconsistency);
+  ASSERT_TRUE(DecodeDeviceReply(2, {}, &view).ok());
+  EXPECT_TRUE(view.events.empty());
+}
+
+TEST(DeviceReply, CutOffAnywhere) {
+  const std::vector<std::byte> payload = WholeDeviceReply();
+  for (size_t bytes = 1; bytes < payload.size(); ++bytes) {
+    DeviceReplyView view;
+    const Status status = DecodeDeviceReply(2, std::span(payload).first(bytes), &view);
+    EXPECT_EQ(status.code(), StatusCode::kDataInconsistency) << bytes << " bytes";
+  }
+}
+
+TEST(DeviceReply, DamagedAnywhere) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const std::vector<std::byte> whole = WholeDeviceReply();
+  uint64_t sum = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::vector<std::byte> payload = whole;
+    for (uint64_t damage = random() % 4 + 1; damage > 0; --damage) {
+      payload[random() % payload.size()] = static_cast<std::byte>(random() % 3 == 0 ? 0xFF : random());
+    }
+    DeviceReplyView view;
+    if (!DecodeDeviceReply(2, payload, &view).ok()) continue;
+    KeyStages stages(2);
+    const Status taken = stages.Take(view.events);
+    EXPECT_LE(stages.open(), 2U);
+    EXPECT_TRUE(taken.ok() || taken.code() == StatusCode::kDataInconsistency);
+    for (const layout::KeyEvent& event : view.events) {
+      for (const char c : view.MessageOf(event)) sum += static_cast<uint8_t>(c);
+    }
+    for (const layout::PathRecord& path : view.paths) sum += path.bytes;
+  }
+  EXPECT_NE(sum, 1U);  // keeps the reads
+}
+
 }  // namespace
 }  // namespace hbmesh
