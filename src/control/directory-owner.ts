@@ -280,11 +280,18 @@ export class DirectoryOwner {
     const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
     const wanted: number[] = [];
     for (let index = 0; index < results.count; index++) {
-      const code = results.code(index);
-      if (code === StatusCode.OK && results.generation(index) === readCommit(request.records, index).generation) {
-        wanted.push(index);
-      } else if (code === StatusCode.OK) {
+      if (results.code(index) !== StatusCode.OK) {
+        continue;
+      }
+      const { generation, member, slot } = readCommit(request.records, index);
+      const known = results.locations(index).find((location) => location.member === member);
+      if (results.generation(index) !== generation) {
         results.fail(index, StatusCode.NOT_FOUND);
+      } else if (known !== undefined && known.slot !== slot) {
+        // A member is one location: a second one would push out the first, which nobody would tell to drop its bytes.
+        results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
+      } else {
+        wanted.push(index);
       }
     }
     if (wanted.length > 0) {

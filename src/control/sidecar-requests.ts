@@ -11,6 +11,7 @@ import {
   decodeKey,
   type ExistenceMode,
   type Family,
+  type HeldObject,
   type KeyBatch,
   keyCountOf,
 } from "../decision/index.js";
@@ -23,6 +24,7 @@ import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX, Op } from "./layout-constants.js
 import { startLookup } from "./lookup.js";
 import { describeFound, lookupAll } from "./object-calls.js";
 import type { Answer, CommitQuestion, OwnerCalls } from "./owner-calls.js";
+import { EXISTENCE_REPLACE } from "./owner-checks.js";
 import {
   alignTo8,
   COMMIT_RECORD_BYTES,
@@ -134,8 +136,34 @@ export class SidecarRequests {
 
   async #commit(message: PortMessage): Promise<void> {
     const existence = existenceOf(message);
+    const answer = await this.#options.calls.commit({ ...this.#committed(message), existence });
     // Nothing may come between the last look at the epoch and the reply: what the sidecar seals before it is asked what it holds is announced.
-    this.#reply(message, await this.#options.calls.commit({ ...this.#committed(message), existence }));
+    this.#reply(message, answer);
+    if (existence === EXISTENCE_REPLACE) {
+      await this.#dropReplacedHere(answer);
+    }
+  }
+
+  /**
+   * The sidecar swaps an older version of its own as it seals the new one. If the new one was removed before that, there is no seal, and nobody else would ever drop the older
+   * one: the owner left it to the sidecar.
+   */
+  async #dropReplacedHere({ results }: Answer): Promise<void> {
+    const { calls, config, log } = this.#options;
+    const replaced: HeldObject[] = [];
+    for (let index = 0; index < results.count; index++) {
+      if (results.code(index) === StatusCode.OK && results.existed(index)) {
+        const here = results.locations(index).find(({ member }) => member === calls.view.selfId);
+        if (here !== undefined) {
+          replaced.push({ generation: results.generation(index), slot: here.slot });
+        }
+      }
+    }
+    if (replaced.length > 0) {
+      await this.#link()
+        .drop(replaced, config.requestTimeoutMs)
+        .catch((reason: unknown) => log.debug({ cause: String(reason) }, "replaced objects went with their sidecar"));
+    }
   }
 
   async #addLocation(message: PortMessage): Promise<void> {

@@ -356,6 +356,9 @@ export class FakeSidecar implements SpawnedSidecar {
   ): Promise<PortMessage> {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
+      if (this.#dead) {
+        return reject(new Error("the sidecar is gone"));
+      }
       this.#pending.set(id, {
         fail: reject,
         onReply: (message) => {
