@@ -238,6 +238,9 @@ export class OwnerCalls {
     if (owner === 0) {
       return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER) };
     }
+    // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of that.
+    this.#ending.signal.throwIfAborted();
+    question.signal?.throwIfAborted();
     const { peers } = this.#options;
     const request: OwnerRequest = { epoch, memberId: this.view.selfId, family: question.family ?? 0, ...part };
     try {
