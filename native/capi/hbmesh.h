@@ -234,9 +234,9 @@ HBMESH_API hbmesh_status hbmesh_explain(hbmesh_client* client, const char* key, 
 /* ---- Futures ----------------------------------------------------------------------------------------------------- */
 
 /* Waits up to timeout_ms (0 to 1,800,000; 0: does not wait) for the end. *result (may be NULL) then has the status of
- * the future's key, or of all keys of an async call. Returns HBMESH_INVALID (timeout), HBMESH_FUTURE_TIMEOUT (not
- * ended: nothing was stopped, get again), else what the future ended with: HBMESH_OK, the key's failure, or that of the
- * call. */
+ * the future's key, also when that failed, or those of all keys of an async call that could be tried; free it where it
+ * is not NULL. Returns HBMESH_INVALID (timeout), HBMESH_FUTURE_TIMEOUT (not ended: nothing was stopped, get again),
+ * else what the future ended with: HBMESH_OK, the key's failure, or that of the call. */
 HBMESH_API hbmesh_status hbmesh_future_get(hbmesh_future* future, uint32_t timeout_ms, hbmesh_result** result);
 /* Asks for the end of this key (or async call) alone. It then ends with HBMESH_RPC_CANCELLED, or as it would have if
  * that came first; its device memory may be in use until it has ended. */
