@@ -43,42 +43,36 @@ export class SidecarLink {
   readonly #clock: Clock;
   readonly #pending = new Map<bigint, PendingQuestion>();
   readonly #outbox: PortMessage[] = [];
+  readonly #node: string;
   readonly #what: string;
   #outboxTimer: Timer | undefined;
   #lastId = 0n;
   #closed: HbmeshError | undefined;
 
-  /** `onRequest` gets what the sidecar asks; `onClose` is called once. */
-  constructor(
-    port: SidecarPort,
-    options: {
-      clock: Clock;
-      workerAddress: string;
-      onRequest: (message: PortMessage) => void;
-      onClose: (reason: HbmeshError) => void;
-    },
-  ) {
+  constructor(port: SidecarPort, options: { clock: Clock; workerAddress: string }) {
     this.#port = port;
     this.#clock = options.clock;
+    this.#node = options.workerAddress;
     this.#what = `the sidecar of worker ${options.workerAddress}`;
-    port.onMessage((message) => {
+  }
+
+  /**
+   * Begins to receive. `onRequest` gets what the sidecar asks; `onClose` is called once. Either may be called before this returns: the port may have kept messages, and may
+   * have closed.
+   */
+  attach(onRequest: (message: PortMessage) => void, onClose: (reason: HbmeshError) => void): void {
+    this.#port.onMessage((message) => {
       if ((message.flags & FLAG_REPLY) === 0) {
-        options.onRequest(message);
+        onRequest(message);
       } else {
         this.#pending.get(message.id)?.onReply(message);
       }
     });
-    port.onClose((cause) => {
-      const error = new HbmeshError(
-        StatusCode.RPC_PEER_DEAD,
-        `${this.#what} is gone (${cause.message}); it is being restarted, try again`,
-        {
-          node: options.workerAddress,
-          cause,
-        },
-      );
+    this.#port.onClose((cause) => {
+      const text = `${this.#what} is gone (${cause.message}); it is being restarted, try again`;
+      const error = new HbmeshError(StatusCode.RPC_PEER_DEAD, text, { node: this.#node, cause });
       this.#end(error);
-      options.onClose(error);
+      onClose(error);
     });
   }
 

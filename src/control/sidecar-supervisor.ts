@@ -79,14 +79,14 @@ export class SidecarSupervisor {
 
   #take(spawned: SpawnedSidecar): void {
     const { clock, workerAddress, onRequest, onUp } = this.#options;
-    const link: SidecarLink = new SidecarLink(spawned.port, {
-      clock,
-      workerAddress,
-      onRequest: (message) => onRequest(message, link),
-      onClose: (reason) => this.#died(spawned, reason),
-    });
+    const link = new SidecarLink(spawned.port, { clock, workerAddress });
     this.#state = { t: "up", spawned, link };
     onUp(link);
+    // Last: what the port has kept is for those who were told of the link, and a port that closed meanwhile is a death.
+    link.attach(
+      (message) => onRequest(message, link),
+      (reason) => this.#died(spawned, reason),
+    );
   }
 
   #died(spawned: SpawnedSidecar, reason: HbmeshError): void {

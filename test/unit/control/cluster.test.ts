@@ -206,6 +206,33 @@ describe("a cluster of control processes", () => {
     expect(answers.map(({ presence }) => presence)).toEqual(KEYS.map(() => Presence.MISS));
   });
 
+  it("a new sidecar's first requests are answered, and one that dies before it is taken into use is restarted", async () => {
+    const [a] = await threeWorkers();
+    const dead = a.sidecar;
+    const stop = dead.stop.bind(dead);
+    let early: Promise<unknown> | undefined;
+    dead.stop = async () => {
+      // The control process waits here, with the next sidecar running already.
+      expect(a.sidecar).not.toBe(dead);
+      early = a.sidecar.set(["early"], "x");
+      await stop();
+    };
+    dead.die("killed by the test");
+    await cluster.clock.advance(100);
+    expect(await cluster.drive(early as Promise<unknown>)).toMatchObject([{ code: StatusCode.OK }]);
+    await cluster.ready();
+    const second = a.sidecar;
+    const stopSecond = second.stop.bind(second);
+    second.stop = async () => {
+      a.sidecar.die("killed before it was taken into use");
+      await stopSecond();
+    };
+    second.die("killed by the test");
+    await cluster.clock.advance(1_000);
+    await cluster.ready();
+    expect(await cluster.drive(a.sidecar.set(["later"], "x"))).toMatchObject([{ code: StatusCode.OK }]);
+  });
+
   it("a sidecar that dies again and again ends the worker, with the cause", async () => {
     const a = await cluster.start(1, { sidecarRestartsMax: 2 });
     for (let death = 0; death < 3; death++) {

@@ -63,7 +63,9 @@ export class FakeSidecar implements SpawnedSidecar {
   readonly #fabric: FakeFabric;
   readonly #address: string;
   readonly #pending = new Map<bigint, Pending>();
-  #onMessage: (message: PortMessage) => void = () => {};
+  /** Sent before anyone listened. */
+  readonly #early: PortMessage[] = [];
+  #onMessage: (message: PortMessage) => void = (message) => void this.#early.push(message);
   #onClose: (reason: Error) => void = () => {};
   #lastId = 0n;
   #dead = false;
@@ -83,9 +85,15 @@ export class FakeSidecar implements SpawnedSidecar {
       send: (message) => this.#receive(message),
       onMessage: (handler) => {
         this.#onMessage = handler;
+        for (const message of this.#early.splice(0)) {
+          handler(message);
+        }
       },
       onClose: (handler) => {
         this.#onClose = handler;
+        if (this.#dead) {
+          handler(new Error("the sidecar was gone already"));
+        }
       },
       close: () => this.die("the port was closed"),
     };
