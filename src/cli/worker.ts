@@ -30,6 +30,8 @@ interface WorkerOptions {
   sim_bandwidth_mb_per_s: number;
   sim_latency_us: number;
   sidecar: boolean;
+  tenants_file?: string;
+  insecure: boolean;
 }
 
 const help = `
@@ -38,8 +40,10 @@ hbmesh dev serves), or --etcd_address A,B,C for a cluster over several hosts. No
 
 Examples:
   $ hbmesh worker --worker_address 127.0.0.1:31501
-  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --shared_memory_size_mb 16384
-  $ hbmesh worker --worker_address 10.0.0.2:31501 --etcd_address 10.0.0.9:2379 --no-sidecar
+  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --shared_memory_size_mb 16384
+  $ hbmesh worker --worker_address 10.0.0.2:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --no-sidecar
+
+Without --tenants_file everyone who can connect is one tenant, and only loopback addresses are served, unless --insecure is given.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it could not start or go on, 2 wrong arguments.
 HBMESH_LOG sets what is logged to stderr: error, warn, info (default), debug, trace, silent.`;
@@ -68,6 +72,8 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     sliceBytesMax: options.slice_kb * 1024,
     spinMicros: options.spin_us,
     orphanGraceMs: options.orphan_grace_ms,
+    ...(options.tenants_file === undefined ? {} : { tenantsFile: options.tenants_file }),
+    insecure: options.insecure,
   };
 }
 
@@ -130,6 +136,8 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
     .option("--orphan_grace_ms <N>", "how long the sidecar outlives this process", wholeNumber(0, 3_600_000), 0)
     .option("--sim_bandwidth_mb_per_s <N>", "slow the simulated devices down to this; 0: don't", wholeNumber(0, 1e9), 0)
     .option("--sim_latency_us <N>", "delay each simulated copy by this", wholeNumber(0, 60_000_000), 0)
+    .option("--tenants_file <FILE>", "who may ask, and whose keys they see: lines of `token tenant`")
+    .option("--insecure", "serve other machines although there is no tenants file", false)
     .option("--no-sidecar", "keep metadata and serve the API only, on a node without devices")
     .addHelpText("after", help)
     .action(worker);

@@ -215,18 +215,15 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   async delete(keys: readonly string[], family: Family = 0): Promise<ResultRecord[]> {
-    return this.#askRecords(
-      Op.remove,
-      keys,
-      keys.map((_, index) => index),
-      new Uint8Array(0),
-      0n,
-      family,
-    );
+    const indexes = keys.map((_, index) => index);
+    return this.#askRecords(Op.remove, keys, indexes, new Uint8Array(0), 0n, family);
   }
 
   /** As a reader that offers what it read to others (shareReplica). */
   async share(key: string, record: ResultRecord, content: string, family: Family = 2): Promise<ResultRecord> {
+    if (this.#dead) {
+      throw new Error("the sidecar is gone");
+    }
     const slot = this.memory.nextSlot++;
     const { generation, bytes } = record;
     const object: FakeObject = { key, family, slot, generation, blobSizes: [bytes], content, state: "written" };
@@ -261,13 +258,8 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   async presence(keys: readonly string[]): Promise<ResultRecord[]> {
-    return this.#askRecords(
-      Op.presence,
-      keys,
-      keys.map((_, index) => index),
-      new Uint8Array(0),
-      0n,
-    );
+    const indexes = keys.map((_, index) => index);
+    return this.#askRecords(Op.presence, keys, indexes, new Uint8Array(0), 0n);
   }
 
   /** The raw reply to any request; for requests that a sidecar should not send. */
@@ -454,12 +446,9 @@ export class FakeSidecar implements SpawnedSidecar {
     ]);
   }
 
-  /** Only where the test says that this sidecar can. */
   #explain(message: PortMessage): void {
-    if (this.detail === undefined) {
-      return this.#reply(message, Buffer.from("unknown operation"), { code: StatusCode.NOT_SUPPORTED });
-    }
-    this.#reply(message, Buffer.from(this.detail));
+    const code = this.detail === undefined ? StatusCode.NOT_SUPPORTED : StatusCode.OK;
+    this.#reply(message, Buffer.from(this.detail ?? ""), { code });
   }
 
   #listHeld(message: PortMessage): void {
