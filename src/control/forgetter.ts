@@ -62,7 +62,11 @@ export class Forgetter {
       this.#scheduled = true;
       queueMicrotask(() => {
         this.#scheduled = false;
-        this.#send();
+        try {
+          this.#send();
+        } catch (reason) {
+          this.#giveUp(this.#pending.splice(0).length, String(reason));
+        }
       });
     }
   }
@@ -102,6 +106,7 @@ export class Forgetter {
   async #tell(owner: number, items: Item[]): Promise<void> {
     const { calls } = this.#options;
     let isTold = false;
+    let isHopeless = false;
     let cause = "";
     try {
       const { epoch, selfId } = calls.view;
@@ -122,6 +127,7 @@ export class Forgetter {
       const said = await calls.askOwner(owner, epoch, part, question);
       isTold = said.t === "results";
       cause = said.t === "failed" ? said.error.message : "the ring is changing";
+      isHopeless = said.t === "failed" && said.error.code === StatusCode.INVALID;
     } catch (reason) {
       cause = HbmeshError.from(reason).message;
     }
@@ -129,9 +135,18 @@ export class Forgetter {
     if (this.#ending.signal.aborted) {
       return;
     }
-    if (!isTold) {
+    if (isHopeless) {
+      this.#giveUp(items.length, cause);
+    } else if (!isTold) {
       this.#keep(items, cause);
-    } else if (this.#pending.length > 0) {
+    }
+    if (isTold || isHopeless) {
+      this.#scheduleIfAny();
+    }
+  }
+
+  #scheduleIfAny(): void {
+    if (this.#pending.length > 0) {
       this.#schedule();
     }
   }
@@ -141,10 +156,7 @@ export class Forgetter {
     const again = items.map((item) => ({ ...item, attempts: item.attempts + 1 }));
     const kept = again.filter(({ attempts }) => attempts < ATTEMPTS_MAX);
     if (kept.length < again.length) {
-      this.#options.log.warn(
-        { objects: again.length - kept.length, cause },
-        "an owner could not be told that objects are gone; readers will find out by themselves",
-      );
+      this.#giveUp(again.length - kept.length, cause);
     }
     this.#pending = [...kept, ...this.#pending];
     this.#limit();
@@ -152,6 +164,13 @@ export class Forgetter {
       this.#retryTimer = undefined;
       this.#schedule();
     });
+  }
+
+  #giveUp(objects: number, cause: string): void {
+    this.#options.log.warn(
+      { objects, cause },
+      "an owner could not be told that objects are gone; readers will find out by themselves",
+    );
   }
 
   #limit(): void {

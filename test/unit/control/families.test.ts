@@ -5,9 +5,16 @@
 import { createClient } from "@connectrpc/connect";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
-import { encodeHeld, encodeKeys, type ResultRecord } from "../../../src/decision/index.js";
-import { HolderService } from "../../../src/gen/hbmesh/v1/directory_pb.js";
+import {
+  encodeCommits,
+  encodeHeld,
+  encodeKeys,
+  encodeResults,
+  type ResultRecord,
+} from "../../../src/decision/index.js";
+import { DirectoryService, HolderService } from "../../../src/gen/hbmesh/v1/directory_pb.js";
 import { Presence } from "../../../src/gen/hbmesh/v1/objects_pb.js";
+import { fromConnectError } from "../../../src/rpc/index.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
 
 const KEYS = Array.from({ length: 40 }, (_, index) => `key-${index}`);
@@ -222,6 +229,35 @@ describe("families, locations and their end", () => {
     await expect(
       cluster.drive(holder.drop({ objects: encodeHeld([{ slot: 1, generation: 1n }]), keys: encodeKeys([]), epoch })),
     ).rejects.toThrow("0 keys were sent for 1 objects");
+    connection.close();
+  });
+
+  it("who is no member any more puts nothing in, and nobody speaks for the locations of others", async () => {
+    await cluster.drive(a.sidecar.set(["k"], "x"));
+    const [record] = await cluster.drive(a.sidecar.presence(["k"]));
+    const link = c.control.members.find(({ id }) => id === c.control.memberId)?.linkAddress ?? "";
+    const connection = cluster.network.forProcess(() => {}).connect(link);
+    const owner = createClient(DirectoryService, connection.transport);
+    const { epoch } = c.control;
+    const records = encodeCommits([{ generation: 9n, bytes: 1n, slot: 1, member: 77 }]);
+    const request = { epoch, memberId: 77, keys: encodeKeys(["zombie"]), records };
+    for (const call of [owner.commit, owner.announce, owner.addLocation]) {
+      const error = await cluster.drive(call(request).catch((reason: unknown) => fromConnectError(reason)));
+      expect(error).toMatchObject({
+        code: StatusCode.INTERRUPTED,
+        message: expect.stringContaining("member 77 is no member of the cluster any more"),
+      });
+    }
+    expect(await presence(a, ["zombie"])).toEqual([Presence.MISS]);
+    const foreign = owner.forgetLocations({
+      epoch,
+      memberId: 2,
+      keys: encodeKeys(["k"]),
+      records: encodeResults([record as ResultRecord]),
+    });
+    const refused = await cluster.drive(foreign.catch((reason: unknown) => fromConnectError(reason)));
+    expect(refused).toMatchObject({ code: StatusCode.INVALID, message: "member 2 spoke for objects of member 1" });
+    expect(await presence(a, ["k"])).toEqual([Presence.HIT]);
     connection.close();
   });
 
