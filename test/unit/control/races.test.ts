@@ -142,6 +142,52 @@ class Race {
   }
 }
 
+/** Lets other work go on for so many turns of the microtask queue. */
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) {
+    await Promise.resolve();
+  }
+}
+
+/** Enough to go past the end of a set over the links in memory. */
+const TURNS_MAX = 150;
+
+describe("one event at every moment of a set", () => {
+  const sweep = async (event: (race: Race) => Promise<unknown>): Promise<void> => {
+    const race = new Race(createSeededRandom(1));
+    const [key = ""] = KEYS;
+    try {
+      await race.start(true);
+      await race.start(true);
+      const [a] = race.cluster.workers as [FakeWorker];
+      for (let moment = 0; moment < TURNS_MAX; moment += 3) {
+        await race.cluster.drive(a.sidecar.set([key], "old", 2));
+        const setting = a.sidecar.set([key], "new", 2).catch(() => undefined);
+        await turns(moment);
+        const ended = event(race).catch(() => undefined);
+        await race.cluster.drive(Promise.all([setting, ended]));
+        await race.cluster.clock.advance(1_000);
+        await race.cluster.ready();
+        await race.compare(`after ${moment} turns`);
+      }
+    } finally {
+      await race.cluster.close();
+    }
+  };
+
+  it("a delete: neither the new version nor the one that it replaced stays behind unknown", async () => {
+    await sweep(async ({ cluster }) => (cluster.workers[1] as FakeWorker).sidecar.delete([KEYS[0] as string]));
+  });
+
+  it("the death of the setter's sidecar: what its successor doesn't have is known to nobody", async () => {
+    await sweep(async ({ cluster }) => (cluster.workers[0] as FakeWorker).sidecar.die("killed by the test"));
+  });
+
+  it("a replacement by another worker: one version is left", async () => {
+    await sweep(async ({ cluster }) => (cluster.workers[1] as FakeWorker).sidecar.set([KEYS[0] as string], "other", 2));
+  });
+});
+
 describe("races", () => {
   const seed = Number(process.env["HBMESH_SEED"] ?? Date.now() % 1_000_000);
 
