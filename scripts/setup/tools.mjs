@@ -26,6 +26,7 @@ export const debianPackages = [
   { name: "liburing-dev", file: "/usr/include/liburing.h", for: "build" },
   { name: "libgtest-dev", file: "/usr/include/gtest/gtest.h", for: "test" },
   { name: "etcd-server", program: "etcd", for: "test" },
+  { name: "curl", program: "curl", for: "test" },
   { name: "clang-format", program: "clang-format", for: "lint" },
 ];
 

@@ -62,7 +62,8 @@ export interface LocalCluster {
 
 const mainPath = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 const keptOutputBytesMax = 16_384;
-const closeTimeoutMs = 10_000;
+/** Longer than a worker takes to end a sidecar that follows neither the request nor SIGTERM. */
+const closeTimeoutMs = 20_000;
 
 /** Starts the store and the workers. Rejects with the first cause after everything started was ended again. */
 export async function startLocalCluster(options: LocalClusterOptions = {}): Promise<LocalCluster> {
