@@ -73,17 +73,27 @@ struct ListPart {
 
 }  // namespace
 
+StatusCode ControlService::DropOne(const layout::HeldObject& held) {
+  // Generation 0 would match any object; no object that others know of has it.
+  if (held.generation == 0) return StatusCode::kInvalid;
+  if ((held.slot & layout::kDeviceSlot) != 0) {
+    DeviceObject* object = objects_.Find(held.slot);
+    if (object == nullptr || object->generation != held.generation) return StatusCode::kOk;
+    if (object->consumed) return StatusCode::kOk;  // it ends with the answer of the owner that asks for this
+    objects_.Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, false);
+    return StatusCode::kOk;
+  }
+  const StatusCode code = store_.Drop(held.slot, held.generation).code();
+  // What is not there any more needs no dropping.
+  return code == StatusCode::kNotFound || code == StatusCode::kTryAgain ? StatusCode::kOk : code;
+}
+
 void ControlService::Drop(Session& session, const Message& message) {
   std::vector<layout::HeldObject> objects;
   if (!HeldObjects(session, message, &objects)) return;
   std::vector<std::byte> codes;
   for (const layout::HeldObject& object : objects) {
-    // Generation 0 would match any object; no object that others know of has it.
-    const Status status = object.generation == 0 ? Status(StatusCode::kInvalid, "generation 0")
-                                                 : store_.Drop(object.slot, object.generation);
-    // What is not there any more needs no dropping.
-    const bool gone = status.code() == StatusCode::kNotFound || status.code() == StatusCode::kTryAgain;
-    const auto code = static_cast<uint32_t>(gone ? StatusCode::kOk : status.code());
+    const auto code = static_cast<uint32_t>(DropOne(object));
     Append(codes, &code, sizeof(code));
   }
   Send(session, ReplyTo(message), std::move(codes));
@@ -113,19 +123,31 @@ void ControlService::Describe(Session& session, const Message& message) {
 
 void ControlService::ListHeld(Session& session, const Message& message) {
   ListPart part;
+  auto family = layout::Family::kHost;
   const auto send = [&](uint16_t more) {
     layout::Entry entry = ReplyTo(message);
     entry.flags = static_cast<uint16_t>(entry.flags | more);
     entry.count = static_cast<uint32_t>(part.ends.size());
+    entry.args[1] = static_cast<uint64_t>(family);
     Send(session, entry, part.Payload());
     part = {};
   };
-  store_.ForEachSealed([&](const ObjectView& object) {
+  const auto add = [&](std::string_view key, uint64_t generation, uint64_t bytes, uint32_t slot) {
     if (part.ends.size() >= kListKeysMax || part.keys.size() >= kListKeyBytesMax) send(layout::kFlagMore);
-    part.keys += object.key;
+    part.keys += key;
     part.ends.push_back(static_cast<uint32_t>(part.keys.size()));
-    part.records.push_back({object.generation, object.payloadBytes, object.slot, 0});
-  });
+    part.records.push_back({generation, bytes, slot, 0});
+  };
+  store_.ForEachSealed(
+      [&](const ObjectView& object) { add(object.key, object.generation, object.payloadBytes, object.slot); });
+  for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
+    objects_.ForEachCommitted([&](const DeviceObject& object) {
+      if (object.family != next) return;
+      if (family != next) send(layout::kFlagMore);
+      family = next;
+      add(object.key, object.generation, object.bytes, object.slot);
+    });
+  }
   send(0);
 }
 

@@ -1,6 +1,9 @@
 // ControlService: what the control process asks of the sidecar: drop, describe and list objects, peers, figures,
 // shutdown.
 //
+// Slots of device objects are known by bit 31 (layout::kDeviceSlot). kListHeld answers in messages of one family each,
+// which args[1] names: objects of the arena first.
+//
 // Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
 // padded to 8, blob counts u32 x count padded to 8, blob sizes u64. A request that doesn't fit is answered INVALID,
 // with a text.
@@ -12,6 +15,7 @@
 #include <vector>
 
 #include "queue/channel.h"
+#include "sidecar/device_objects.h"
 #include "sidecar/peer_links.h"
 #include "sidecar/session.h"
 #include "store/object_store.h"
@@ -26,18 +30,20 @@ class ControlService {
     std::function<void(bool drain, std::function<void()> done)> shutdown;
   };
 
-  ControlService(ObjectStore& store, PeerLinks& peers, Hooks hooks)
-      : store_(store), peers_(peers), hooks_(std::move(hooks)) {}
+  ControlService(ObjectStore& store, DeviceObjects& objects, PeerLinks& peers, Hooks hooks)
+      : store_(store), objects_(objects), peers_(peers), hooks_(std::move(hooks)) {}
 
   // A message of the control session without kFlagReply. `find` gives the session again later, if it is still there.
   void Handle(Session& session, const Message& message, const std::function<Session*(uint64_t)>& find);
 
  private:
+  [[nodiscard]] StatusCode DropOne(const layout::HeldObject& held);
   void Drop(Session& session, const Message& message);
   void Describe(Session& session, const Message& message);
   void ListHeld(Session& session, const Message& message);
 
   ObjectStore& store_;
+  DeviceObjects& objects_;
   PeerLinks& peers_;
   const Hooks hooks_;
 };

@@ -39,8 +39,10 @@ layout::ResultRecord ResultOf(const FakeDirectory::Known& known) {
   layout::ResultRecord record{};
   record.generation = known.generation;
   record.bytes = known.bytes;
-  record.locationCount = static_cast<uint32_t>(known.locations.size());
-  for (size_t i = 0; i < known.locations.size(); ++i) record.locations[i] = known.locations[i];
+  const size_t count = known.locations.size();
+  record.locationCount = static_cast<uint32_t>(std::min(count, std::size(record.locations)));
+  record.family = known.family;
+  for (size_t i = 0; i < record.locationCount; ++i) record.locations[i] = known.locations[(i + known.turn) % count];
   return record;
 }
 
@@ -56,6 +58,11 @@ void FakeControl::Die() {
   stop_ = true;
   thread_.join();
   peer_->Die();
+}
+
+bool FakeDirectory::Knows(const std::string& key) {
+  const std::lock_guard lock(mutex);
+  return known.contains(key);
 }
 
 void FakeControl::Hold(layout::Op op) {
@@ -166,50 +173,77 @@ void FakeControl::Handle(const Message& message) {
   const std::vector<std::string> keys = KeysOf(message.payload);
   const size_t batchBytes = BatchBytes(message.payload);
   const std::lock_guard lock(directory_.mutex);
-  if (op == layout::Op::kReportMissing) {
-    directory_.missing.push_back(RecordAt<layout::ResultRecord>(message, batchBytes, 0));
-    return;
-  }
-  if (op == layout::Op::kLookup) {
-    Pending pending{message.entry, keys, {}, std::vector<bool>(keys.size()), 0};
-    pending.deadlineNs = SteadyClock().NowNs() + message.entry.args[0] * 1'000'000;
-    const size_t endsBytes = AlignUp(4ULL * keys.size(), 8);
-    uint32_t blob = 0;
-    for (size_t i = 0; i < keys.size(); ++i) {
-      uint64_t total = 0;
-      for (const auto end = RecordAt<uint32_t>(message, batchBytes, i); blob < end; ++blob) {
-        total += RecordAt<uint64_t>(message, batchBytes + endsBytes, blob);
-      }
-      pending.totals.push_back(total);
-    }
-    lookups_.push_back(std::move(pending));
-    return;
-  }
-  const uint64_t existence = message.entry.args[0];
+  if (HandleNews(message, keys, batchBytes)) return;
   std::vector<std::byte> payload;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    const auto found = directory_.known.find(keys[i]);
-    const bool there = found != directory_.known.end();
-    layout::ResultRecord record = there ? ResultOf(found->second) : layout::ResultRecord{};
-    if (op == layout::Op::kReserve || op == layout::Op::kCommit) {
-      record.code = there && existence == 1 ? static_cast<uint32_t>(StatusCode::kKeyAlreadyExists) : kOk;
-      if (there && existence == 0) record.flags = layout::kExisted;
-      const bool free = !there || existence == 2;
-      if (op == layout::Op::kReserve && free) record.generation = ++directory_.lastGeneration;
-      if (op == layout::Op::kCommit && free) {
-        const auto commit = RecordAt<layout::CommitRecord>(message, batchBytes, i);
-        directory_.known[keys[i]] = {commit.generation, commit.bytes, {{member_, commit.slot}}};
-      }
-    } else if (op == layout::Op::kRemove) {
-      record.flags = there ? uint32_t{layout::kExisted} : 0;
-      if (there) directory_.known.erase(found);
-    } else {
-      record.code = there ? kOk : kNotFound;
-    }
-    Append(payload, record);
-  }
+  for (size_t i = 0; i < keys.size(); ++i) Append(payload, AnswerKey(message, i, keys[i], batchBytes));
   if (op == layout::Op::kMeta) payload.resize(payload.size() + AlignUp(4ULL * keys.size(), 8));  // no blob sizes
   Answer(message.entry, std::move(payload));
+}
+
+bool FakeControl::HandleNews(const Message& message, const std::vector<std::string>& keys, size_t batchBytes) {
+  const auto op = static_cast<layout::Op>(message.entry.op);
+  if (op == layout::Op::kReportMissing || op == layout::Op::kForgetLocations) {
+    const auto record = RecordAt<layout::ResultRecord>(message, batchBytes, 0);
+    if (op == layout::Op::kReportMissing) directory_.missing.push_back(record);
+    if (op == layout::Op::kForgetLocations) ++directory_.forgotten;
+    const layout::Location gone = record.locations[0];
+    const auto found = directory_.known.find(keys[0]);
+    const bool device = (gone.slot & layout::kDeviceSlot) != 0;
+    if (!device || found == directory_.known.end() || found->second.generation != record.generation) return true;
+    std::erase_if(found->second.locations,
+                  [&](const layout::Location& at) { return at.member == gone.member && at.slot == gone.slot; });
+    if (found->second.locations.empty()) directory_.known.erase(found);
+    return true;
+  }
+  if (op != layout::Op::kLookup) return false;
+  Pending pending{message.entry, keys, {}, std::vector<bool>(keys.size()), 0};
+  pending.deadlineNs = SteadyClock().NowNs() + message.entry.args[0] * 1'000'000;
+  const size_t endsBytes = AlignUp(4ULL * keys.size(), 8);
+  uint32_t blob = 0;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    uint64_t total = 0;
+    for (const auto end = RecordAt<uint32_t>(message, batchBytes, i); blob < end; ++blob) {
+      total += RecordAt<uint64_t>(message, batchBytes + endsBytes, blob);
+    }
+    pending.totals.push_back(total);
+  }
+  lookups_.push_back(std::move(pending));
+  return true;
+}
+
+layout::ResultRecord FakeControl::AnswerKey(const Message& message, size_t i, const std::string& key,
+                                            size_t batchBytes) {
+  const auto op = static_cast<layout::Op>(message.entry.op);
+  const uint64_t existence = message.entry.args[0];
+  const auto family = static_cast<uint32_t>(message.entry.args[1]);
+  const auto found = directory_.known.find(key);
+  const bool there = found != directory_.known.end();
+  layout::ResultRecord record = there ? ResultOf(found->second) : layout::ResultRecord{};
+  const bool asksFamily = op == layout::Op::kReserve || op == layout::Op::kCommit || op == layout::Op::kRemove;
+  if (there && asksFamily && found->second.family != family) {
+    record.code = static_cast<uint32_t>(StatusCode::kInvalid);
+    record.flags = layout::kOtherFamily;
+  } else if (op == layout::Op::kReserve || op == layout::Op::kCommit) {
+    record.code = there && existence == 1 ? static_cast<uint32_t>(StatusCode::kKeyAlreadyExists) : kOk;
+    if (there && existence == 0) record.flags = layout::kExisted;
+    const bool free = !there || existence == 2;
+    if (op == layout::Op::kReserve && free) record.generation = ++directory_.lastGeneration;
+    if (op == layout::Op::kCommit && free) {
+      const auto commit = RecordAt<layout::CommitRecord>(message, batchBytes, i);
+      directory_.known[key] = {commit.generation, commit.bytes, {{member_, commit.slot}}, family, 0};
+    }
+  } else if (op == layout::Op::kAddLocation) {
+    const auto commit = RecordAt<layout::CommitRecord>(message, batchBytes, i);
+    const bool good = there && found->second.generation == commit.generation;
+    record.code = good ? kOk : kNotFound;
+    if (good) found->second.locations.push_back({member_, commit.slot});
+  } else if (op == layout::Op::kRemove) {
+    record.flags = there ? uint32_t{layout::kExisted} : 0;
+    if (there) directory_.known.erase(found);
+  } else {
+    record.code = there ? kOk : kNotFound;
+  }
+  return record;
 }
 
 bool FakeControl::AnswerLookup(Pending& pending) {
@@ -223,7 +257,14 @@ bool FakeControl::AnswerLookup(Pending& pending) {
     const auto known = directory_.known.find(pending.keys[i]);
     layout::FoundRecord record{i, kOk, 0, 0, {}};
     if (known != directory_.known.end()) {
+      known->second.turn += known->second.family == 0 ? 0 : 1;
       record.result = ResultOf(known->second);
+      if (known->second.family != pending.entry.args[3]) {
+        record.code = static_cast<uint32_t>(StatusCode::kInvalid);
+        record.result.code = record.code;
+        record.result.flags = layout::kOtherFamily;
+        pending.totals[i] = 0;  // no plan
+      }
       uint32_t lane = 0;
       for (uint64_t at = 0; at < pending.totals[i]; at += pending.entry.args[1]) {
         const uint64_t bytes = std::min(pending.entry.args[1], pending.totals[i] - at);

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "sidecar/get_transfer.h"
+#include "sidecar/lookup.h"
 
 namespace hbmesh::sidecar {
 
@@ -127,25 +128,10 @@ void GetTransfer::OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint6
 }
 
 Status GetTransfer::CheckOpened(const Remote& remote, const peer::OpenedRecord& opened) const {
-  const std::span<const uint64_t> wanted = call_.blobSizes(remote.key);
-  const auto hash = peer::ShapeHash(wanted);
-  const bool same = opened.blobCount == wanted.size() && opened.payloadBytes == call_.objectBytes(remote.key) &&
-                    opened.shapeHash[0] == hash[0] && opened.shapeHash[1] == hash[1];
-  if (same && SlicesCover(remote)) return Status::Ok();
-  if (same) {
-    return {StatusCode::kDataInconsistency,
-            "the plan of the control process doesn't cover the object: see the worker's log"};
-  }
-  // The sizes that the record carries are enough for the text; a list of another length says the rest.
-  std::vector<uint64_t> stored(opened.firstSizes,
-                               opened.firstSizes + std::min<size_t>(opened.blobCount, peer::kShownSizes));
-  if (opened.blobCount <= peer::kShownSizes) return CheckShape(remote.key, stored);
-  return {StatusCode::kInvalid, "the get has " + std::to_string(wanted.size()) + " blobs with " +
-                                    std::to_string(call_.objectBytes(remote.key)) + " bytes, the object was set with " +
-                                    std::to_string(opened.blobCount) + " blobs with " +
-                                    std::to_string(opened.payloadBytes) + " bytes, of which the first has " +
-                                    std::to_string(stored[0]) + " and the last shown " + std::to_string(stored.back()) +
-                                    ": give the blobs of the set"};
+  if (Status status = CheckOpenedShape(call_, remote.key, opened, kGetWords); !status.ok()) return status;
+  if (SlicesCover(remote)) return Status::Ok();
+  return {StatusCode::kDataInconsistency,
+          "the plan of the control process doesn't cover the object: see the worker's log"};
 }
 
 bool GetTransfer::SlicesCover(const Remote& remote) const {
@@ -180,21 +166,7 @@ void GetTransfer::Unstage(Remote& remote) {
 
 std::vector<LocalPiece> GetTransfer::PiecesOf(const Remote& remote, const layout::SliceRecord& slice) const {
   if (remote.stagingSlot.has_value()) return {{remote.staging + slice.offset, slice.bytes}};
-  std::vector<LocalPiece> pieces;
-  uint32_t low = call_.blobBegin(remote.key);
-  uint32_t high = call_.blobEnd(remote.key);
-  while (high - low > 1) {  // the blob that the slice begins in
-    const uint32_t middle = low + (high - low) / 2;
-    (call_.blobOffset(middle) <= slice.offset ? low : high) = middle;
-  }
-  uint64_t at = slice.offset;
-  for (const uint64_t end = slice.offset + slice.bytes; at < end; ++low) {
-    const uint64_t inBlob = at - call_.blobOffset(low);
-    const uint64_t bytes = std::min(call_.blobSize(low) - inBlob, end - at);
-    pieces.push_back({call_.blobAddress(low) + inBlob, bytes});
-    at += bytes;
-  }
-  return pieces;
+  return call_.PiecesOf(remote.key, slice.offset, slice.bytes);
 }
 
 void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {

@@ -1,24 +1,10 @@
 #include "sidecar/get_transfer.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
+#include "sidecar/lookup.h"
+
 namespace hbmesh::sidecar {
-
-namespace {
-
-constexpr size_t kShownSizes = 8;
-
-std::string ShowSizes(std::span<const uint64_t> sizes) {
-  std::string text = std::to_string(sizes.size()) + (sizes.size() == 1 ? " blob of " : " blobs of ");
-  for (size_t i = 0; i < std::min(sizes.size(), kShownSizes); ++i) {
-    text += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
-  }
-  return text + (sizes.size() > kShownSizes ? ", … bytes" : " bytes");
-}
-
-}  // namespace
 
 GetTransfer::GetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call)
     : Request(core, session, entry), call_(std::move(call)), timeoutMs_(entry.args[0]) {}
@@ -45,22 +31,8 @@ void GetTransfer::Start() {
   Advance();
 }
 
-Status GetTransfer::CheckShape(uint32_t key, std::span<const uint64_t> stored) const {
-  const std::span<const uint64_t> wanted = call_.blobSizes(key);
-  if (std::ranges::equal(wanted, stored)) return Status::Ok();
-  const auto different = std::ranges::mismatch(wanted, stored);
-  const auto at = static_cast<size_t>(different.in1 - wanted.begin());
-  std::string where;
-  if (at >= kShownSizes && at < wanted.size() && at < stored.size()) {
-    where = " (blob " + std::to_string(at + 1) + ": " + std::to_string(wanted[at]) + " and " +
-            std::to_string(stored[at]) + " bytes)";
-  }
-  return {StatusCode::kInvalid, "the get has " + ShowSizes(wanted) + ", the object was set with " + ShowSizes(stored) +
-                                    where + ": give the blobs of the set"};
-}
-
 void GetTransfer::AddLocal(uint32_t key, const ObjectView& object, LocalBatch* batch) {
-  if (const Status shape = CheckShape(key, object.blobSizes); !shape.ok()) {
+  if (const Status shape = CheckShape(call_, key, object.blobSizes, kGetWords); !shape.ok()) {
     reply_.Fail(key, shape);
     --open_;
     return;
@@ -149,29 +121,12 @@ void GetTransfer::Lookup() {
   question.args[0] = timeoutMs_;
   question.args[1] = core_.options.sliceBytes;
   question.args[2] = core_.options.lanes;
-  question.payload = LookupPayload();
+  std::vector<uint32_t> keys;
+  for (const Remote& remote : remotes_) keys.push_back(remote.key);
+  question.payload = LookupPayload(call_, keys);
   if (const Status status = core_.control.Ask(std::move(question), this, 0, &questionId_); !status.ok()) {
     FailWaiting(status);
   }
-}
-
-std::vector<std::byte> GetTransfer::LookupPayload() const {
-  std::vector<uint32_t> keys;
-  std::vector<uint32_t> ends;
-  std::vector<uint64_t> sizes;
-  for (const Remote& remote : remotes_) {
-    keys.push_back(remote.key);
-    const auto blobs = call_.blobSizes(remote.key);
-    sizes.insert(sizes.end(), blobs.begin(), blobs.end());
-    ends.push_back(static_cast<uint32_t>(sizes.size()));
-  }
-  if (ends.size() % 2 != 0) ends.push_back(0);  // to a multiple of 8 bytes
-  std::vector<std::byte> payload = MakeKeyBatch(call_, keys);
-  const size_t batchBytes = payload.size();
-  payload.resize(batchBytes + ends.size() * 4 + sizes.size() * 8);
-  std::memcpy(payload.data() + batchBytes, ends.data(), ends.size() * 4);
-  std::memcpy(payload.data() + batchBytes + ends.size() * 4, sizes.data(), sizes.size() * 8);
-  return payload;
 }
 
 void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool last) {
@@ -192,55 +147,32 @@ void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool la
 }
 
 Status GetTransfer::TakeLookup(const Message& reply) {
-  const Status malformed(
-      StatusCode::kDataInconsistency,
-      "the control process answered the lookup with records that don't fit: both must be of the same release");
-  const std::span<const std::byte> payload(reply.payload);
-  layout::LookupReply header{};
-  if (payload.size() < sizeof(header)) return malformed;
-  std::memcpy(&header, payload.data(), sizeof(header));
-  const uint64_t foundBytes = uint64_t{header.foundCount} * sizeof(layout::FoundRecord);
-  const uint64_t sliceBytes = uint64_t{header.sliceCount} * sizeof(layout::SliceRecord);
-  if (payload.size() - sizeof(header) < foundBytes + sliceBytes + header.messageBytes) return malformed;
-  const std::byte* records = payload.data() + sizeof(header);
-  const auto* slices = reinterpret_cast<const layout::SliceRecord*>(records + foundBytes);
-  const std::string_view messages(reinterpret_cast<const char*>(records + foundBytes + sliceBytes),
-                                  header.messageBytes);
-  for (uint32_t i = 0; i < header.sliceCount; ++i) {
-    const layout::SliceRecord& slice = slices[i];
-    if (slice.keyIndex >= remotes_.size()) return malformed;
+  LookupView view;
+  if (Status status = ParseLookup(reply, static_cast<uint32_t>(remotes_.size()), &view); !status.ok()) return status;
+  for (const layout::SliceRecord& slice : view.slices) {
     if (remotes_[slice.keyIndex].state == State::kLooking) remotes_[slice.keyIndex].slices.push_back(slice);
   }
   LocalBatch local;
-  Status status;
-  for (uint32_t i = 0; i < header.foundCount && status.ok(); ++i) {
-    const auto& found = reinterpret_cast<const layout::FoundRecord*>(records)[i];
-    if (found.keyIndex >= remotes_.size() || found.result.locationCount > std::size(found.result.locations)) {
-      status = malformed;
-      break;
-    }
+  for (const layout::FoundRecord& found : view.found) {
     if (remotes_[found.keyIndex].state != State::kLooking) continue;
-    status = TakeFound(found, messages);
-    if (remotes_[found.keyIndex].state != State::kEnded && status.ok()) TryNext(found.keyIndex, &local);
+    TakeFound(found, view.messages);
+    if (remotes_[found.keyIndex].state != State::kEnded) TryNext(found.keyIndex, &local);
   }
   StartLocal(std::move(local));
-  return status;
+  return Status::Ok();
 }
 
-Status GetTransfer::TakeFound(const layout::FoundRecord& found, std::string_view messages) {
+void GetTransfer::TakeFound(const layout::FoundRecord& found, std::string_view messages) {
   Remote& remote = remotes_[found.keyIndex];
-  if (uint64_t{found.messageOffset} + found.messageBytes > messages.size()) {
-    return {StatusCode::kDataInconsistency, "the control process answered the lookup with a text that isn't there"};
-  }
   const auto code = static_cast<StatusCode>(found.code);
   if (code == StatusCode::kOk) {
     remote.found = found.result;
-    return Status::Ok();
+    return;
   }
   std::string text(messages.substr(found.messageOffset, found.messageBytes));
+  if (text.empty() && IsOtherFamily(found.result)) text = FamilyText(call_.key(remote.key), found.result);
   if (text.empty()) text = code == StatusCode::kNotFound ? MissingText() : TextOf(code, "looking up");
   FailRemote(remote, {code, std::move(text)});
-  return Status::Ok();
 }
 
 std::string GetTransfer::MissingText() const {

@@ -74,14 +74,11 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   void AddLocal(uint32_t key, const ObjectView& object, LocalBatch* batch);
   void StartLocal(LocalBatch batch);
   void EndLocal(LocalBatch& batch, const Status& status);
-  // kOk, or kInvalid with both counts and sizes.
-  [[nodiscard]] Status CheckShape(uint32_t key, std::span<const uint64_t> stored) const;
 
   // ----- lookup -----
   void Lookup();
-  [[nodiscard]] std::vector<std::byte> LookupPayload() const;
   [[nodiscard]] Status TakeLookup(const Message& reply);
-  [[nodiscard]] Status TakeFound(const layout::FoundRecord& found, std::string_view messages);
+  void TakeFound(const layout::FoundRecord& found, std::string_view messages);
   [[nodiscard]] std::string MissingText() const;
 
   // ----- remote -----

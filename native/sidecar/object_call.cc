@@ -123,28 +123,63 @@ Status ObjectCall::ResolveBlob(uint32_t key, const layout::BlobRecord& blob, con
   if (__builtin_add_overflow(totalBytes_, blob.bytes, &totalBytes_)) {
     return {StatusCode::kInvalid, "the blobs of the call add up to more than 2^64 bytes: split it"};
   }
-  if (std::find(regions_.begin(), regions_.end(), region) == regions_.end()) regions_.push_back(region);
+  const auto known = std::find(regions_.begin(), regions_.end(), region);
+  regionOf_.push_back(static_cast<uint32_t>(known - regions_.begin()));
+  if (known == regions_.end()) regions_.push_back(region);
   addresses_.push_back(region->base() + blob.offset);
   sizes_.push_back(blob.bytes);
   return Status::Ok();
 }
 
-std::vector<std::byte> MakeKeyBatch(const ObjectCall& call, std::span<const uint32_t> keys) {
+std::vector<LocalPiece> ObjectCall::PiecesOf(uint32_t i, uint64_t offset, uint64_t bytes) const {
+  std::vector<LocalPiece> pieces;
+  uint32_t low = blobBegin(i);
+  uint32_t high = blobEnd(i);
+  while (high - low > 1) {  // the blob that the range begins in
+    const uint32_t middle = low + (high - low) / 2;
+    (offsets_[middle] <= offset ? low : high) = middle;
+  }
+  uint64_t at = offset;
+  for (const uint64_t end = offset + bytes; at < end; ++low) {
+    const uint64_t inBlob = at - offsets_[low];
+    const uint64_t part = std::min(sizes_[low] - inBlob, end - at);
+    pieces.push_back({addresses_[low] + inBlob, part});
+    at += part;
+  }
+  return pieces;
+}
+
+std::vector<DeviceBlob> ObjectCall::deviceBlobs(uint32_t i) const {
+  std::vector<DeviceBlob> blobs;
+  for (uint32_t blob = blobBegin(i); blob < blobEnd(i); ++blob) {
+    const std::shared_ptr<Region>& region = regions_[regionOf_[blob]];
+    blobs.push_back({region, static_cast<uint64_t>(addresses_[blob] - region->base()), sizes_[blob]});
+  }
+  return blobs;
+}
+
+std::vector<std::byte> MakeKeyBatch(std::span<const std::string_view> keys) {
   layout::KeyBatchHeader header{static_cast<uint32_t>(keys.size()), 0};
-  for (const uint32_t key : keys) header.keyBytes += static_cast<uint32_t>(call.key(key).size());
+  for (const std::string_view key : keys) header.keyBytes += static_cast<uint32_t>(key.size());
   std::vector<std::byte> batch(AlignTo8(sizeof(header) + 4ULL * header.count + header.keyBytes));
   std::memcpy(batch.data(), &header, sizeof(header));
   std::byte* ends = batch.data() + sizeof(header);
   std::byte* bytes = ends + 4ULL * header.count;
   uint32_t end = 0;
-  for (const uint32_t key : keys) {
-    const std::string_view text = call.key(key);
-    std::memcpy(bytes + end, text.data(), text.size());
-    end += static_cast<uint32_t>(text.size());
+  for (const std::string_view key : keys) {
+    std::memcpy(bytes + end, key.data(), key.size());
+    end += static_cast<uint32_t>(key.size());
     std::memcpy(ends, &end, sizeof(end));
     ends += sizeof(end);
   }
   return batch;
+}
+
+std::vector<std::byte> MakeKeyBatch(const ObjectCall& call, std::span<const uint32_t> keys) {
+  std::vector<std::string_view> texts;
+  texts.reserve(keys.size());
+  for (const uint32_t key : keys) texts.push_back(call.key(key));
+  return MakeKeyBatch(texts);
 }
 
 }  // namespace hbmesh::sidecar

@@ -18,6 +18,14 @@
 
 namespace hbmesh::sidecar {
 
+// A range of device memory that keeps its region alive.
+struct DeviceBlob {
+  std::shared_ptr<Region> region;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  [[nodiscard]] std::byte* address() const { return region->base() + offset; }
+};
+
 // The regions of a session by number; null where there is none.
 using RegionTable = std::vector<std::shared_ptr<Region>>;
 
@@ -57,6 +65,10 @@ class ObjectCall {
     return offsets_[last] + sizes_[last];
   }
   [[nodiscard]] uint64_t totalBytes() const { return totalBytes_; }
+  // Where `bytes` from `offset` of the payload of key i are in device memory. REQUIRES: they lie inside.
+  [[nodiscard]] std::vector<LocalPiece> PiecesOf(uint32_t i, uint64_t offset, uint64_t bytes) const;
+  // The blobs of key i, each with its region.
+  [[nodiscard]] std::vector<DeviceBlob> deviceBlobs(uint32_t i) const;
 
  private:
   [[nodiscard]] Status ParseKeys(std::span<const std::byte> payload, const ParseLimits& limits);
@@ -75,10 +87,13 @@ class ObjectCall {
   std::vector<std::byte*> addresses_;
   std::vector<uint64_t> sizes_;
   std::vector<uint64_t> offsets_;
+  std::vector<uint32_t> regionOf_;                // of each blob, in regions_
   std::vector<std::shared_ptr<Region>> regions_;  // those that the blobs lie in: kept while the call lives
 };
 
-// Makes a KeyBatch of some keys of a call.
+// Makes a KeyBatch.
+[[nodiscard]] std::vector<std::byte> MakeKeyBatch(std::span<const std::string_view> keys);
+// Of some keys of a call.
 [[nodiscard]] std::vector<std::byte> MakeKeyBatch(const ObjectCall& call, std::span<const uint32_t> keys);
 
 constexpr uint64_t AlignTo8(uint64_t value) { return (value + 7) & ~7ULL; }

@@ -1,6 +1,7 @@
 #include "sidecar/peer_holds.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 
@@ -28,13 +29,7 @@ bool PeerHolds::OnMessage(EndpointKey from, std::span<const std::byte> message) 
   const auto found = peers_.find(from);
   if (found == peers_.end()) return false;
   Peer& peer = found->second;
-  peer::MessageHeader header{};
-  const bool good = peer::ParseHeader(message, &header);
-  if (good && header.type == static_cast<uint16_t>(peer::Type::kOpen)) {
-    Open(from, peer, message, header.count);
-  } else if (good && header.type == static_cast<uint16_t>(peer::Type::kClose)) {
-    Close(peer, message, header.count);
-  } else {
+  if (!HandleMessage(from, peer, message)) {
     Log().warn("peer {} sent a malformed message: its connection is closed", peer.endpoint->peer());
     OnDisconnect(from);
     return true;
@@ -46,12 +41,35 @@ bool PeerHolds::OnMessage(EndpointKey from, std::span<const std::byte> message) 
   return true;
 }
 
+bool PeerHolds::HandleMessage(EndpointKey from, Peer& peer, std::span<const std::byte> message) {
+  peer::MessageHeader header{};
+  if (!peer::ParseHeader(message, &header)) return false;
+  switch (static_cast<peer::Type>(header.type)) {
+    case peer::Type::kOpen:
+      Open(from, peer, message, header.count);
+      return true;
+    case peer::Type::kClose:
+      Close(peer, message, header.count);
+      return true;
+    case peer::Type::kPush:
+      Push(from, peer, message, header.count);
+      return true;
+    case peer::Type::kConsumed:
+      Consume(peer, message, header.count);
+      return true;
+    default:
+      return false;
+  }
+}
+
 void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> message, uint32_t count) {
   const uint32_t bytesMax = transports_[from.transport].transport->capabilities().messageBytesMax;
   const size_t perMessage = peer::RecordsPerMessage<peer::OpenedRecord>(bytesMax);
   std::vector<peer::OpenedRecord> answers;
   for (uint32_t i = 0; i < count; ++i) {
-    answers.push_back(OpenOne(from, peer, peer::RecordAt<peer::OpenRecord>(message, i)));
+    const auto request = peer::RecordAt<peer::OpenRecord>(message, i);
+    const bool memory = (request.slot & layout::kDeviceSlot) != 0;
+    answers.push_back(memory ? OpenMemory(from, peer, request) : OpenOne(from, peer, request));
     if (answers.size() < perMessage && i + 1 < count) continue;
     peer.outbox.push_back(peer::MakeMessage<peer::OpenedRecord>(peer::Type::kOpened, answers));
     answers.clear();
@@ -70,21 +88,17 @@ peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::
   store_.Hold(object.slot);
   answer.hold = ++lastHold_;
   peer.holds.emplace(answer.hold, object.slot);
-  const std::array<uint64_t, 2> hash = peer::ShapeHash(object.blobSizes);
-  answer.shapeHash[0] = hash[0];
-  answer.shapeHash[1] = hash[1];
-  answer.blobCount = static_cast<uint32_t>(object.blobSizes.size());
-  answer.payloadBytes = object.payloadBytes;
+  peer::SetShape(object.blobSizes, &answer);
   answer.region = transports_[from.transport].arena.id;
   answer.offset = object.payloadFdOffset;  // the region is the whole memfd
-  std::copy_n(object.blobSizes.begin(), std::min<size_t>(object.blobSizes.size(), peer::kShownSizes),
-              answer.firstSizes);
   return answer;
 }
 
 void PeerHolds::Close(Peer& peer, std::span<const std::byte> message, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
-    const auto found = peer.holds.find(peer::RecordAt<peer::CloseRecord>(message, i).hold);
+    const uint64_t hold = peer::RecordAt<peer::CloseRecord>(message, i).hold;
+    if (peer.memory.erase(hold) != 0) CloseMemory(hold);
+    const auto found = peer.holds.find(hold);
     if (found == peer.holds.end()) continue;  // closed twice, or made up: nothing of others is touched
     store_.Release(found->second);
     peer.holds.erase(found);
@@ -96,6 +110,7 @@ void PeerHolds::Release(Peer& peer) {
   peer.endpoint.reset();
   for (const auto& [hold, slot] : peer.holds) store_.Release(slot);
   peer.holds.clear();
+  for (const uint64_t hold : std::exchange(peer.memory, {})) CloseMemory(hold);
 }
 
 bool PeerHolds::OnDisconnect(EndpointKey which) {
@@ -129,7 +144,7 @@ bool PeerHolds::waiting() const {
 
 size_t PeerHolds::holds() const {
   size_t count = 0;
-  for (const auto& [key, peer] : peers_) count += peer.holds.size();
+  for (const auto& [key, peer] : peers_) count += peer.holds.size() + peer.memory.size();
   return count;
 }
 

@@ -1,5 +1,8 @@
 // PeerHolds: the holder's side. Opens objects for peers' sidecars, keeps them in place while they are read, releases
-// them when the reader says so or its connection ends.
+// them when the reader says so or its connection ends. Device memory it opens for them, too, and tells them when the
+// client has ended whose memory it is.
+//
+// peer_holds.cc: connections and objects of the arena. peer_memory.cc: device memory.
 //
 // Thread rule: the loop.
 #pragma once
@@ -10,18 +13,22 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "sidecar/device_objects.h"
+#include "sidecar/layers.h"
 #include "sidecar/peer_protocol.h"
 #include "sidecar/transports.h"
 #include "store/object_store.h"
 
 namespace hbmesh::sidecar {
 
-class PeerHolds {
+class PeerHolds final : private HoldUser {
  public:
-  PeerHolds(ObjectStore& store, std::vector<OpenTransport>& transports) : store_(store), transports_(transports) {}
+  PeerHolds(ObjectStore& store, DeviceObjects& objects, Layers& layers, std::vector<OpenTransport>& transports)
+      : store_(store), objects_(objects), layers_(layers), transports_(transports) {}
   // Closes all connections.
   ~PeerHolds();
 
@@ -39,19 +46,36 @@ class PeerHolds {
   struct Peer {
     std::unique_ptr<Endpoint> endpoint;
     std::unordered_map<uint64_t, uint32_t> holds;  // hold to slot
+    std::unordered_set<uint64_t> memory;           // holds of device memory
     std::deque<std::vector<std::byte>> outbox;
   };
 
   void Open(EndpointKey from, Peer& peer, std::span<const std::byte> message, uint32_t count);
+  // False: the message breaks the protocol.
+  [[nodiscard]] bool HandleMessage(EndpointKey from, Peer& peer, std::span<const std::byte> message);
+  void OnHoldBroken(uint64_t hold, const Status& why) override;
+  void OnHoldConsumed(uint64_t hold, const Status& status) override;
+  [[nodiscard]] peer::OpenedRecord OpenMemory(EndpointKey from, Peer& peer, const peer::OpenRecord& request);
+  // Queues the places of the blobs, as the peer's transport names them.
+  [[nodiscard]] Status SendBlobs(EndpointKey from, Peer& peer, uint64_t tag, std::span<const DeviceBlob> blobs,
+                                 bool writable);
+  void Push(EndpointKey from, Peer& peer, std::span<const std::byte> message, uint32_t count);
+  [[nodiscard]] peer::OpenedRecord OpenLayer(EndpointKey from, Peer& peer, const peer::PushRecord& request);
+  void Consume(Peer& peer, std::span<const std::byte> message, uint32_t count);
+  void CloseMemory(uint64_t hold);
+  void TellHold(uint64_t hold, peer::Type type, StatusCode code);
   [[nodiscard]] peer::OpenedRecord OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request);
   void Close(Peer& peer, std::span<const std::byte> message, uint32_t count);
   void Release(Peer& peer);
   bool Flush(Peer& peer);
 
   ObjectStore& store_;
+  DeviceObjects& objects_;
+  Layers& layers_;
   std::vector<OpenTransport>& transports_;
   uint64_t lastHold_ = 0;
   std::map<EndpointKey, Peer> peers_;
+  std::unordered_map<uint64_t, EndpointKey> memory_;  // holds of device memory: who has them
 };
 
 }  // namespace hbmesh::sidecar

@@ -8,6 +8,12 @@
 
 namespace hbmesh::sidecar {
 
+namespace {
+
+constexpr size_t kBlobsMax = 1 << 20;  // of one device object
+
+}  // namespace
+
 PeerLink::~PeerLink() {
   environment_.timers.Cancel(connectTimer_);
   if (connecting_) environment_.tokens.Withdraw(connectToken_);
@@ -25,7 +31,7 @@ layout::TransportId PeerLink::transport() const { return environment_.transports
 
 void PeerLink::Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint64_t tag) {
   const uint64_t opening = ++lastOpen_;
-  opening_.emplace(opening, Opening{reader, tag});
+  opening_.emplace(opening, Opening{reader, nullptr, tag, {}});
   opens_.push_back({opening, generation, slot, 0});
   if (!connected_ && !connecting_) Connect();
 }
@@ -34,6 +40,31 @@ void PeerLink::ForgetOpens(PeerReader* reader) {
   for (auto& [number, opening] : opening_) {
     if (opening.reader == reader) opening.reader = nullptr;
   }
+}
+
+void PeerLink::OpenMemory(peer::OpenRecord request, PeerMemoryUser* user, uint64_t tag) {
+  request.tag = ++lastOpen_;
+  opening_.emplace(request.tag, Opening{nullptr, user, tag, {}});
+  opens_.push_back(request);
+  if (!connected_ && !connecting_) Connect();
+}
+
+void PeerLink::OpenMemory(peer::PushRecord request, PeerMemoryUser* user, uint64_t tag) {
+  request.tag = ++lastOpen_;
+  opening_.emplace(request.tag, Opening{nullptr, user, tag, {}});
+  pushes_.push_back(request);
+  if (!connected_ && !connecting_) Connect();
+}
+
+void PeerLink::ForgetMemory(PeerMemoryUser* user) {
+  for (auto& [number, opening] : opening_) {
+    if (opening.user == user) opening.user = nullptr;
+  }
+  std::vector<uint64_t> holds;
+  for (const auto& [hold, known] : holds_) {
+    if (known.user == user) holds.push_back(hold);
+  }
+  for (const uint64_t hold : holds) CloseHold(connection_, hold);
 }
 
 void PeerLink::Connect() {
@@ -98,16 +129,32 @@ void PeerLink::OnConnected() {
 
 Status PeerLink::Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target, uint32_t lane,
                       CompletionTarget* completion, uint64_t tag) {
+  return Queue(connection, {source, std::move(target), lane, completion, tag, false});
+}
+
+Status PeerLink::Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source, uint32_t lane,
+                       CompletionTarget* completion, uint64_t tag) {
+  return Queue(connection, {target, std::move(source), lane, completion, tag, true});
+}
+
+Status PeerLink::Queue(uint64_t connection, PendingRead request) {
   if (!connected_ || connection != connection_) {
-    return Dead({StatusCode::kRpcPeerDead, "the connection ended before the object was read"});
+    return Dead({StatusCode::kRpcPeerDead, "the connection ended before all bytes were moved"});
   }
-  reads_.push_back({source, std::move(target), lane % std::max(1U, endpoint_->lanes()), completion, tag});
+  request.lane %= std::max(1U, endpoint_->lanes());
+  reads_.push_back(std::move(request));
   return Status::Ok();
+}
+
+void PeerLink::ConsumeHold(uint64_t connection, uint64_t hold) {
+  if (connected_ && connection == connection_) consumes_.push_back({hold});
 }
 
 void PeerLink::CloseHold(uint64_t connection, uint64_t hold) {
   // The holder releases what belongs to an ended connection by itself.
-  if (connected_ && connection == connection_) closes_.push_back({hold});
+  if (!connected_ || connection != connection_) return;
+  holds_.erase(hold);
+  closes_.push_back({hold});
 }
 
 void PeerLink::Reset(const Status& why) {
@@ -116,13 +163,18 @@ void PeerLink::Reset(const Status& why) {
   connected_ = false;
   endpoint_.reset();  // completes what it has accepted
   opens_.clear();
+  pushes_.clear();
+  consumes_.clear();
   closes_.clear();
   const Status dead = Dead(why);
   const auto opening = std::exchange(opening_, {});
+  const auto holds = std::exchange(holds_, {});
   const auto reads = std::exchange(reads_, {});
   for (const auto& [number, waiting] : opening) {
     if (waiting.reader != nullptr) waiting.reader->OnOpenFailed(waiting.tag, dead);
+    if (waiting.user != nullptr) waiting.user->OnMemoryOpenFailed(waiting.tag, dead);
   }
+  for (const auto& [number, hold] : holds) hold.user->OnMemoryBroken(hold.tag, dead);
   for (const PendingRead& read : reads) read.completion->OnCompletion(read.tag, dead);
 }
 
@@ -131,25 +183,71 @@ bool PeerLink::Owns(EndpointKey endpoint) const {
 }
 
 void PeerLink::OnMessage(std::span<const std::byte> message) {
+  if (HandleMessage(message)) return;
+  Log().warn("{} sent a malformed message: its connection is closed", Name());
+  Reset({StatusCode::kDataInconsistency, "it sent a malformed message; both must be of the same release"});
+}
+
+bool PeerLink::HandleMessage(std::span<const std::byte> message) {
   peer::MessageHeader header{};
-  if (!peer::ParseHeader(message, &header) || header.type != static_cast<uint16_t>(peer::Type::kOpened)) {
-    Log().warn("{} sent a malformed message: its connection is closed", Name());
-    Reset({StatusCode::kDataInconsistency, "it sent a malformed message; both must be of the same release"});
+  if (!peer::ParseHeader(message, &header)) return false;
+  const auto type = static_cast<peer::Type>(header.type);
+  const uint64_t connection = connection_;
+  // What is told of one record may end the connection; then the rest is of no use.
+  const auto alive = [&](uint32_t i) { return i < header.count && connected_ && connection == connection_; };
+  switch (type) {
+    case peer::Type::kOpened:
+      for (uint32_t i = 0; alive(i); ++i) TakeOpened(peer::RecordAt<peer::OpenedRecord>(message, i));
+      return true;
+    case peer::Type::kBlobs:
+      for (uint32_t i = 0; alive(i); ++i) {
+        if (!TakeBlob(peer::RecordAt<peer::BlobRecord>(message, i))) return false;
+      }
+      return true;
+    case peer::Type::kClosed:
+    case peer::Type::kBroken:
+      for (uint32_t i = 0; alive(i); ++i) TakeHoldNews(type, peer::RecordAt<peer::HoldRecord>(message, i));
+      return true;
+    default:
+      return false;
+  }
+}
+
+void PeerLink::TakeOpened(const peer::OpenedRecord& opened) {
+  const auto found = opening_.find(opened.tag);
+  if (found == opening_.end()) return;
+  const Opening waiting = std::move(found->second);
+  opening_.erase(found);
+  const bool good = opened.code == static_cast<uint32_t>(StatusCode::kOk);
+  if (waiting.reader != nullptr) {
+    waiting.reader->OnOpened(waiting.tag, opened, connection_);
+  } else if (waiting.user != nullptr) {
+    if (good) holds_.insert_or_assign(opened.hold, MemoryHold{waiting.user, waiting.tag});
+    waiting.user->OnMemoryOpened(waiting.tag, opened, waiting.blobs, connection_);
+  } else if (good) {
+    CloseHold(connection_, opened.hold);
+  }
+}
+
+bool PeerLink::TakeBlob(const peer::BlobRecord& blob) {
+  const auto found = opening_.find(blob.tag);
+  if (found == opening_.end()) return true;
+  if (found->second.blobs.size() >= kBlobsMax) return false;
+  if (found->second.user != nullptr) found->second.blobs.push_back(blob);
+  return true;
+}
+
+void PeerLink::TakeHoldNews(peer::Type type, const peer::HoldRecord& news) {
+  const auto found = holds_.find(news.hold);
+  if (found == holds_.end()) return;  // closed meanwhile
+  const MemoryHold hold = found->second;
+  if (type == peer::Type::kClosed) {
+    holds_.erase(found);
+    hold.user->OnMemoryClosed(hold.tag, static_cast<StatusCode>(news.code));
     return;
   }
-  const uint64_t connection = connection_;
-  for (uint32_t i = 0; i < header.count; ++i) {
-    const auto opened = peer::RecordAt<peer::OpenedRecord>(message, i);
-    const auto found = opening_.find(opened.tag);
-    if (found == opening_.end()) continue;
-    const Opening waiting = found->second;
-    opening_.erase(found);
-    if (waiting.reader != nullptr) {
-      waiting.reader->OnOpened(waiting.tag, opened, connection);
-    } else if (opened.code == static_cast<uint32_t>(StatusCode::kOk)) {
-      CloseHold(connection, opened.hold);
-    }
-  }
+  hold.user->OnMemoryBroken(hold.tag, {static_cast<StatusCode>(news.code),
+                                       "the client on " + Name() + " whose device memory it is has ended"});
 }
 
 void PeerLink::OnDisconnect(const Status& reason) {
@@ -163,7 +261,8 @@ bool PeerLink::FlushReads() {
   while (!reads_.empty()) {
     PendingRead& read = reads_.front();
     const uint64_t token = environment_.tokens.Add(read.completion, read.tag);
-    const Status status = endpoint_->Read(read.source, read.target, read.lane, token);
+    const Status status = read.write ? endpoint_->Write(read.target, read.source, read.lane, token)
+                                     : endpoint_->Read(read.source, read.target, read.lane, token);
     if (status.ok()) {
       reads_.pop_front();
       sent = true;
@@ -196,6 +295,8 @@ bool PeerLink::FlushMessages() {
     }
   };
   send(opens_, peer::Type::kOpen);
+  send(pushes_, peer::Type::kPush);
+  send(consumes_, peer::Type::kConsumed);
   send(closes_, peer::Type::kClose);
   return sent;
 }
@@ -271,6 +372,10 @@ PeerLink* PeerLinks::Find(uint32_t member) {
 
 void PeerLinks::ForgetOpens(PeerReader* reader) {
   for (auto& [member, link] : links_) link->ForgetOpens(reader);
+}
+
+void PeerLinks::ForgetMemory(PeerMemoryUser* user) {
+  for (auto& [member, link] : links_) link->ForgetMemory(user);
 }
 
 PeerLink* PeerLinks::Owner(EndpointKey endpoint) {

@@ -34,6 +34,23 @@ class PeerReader {
   ~PeerReader() = default;
 };
 
+// Of device objects and layers: their blobs come with the answer, and the hold may end from the other side.
+class PeerMemoryUser {
+ public:
+  // The holder's answer, whatever its code. The link knows the hold from now on, until it was closed.
+  virtual void OnMemoryOpened(uint64_t tag, const peer::OpenedRecord& opened, std::span<const peer::BlobRecord> blobs,
+                              uint64_t connection) = 0;
+  virtual void OnMemoryOpenFailed(uint64_t tag, const Status& why) = 0;
+  // The client whose memory it is has gone, or the connection has. Nothing more may be read or written; the hold is to
+  // be closed when what is under way ended.
+  virtual void OnMemoryBroken(uint64_t tag, const Status& why) = 0;
+  // The answer to ConsumeHold. The hold has ended.
+  virtual void OnMemoryClosed(uint64_t tag, StatusCode code) = 0;
+
+ protected:
+  ~PeerMemoryUser() = default;
+};
+
 // A member as kPeers tells of it.
 struct PeerAddress {
   uint32_t member = 0;
@@ -62,9 +79,19 @@ class PeerLink final : private CompletionTarget {
 
   void Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint64_t tag);
   void ForgetOpens(PeerReader* reader);
+  // Opens a device object, or a layer for writing. The tag of the record is set here.
+  void OpenMemory(peer::OpenRecord request, PeerMemoryUser* user, uint64_t tag);
+  void OpenMemory(peer::PushRecord request, PeerMemoryUser* user, uint64_t tag);
+  // It wants no further news, of whatever it opened; holds that it has are given up. Not while it reads or writes.
+  void ForgetMemory(PeerMemoryUser* user);
+  // The bytes are there: ends the hold for good. OnMemoryClosed follows, or OnMemoryBroken when the connection ends.
+  void ConsumeHold(uint64_t connection, uint64_t hold);
   // Completes through `target` exactly once if kOk was returned.
   [[nodiscard]] Status Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target,
                             uint32_t lane, CompletionTarget* completion, uint64_t tag);
+  // The same in the other direction. Completion means that the bytes are visible to the peer.
+  [[nodiscard]] Status Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source,
+                             uint32_t lane, CompletionTarget* completion, uint64_t tag);
   void CloseHold(uint64_t connection, uint64_t hold);
 
   // Of the connection that is there: what carries the bytes, in how many lanes, and is it not what was asked for.
@@ -80,11 +107,19 @@ class PeerLink final : private CompletionTarget {
   void OnDisconnect(const Status& reason);
   // Sends what is collected. True if anything left.
   bool Flush();
-  [[nodiscard]] bool waiting() const { return connected_ && (!opens_.empty() || !closes_.empty() || !reads_.empty()); }
+  [[nodiscard]] bool waiting() const {
+    return connected_ && !(opens_.empty() && pushes_.empty() && consumes_.empty() && closes_.empty() && reads_.empty());
+  }
 
  private:
   struct Opening {
-    PeerReader* reader;  // null: it doesn't want the answer any more
+    PeerReader* reader;    // null: it doesn't want the answer any more, or `user` is the one
+    PeerMemoryUser* user;  // the same
+    uint64_t tag;
+    std::vector<peer::BlobRecord> blobs;
+  };
+  struct MemoryHold {
+    PeerMemoryUser* user;
     uint64_t tag;
   };
   struct PendingRead {
@@ -93,6 +128,7 @@ class PeerLink final : private CompletionTarget {
     uint32_t lane;
     CompletionTarget* completion;
     uint64_t tag;
+    bool write;
   };
 
   void OnCompletion(uint64_t tag, const Status& status) override;  // of Connect
@@ -101,6 +137,12 @@ class PeerLink final : private CompletionTarget {
   void OnConnected();
   bool FlushReads();
   bool FlushMessages();
+  // False: the message breaks the protocol.
+  [[nodiscard]] bool HandleMessage(std::span<const std::byte> message);
+  void TakeOpened(const peer::OpenedRecord& opened);
+  [[nodiscard]] bool TakeBlob(const peer::BlobRecord& blob);
+  void TakeHoldNews(peer::Type type, const peer::HoldRecord& news);
+  [[nodiscard]] Status Queue(uint64_t connection, PendingRead request);
   [[nodiscard]] Status Dead(const Status& cause) const;
 
   const Environment environment_;
@@ -115,10 +157,13 @@ class PeerLink final : private CompletionTarget {
   uint64_t connectToken_ = 0;
   TimerId connectTimer_;
   uint64_t lastOpen_ = 0;
-  std::unordered_map<uint64_t, Opening> opening_;  // not answered yet, by the tag of OpenRecord
-  std::deque<peer::OpenRecord> opens_;             // not sent yet
-  std::deque<peer::CloseRecord> closes_;           // not sent yet
-  std::deque<PendingRead> reads_;                  // not accepted yet
+  std::unordered_map<uint64_t, Opening> opening_;   // not answered yet, by the tag of OpenRecord
+  std::deque<peer::OpenRecord> opens_;              // not sent yet
+  std::deque<peer::PushRecord> pushes_;             // not sent yet
+  std::deque<peer::CloseRecord> consumes_;          // not sent yet
+  std::deque<peer::CloseRecord> closes_;            // not sent yet
+  std::unordered_map<uint64_t, MemoryHold> holds_;  // of device memory, on the connection that is there
+  std::deque<PendingRead> reads_;                   // not accepted yet
 };
 
 class PeerLinks {
@@ -131,6 +176,7 @@ class PeerLinks {
   [[nodiscard]] uint32_t self() const { return self_; }
   [[nodiscard]] PeerLink* Find(uint32_t member);
   void ForgetOpens(PeerReader* reader);
+  void ForgetMemory(PeerMemoryUser* user);
 
   // False: the endpoint is none of ours.
   bool OnMessage(EndpointKey from, std::span<const std::byte> message);

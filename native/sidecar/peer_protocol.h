@@ -1,4 +1,7 @@
-// What the sidecars of two workers say to each other in messages (Endpoint::Send), beside the one-sided reads.
+// What the sidecars of two workers say to each other in messages (Endpoint::Send), beside the one-sided reads and
+// writes. The reader is the side that connected; the holder answers.
+//
+// Objects of the arena:
 //
 //   reader                                  holder
 //   OPEN {slot, generation} x n  -------->  finds the object, holds it
@@ -6,9 +9,32 @@
 //   (reads the bytes)
 //   CLOSE {hold} x n             -------->  releases it; so does the end of the connection
 //
+// Device objects, whose slot numbers have bit 31 (layout::kDeviceSlot). Their blobs lie anywhere in device memory:
+//
+//   OPEN {slot, generation, mode} x n ---->  finds the object; kExclusive takes it, NOT_READY when others have it
+//                                <--------  BLOBS {tag, region, offset, bytes} x blobs, then OPENED {sizes, hold}
+//   (reads the bytes)
+//   CONSUMED {hold}              -------->  exclusive: the object ends, its publisher and its owner are told
+//                                <--------  CLOSED {hold, code}
+//   CLOSE {hold}                 -------->  not exclusive, or given up: the object may be opened by others
+//
+// Layers, into memory that a ticket stands for:
+//
+//   PUSH {ticket, secret, layer, shape} -->  checks all of it; the layer is the pusher's
+//                                <--------  BLOBS of the target, then OPENED {sizes, hold}, or OPENED with a code
+//   (writes the bytes)
+//   CONSUMED {hold}              -------->  the layer is complete, its waiter is told
+//                                <--------  CLOSED {hold, code}
+//   CLOSE {hold}                 -------->  given up: the ticket is dead
+//
+// At any time between OPENED and the end of the hold:
+//
+//                                <--------  BROKEN {hold, code}: the client whose memory it is has gone. The reader
+//                                           begins no further read or write, and sends CLOSE when those under way ended
+//
 // A message is a MessageHeader and `count` records of one type. Records are copied out before use: a message may begin
 // at any address. Byte order is little-endian on both ends. A message that breaks this closes the connection it came
-// on.
+// on. Holds are numbers of one connection's holder; a number that the holder didn't give to this connection is ignored.
 //
 // Shape: blob count and sizes of an object. The holder sends a hash of all sizes and the first ones themselves, so that
 // a record has a fixed size; the reader compares count and hash, and names sizes that differ if they are among the
@@ -25,10 +51,21 @@
 namespace hbmesh::sidecar::peer {
 
 inline constexpr uint32_t kMagic = 0x31504248;  // "HBP1"
-inline constexpr uint16_t kVersion = 1;
+inline constexpr uint16_t kVersion = 2;
 inline constexpr uint32_t kShownSizes = 8;
 
-enum class Type : uint16_t { kOpen = 1, kOpened = 2, kClose = 3 };
+enum class Type : uint16_t {
+  kOpen = 1,
+  kOpened = 2,
+  kClose = 3,
+  kBlobs = 4,
+  kConsumed = 5,
+  kClosed = 6,
+  kBroken = 7,
+  kPush = 8,
+};
+
+enum class OpenMode : uint32_t { kShared = 0, kExclusive = 1 };
 
 struct MessageHeader {
   uint32_t magic;
@@ -43,9 +80,20 @@ struct OpenRecord {
   uint64_t tag;  // chosen by the reader, returned in OpenedRecord
   uint64_t generation;
   uint32_t slot;
-  uint32_t reserved;
+  uint32_t mode;  // OpenMode, of device objects
 };
 static_assert(sizeof(OpenRecord) == 24);
+
+struct PushRecord {
+  uint64_t tag;
+  uint64_t ticket;  // its number
+  uint64_t secret[2];
+  uint64_t payloadBytes;
+  uint64_t shapeHash[2];
+  uint32_t layer;
+  uint32_t blobCount;
+};
+static_assert(sizeof(PushRecord) == 64);
 
 struct OpenedRecord {
   uint64_t tag;
@@ -53,7 +101,9 @@ struct OpenedRecord {
   uint64_t offset;  // of the payload, in the region
   uint64_t payloadBytes;
   uint64_t shapeHash[2];
-  uint32_t code;    // StatusCode: OK, TRY_AGAIN (another generation), NOT_FOUND, NOT_READY (too many holds)
+  // StatusCode: OK, TRY_AGAIN (another generation), NOT_FOUND, NOT_READY (too many holds, or others have it). Of a push
+  // also NOT_AUTHORIZED, OUT_OF_RANGE, KEY_ALREADY_EXISTS, INVALID (another shape, which the record tells).
+  uint32_t code;
   uint32_t region;  // of the transport that the message came on
   uint32_t blobCount;
   uint32_t reserved;
@@ -61,13 +111,32 @@ struct OpenedRecord {
 };
 static_assert(sizeof(OpenedRecord) == 128);
 
-struct CloseRecord {
+// One blob; those of one tag come in order.
+struct BlobRecord {
+  uint64_t tag;
+  uint64_t offset;
+  uint64_t bytes;
+  uint32_t region;
+  uint32_t reserved;
+};
+static_assert(sizeof(BlobRecord) == 32);
+
+struct CloseRecord {  // of kClose and kConsumed
   uint64_t hold;
 };
 static_assert(sizeof(CloseRecord) == 8);
 
+struct HoldRecord {  // of kClosed and kBroken
+  uint64_t hold;
+  uint32_t code;
+  uint32_t reserved;
+};
+static_assert(sizeof(HoldRecord) == 16);
+
 // Hash of blob sizes, as OpenedRecord carries it.
 [[nodiscard]] std::array<uint64_t, 2> ShapeHash(std::span<const uint64_t> blobSizes);
+// Fills the record's shape.
+void SetShape(std::span<const uint64_t> blobSizes, OpenedRecord* record);
 
 // Reads the header. False: not a message of this protocol, or its size is not that of `count` records.
 [[nodiscard]] bool ParseHeader(std::span<const std::byte> message, MessageHeader* header);

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "sidecar/lookup.h"
+
 namespace hbmesh::sidecar {
 
 namespace {
@@ -10,6 +12,7 @@ namespace {
 layout::Op QuestionOf(layout::Op op) {
   switch (op) {
     case layout::Op::kDelete:
+    case layout::Op::kDevDelete:
       return layout::Op::kRemove;
     case layout::Op::kExist:
       return layout::Op::kPresence;
@@ -21,6 +24,7 @@ layout::Op QuestionOf(layout::Op op) {
 const char* NameOf(layout::Op op) {
   switch (op) {
     case layout::Op::kDelete:
+    case layout::Op::kDevDelete:
       return "deleting";
     case layout::Op::kExist:
       return "asking for presence";
@@ -39,7 +43,7 @@ Query::~Query() {
 }
 
 bool Query::AnswerHere(uint32_t key) {
-  if (op_ == layout::Op::kDelete) return false;
+  if (op_ == layout::Op::kDelete || op_ == layout::Op::kDevDelete) return false;
   const auto sealed = core_.store.FindSealed(call_.key(key));
   if (!sealed.has_value()) return false;
   layout::KeyResult& result = reply_.result(key);
@@ -62,6 +66,7 @@ void Query::Start() {
   Question question;
   question.op = QuestionOf(op_);
   question.count = static_cast<uint32_t>(asked_.size());
+  if (op_ == layout::Op::kDevDelete) question.args[1] = static_cast<uint64_t>(layout::Family::kDeviceCache);
   question.payload = MakeKeyBatch(call_, asked_);
   batchBytes_ = question.payload.size();
   if (const Status status = core_.control.Ask(std::move(question), this, 0, &questionId_); !status.ok()) {
@@ -117,7 +122,7 @@ bool Query::TakeMeta(std::span<const std::byte> payload) {
 void Query::TakeRecord(uint32_t key, const layout::ResultRecord& record) {
   const auto code = static_cast<StatusCode>(record.code);
   if (code != StatusCode::kOk) {
-    reply_.Fail(key, code, TextOf(code, NameOf(op_)));
+    reply_.Fail(key, code, IsOtherFamily(record) ? FamilyText(call_.key(key), record) : TextOf(code, NameOf(op_)));
     return;
   }
   layout::KeyResult& result = reply_.result(key);
@@ -142,7 +147,7 @@ void Query::OnDeadline() {
 }
 
 void Query::Stop(const Status& why) {
-  const bool deleting = op_ == layout::Op::kDelete;
+  const bool deleting = op_ == layout::Op::kDelete || op_ == layout::Op::kDevDelete;
   FailAsked({why.code(), why.message() + (deleting ? "; the owners were asked already, the keys may be deleted" : "")});
 }
 

@@ -1,5 +1,5 @@
-// Query: kExist, kGetMeta and kDelete. What is sealed here is answered here (not for delete); the owners are asked for
-// the rest.
+// Query: kExist, kGetMeta, kDelete and kDevDelete. What is sealed here is answered here (not for delete); the owners
+// are asked for the rest.
 #pragma once
 
 #include <vector>

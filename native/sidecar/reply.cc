@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "sidecar/event_reply.h"
+
 namespace hbmesh::sidecar {
 
 namespace {
@@ -34,17 +36,7 @@ void ReplyBuilder::Fail(uint32_t key, StatusCode code, std::string_view text) {
   result.messageBytes = static_cast<uint32_t>(text.size());
 }
 
-void ReplyBuilder::AddPath(const layout::PathRecord& path) {
-  for (layout::PathRecord& known : paths_) {
-    if (known.transport != path.transport || known.member != path.member || known.flags != path.flags) continue;
-    known.slices += path.slices;
-    known.bytes += path.bytes;
-    known.lanes = std::max(known.lanes, path.lanes);
-    known.nanoseconds = std::max(known.nanoseconds, path.nanoseconds);
-    return;
-  }
-  paths_.push_back(path);
-}
+void ReplyBuilder::AddPath(const layout::PathRecord& path) { MergePath(paths_, path); }
 
 std::vector<std::byte> ReplyBuilder::Build(std::span<const uint32_t> blobCounts,
                                            std::span<const uint64_t> blobSizes) const {

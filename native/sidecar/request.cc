@@ -65,6 +65,19 @@ void Request::Send(StatusCode code, std::vector<std::byte> payload) {
   (void)session->Send(reply, ReplyBuilder::BuildRefusal(status.message())).ok();
 }
 
+void Request::Tell(std::vector<std::byte> payload, uint32_t count) {
+  if (answered_) return;
+  Session* session = core_.sessions.Find(sessionId_);
+  if (session == nullptr) return;
+  layout::Entry reply{};
+  reply.id = entry_.id;
+  reply.op = entry_.op;
+  reply.flags = layout::kFlagReply | layout::kFlagMore;
+  reply.count = count;
+  // A session that can't be told is about to be closed.
+  (void)session->Send(reply, std::move(payload)).ok();
+}
+
 void Request::Answer(std::vector<std::byte> payload) { Send(StatusCode::kOk, std::move(payload)); }
 
 void Request::Refuse(const Status& status) { Send(status.code(), ReplyBuilder::BuildRefusal(status.message())); }

@@ -1,4 +1,5 @@
-// Request: one call of a client from its message to its reply. Its kinds: SetTransfer, GetTransfer, Query.
+// Request: one call of a client from its message to its reply. Its kinds: SetTransfer, GetTransfer, Query, and those of
+// device objects and layers (DevicePublish, DeviceFetch, LocalDelete, ReserveLayers, PushLayer).
 //
 // A request ends once: it answers if its session is still there, and is destroyed when nothing that it started is under
 // way any more. Core is what all requests use.
@@ -25,6 +26,8 @@
 
 namespace hbmesh::sidecar {
 
+class DeviceObjects;
+class Layers;
 class PeerLinks;
 class Request;
 
@@ -58,6 +61,8 @@ struct Core {
   Copier& copier;
   ControlPort& control;
   PeerLinks& peers;
+  DeviceObjects& objects;
+  Layers& layers;
   SessionServer& sessions;
   RequestTable& requests;
   Counters counters;
@@ -73,6 +78,8 @@ class Request {
   virtual void Start() = 0;
   // Ends what has not begun to move bytes, with this status. What has begun goes on. For kCancel and for shutdown.
   virtual void Stop(const Status& why) = 0;
+  // The same for one key of a request whose keys end one by one. Others have no such part.
+  virtual void StopKey(uint32_t /*key*/, const Status& /*why*/) {}
   // The client is gone: nothing needs to be answered; what is not needed any more is given up.
   void Abandon();
   [[nodiscard]] uint64_t sessionId() const { return sessionId_; }
@@ -87,6 +94,8 @@ class Request {
 
   // Sends the reply, once. The request goes on to live until Finish.
   void Answer(std::vector<std::byte> payload);
+  // Sends a part of the reply; others follow.
+  void Tell(std::vector<std::byte> payload, uint32_t count);
   void Refuse(const Status& status);
   [[nodiscard]] bool answered() const { return answered_; }
   [[nodiscard]] const layout::Entry& entry() const { return entry_; }

@@ -3,7 +3,23 @@
 #include <cstring>
 #include <utility>
 
+#include "sidecar/lookup.h"
+
 namespace hbmesh::sidecar {
+
+namespace {
+
+// How long until owners that did not answer are asked again to commit.
+constexpr uint64_t kCommitAgainMs = 500;
+
+// Codes after which the owner may have committed.
+bool IsUnsure(StatusCode code) {
+  return code == StatusCode::kRpcUnavailable || code == StatusCode::kRpcPeerDead ||
+         code == StatusCode::kRpcDeadlineExceeded || code == StatusCode::kRpcCancelled ||
+         code == StatusCode::kClientWorkerDisconnect || code == StatusCode::kWorkerTimeout;
+}
+
+}  // namespace
 
 SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call)
     : Request(core, session, entry),
@@ -77,7 +93,8 @@ void SetTransfer::Ask(layout::Op op, std::vector<std::byte> payload) {
   question.args[0] = entry().args[0];
   question.payload = std::move(payload);
   const Status status = core_.control.Ask(std::move(question), this, static_cast<uint64_t>(op), &questionId_);
-  if (!status.ok()) FailRest(status);
+  // Nobody was asked, so nothing was committed; what was doubtful before stays so.
+  if (!status.ok()) FailSurely(status, false);
 }
 
 void SetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) {
@@ -86,7 +103,12 @@ void SetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) 
   if (!last) core_.control.Forget(questionId_);
   questionId_ = 0;
   if (reply.entry.code != static_cast<uint32_t>(StatusCode::kOk)) {
-    FailRest(RefusalOf(reply, asked));
+    const Status refusal = RefusalOf(reply, asked);
+    if (IsUnsure(refusal.code())) {
+      FailRest(refusal);
+    } else {
+      FailSurely(refusal, true);
+    }
     Advance();
     return;
   }
@@ -109,7 +131,7 @@ void SetTransfer::OnReserved(const layout::ResultRecord* records) {
     if (keys_[i].state != State::kPending) continue;
     const auto code = static_cast<StatusCode>(record.code);
     if (code != StatusCode::kOk) {
-      FailKey(i, {code, TextOf(code, "reserving")});
+      FailKey(i, {code, IsOtherFamily(record) ? FamilyText(call_.key(i), record) : TextOf(code, "reserving")});
     } else if ((record.flags & layout::kExisted) != 0 && existence_ != layout::Existence::kReplace) {
       reply_.result(i).flags = layout::kExisted;
       reply_.result(i).generation = record.generation;
@@ -123,12 +145,20 @@ void SetTransfer::OnReserved(const layout::ResultRecord* records) {
 }
 
 void SetTransfer::Commit() {
+  for (Key& key : keys_) {
+    if (key.state != State::kReserved) continue;
+    key.state = State::kCommitting;
+    core_.store.MarkWritten(key.slot, key.generation);
+    key.written = true;
+  }
+  committed_ = true;
+  AskToCommit(State::kCommitting);
+}
+
+void SetTransfer::AskToCommit(State state) {
   asked_.clear();
   for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].state != State::kReserved) continue;
-    keys_[i].state = State::kCommitting;
-    core_.store.MarkWritten(keys_[i].slot, keys_[i].generation);
-    asked_.push_back(i);
+    if (keys_[i].state == state) asked_.push_back(i);
   }
   if (asked_.empty()) return;
   std::vector<std::byte> payload = MakeKeyBatch(call_, asked_);
@@ -139,7 +169,6 @@ void SetTransfer::Commit() {
     const layout::CommitRecord record{key.generation, call_.objectBytes(asked_[n]), key.slot, 0};
     std::memcpy(payload.data() + batchBytes + n * sizeof(record), &record, sizeof(record));
   }
-  committed_ = true;
   Ask(layout::Op::kCommit, std::move(payload));
 }
 
@@ -148,10 +177,14 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
   for (size_t n = 0; n < asked_.size(); ++n) {
     const uint32_t i = asked_[n];
     const layout::ResultRecord& record = records[n];
-    if (keys_[i].state != State::kCommitting) continue;
+    if (keys_[i].state != State::kCommitting && keys_[i].state != State::kDoubtful) continue;
     const auto code = static_cast<StatusCode>(record.code);
+    if (IsUnsure(code)) {
+      Doubt(i, {code, TextOf(code, "committing")});
+      continue;
+    }
     if (code != StatusCode::kOk) {
-      FailKey(i, {code, TextOf(code, "committing")});
+      FailKey(i, {code, IsOtherFamily(record) ? FamilyText(call_.key(i), record) : TextOf(code, "committing")});
       continue;
     }
     layout::KeyResult& result = reply_.result(i);
@@ -191,8 +224,14 @@ void SetTransfer::End(uint32_t i) {
   keys_[i].state = State::kEnded;
   // While a copy writes to it the slot stays; Advance drops it when the copy is done.
   if (copying_ || !keys_[i].allocated) return;
-  (void)core_.store.Drop(keys_[i].slot, keys_[i].generation).ok();
+  (void)core_.store.Drop(keys_[i].slot, keys_[i].written ? keys_[i].generation : 0).ok();
   keys_[i].allocated = false;
+}
+
+void SetTransfer::Doubt(uint32_t i, const Status& status) {
+  keys_[i].state = State::kDoubtful;
+  reply_.Fail(i,
+              {status.code(), status.message() + "; whether the key is there is not known yet: it may become visible"});
 }
 
 void SetTransfer::FailKey(uint32_t key, const Status& status) {
@@ -202,7 +241,18 @@ void SetTransfer::FailKey(uint32_t key, const Status& status) {
 
 void SetTransfer::FailRest(const Status& status) {
   for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].state != State::kEnded) FailKey(i, status);
+    if (keys_[i].state == State::kCommitting) {
+      Doubt(i, status);
+    } else if (keys_[i].state != State::kEnded && keys_[i].state != State::kDoubtful) {
+      FailKey(i, status);
+    }
+  }
+}
+
+void SetTransfer::FailSurely(const Status& status, bool doubtfulToo) {
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state == State::kEnded || (keys_[i].state == State::kDoubtful && !doubtfulToo)) continue;
+    FailKey(i, status);
   }
 }
 
@@ -213,6 +263,11 @@ void SetTransfer::OnControlLost(uint64_t /*tag*/, const Status& why) {
 }
 
 void SetTransfer::Stop(const Status& why) {
+  stopped_ = why.code() == StatusCode::kShuttingDown;
+  if (answered()) {
+    FinishWhenDone();
+    return;
+  }
   // Bytes are on their way from the first moment; only what waits for the owners' first answer can still be taken back.
   if (committed_ || copying_) return;
   FailRest(why);
@@ -226,6 +281,11 @@ void SetTransfer::OnAbandoned() {
 }
 
 void SetTransfer::OnDeadline() {
+  if (answered() && committed_ && questionId_ == 0) {
+    AskToCommit(State::kDoubtful);
+    FinishWhenDone();
+    return;
+  }
   const char* waitedFor = copying_ ? "the copy from device memory"
                                    : (committed_ ? "the owners to confirm the keys" : "the owners to reserve the keys");
   FailRest({StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(TransferLimitMs(call_.totalBytes())) +
@@ -248,9 +308,19 @@ void SetTransfer::Advance() {
   if (waiting || reserved) return;
   if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
   if (!answered()) Answer(reply_.Build());
+  FinishWhenDone();
+}
+
+void SetTransfer::FinishWhenDone() {
   if (copying_) return;
+  bool doubtful = false;
   for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].allocated) End(i);
+    doubtful = doubtful || keys_[i].state == State::kDoubtful;
+    if (keys_[i].allocated && keys_[i].state == State::kEnded) End(i);
+  }
+  if (doubtful && !stopped_) {
+    if (questionId_ == 0) SetDeadline(kCommitAgainMs);
+    return;
   }
   Finish();
 }

@@ -64,17 +64,30 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   copier_ = std::make_unique<Copier>(devices_, tokens_);
   if (Status status = OpenTransports(options_, transports, *events_, *store_, &transports_); !status.ok())
     return status;
-  holds_ = std::make_unique<PeerHolds>(*store_, transports_);
   links_ = std::make_unique<PeerLinks>(PeerLink::Environment{options_, clock_, timers_, tokens_, transports_});
-  service_ = std::make_unique<ControlService>(*store_, *links_,
+  objects_ = std::make_unique<DeviceObjects>(control_, *links_);
+  holds_ = std::make_unique<PeerHolds>(*store_, *objects_, layers_, transports_);
+  service_ = std::make_unique<ControlService>(*store_, *objects_, *links_,
                                               ControlService::Hooks{[this] { return Stats(); },
                                                                     [this](bool drain, std::function<void()> done) {
                                                                       BeginStop(drain, Status::Ok(), std::move(done));
                                                                     }});
   sessions_ =
       std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, static_cast<SessionListener&>(*this));
-  core_ = std::make_unique<Core>(Core{
-      options_, clock_, timers_, *store_, devices_, tokens_, *copier_, control_, *links_, *sessions_, requests_, {}});
+  core_ = std::make_unique<Core>(Core{options_,
+                                      clock_,
+                                      timers_,
+                                      *store_,
+                                      devices_,
+                                      tokens_,
+                                      *copier_,
+                                      control_,
+                                      *links_,
+                                      *objects_,
+                                      layers_,
+                                      *sessions_,
+                                      requests_,
+                                      {}});
   AwaitControl(options_.startGraceMs, "after the start");
   return sessions_->Listen({devices_.front()->backend(), DescribeTransports(transports_), store_->memoryFd()});
 }
@@ -196,6 +209,7 @@ void Sidecar::OnSessionClosed(Session& session) {
   for (const auto& [id, request] : session.requests()) requests.push_back(request);
   session.requests().clear();
   for (Request* request : requests) request->Abandon();
+  objects_->EndSession(session.id());
   if (session.kind() == session::Kind::kControl) {
     Log().info("control process {} is gone", session.pid());
     control_.Detach();
@@ -245,7 +259,7 @@ layout::SidecarStats Sidecar::Stats() const {
   stats.arenaUsedBytes = usage.usedBytes;
   stats.objects = usage.objects;
   stats.sessions = sessions_->clientCount();
-  stats.holds = usage.holds;
+  stats.holds = usage.holds + objects_->holds() + layers_.holds();
   stats.transfers = core_->counters.transfers;
   stats.transferredBytes = core_->counters.transferredBytes;
   return stats;

@@ -16,6 +16,8 @@
 #include "sidecar/control_port.h"
 #include "sidecar/control_service.h"
 #include "sidecar/copier.h"
+#include "sidecar/device_objects.h"
+#include "sidecar/layers.h"
 #include "sidecar/loop.h"
 #include "sidecar/options.h"
 #include "sidecar/peer_holds.h"
@@ -67,11 +69,13 @@ class Sidecar final : private LoopWork, private SessionListener {
   void HandleClient(Session& session, Message& message);
   void HandleTransfer(Session& session, Message& message);
   void HandleQuery(Session& session, Message& message);
+  void HandleLocalDelete(Session& session, Message& message);
   // Makes the request's kind, if the message is good.
   [[nodiscard]] Status CheckArgs(const layout::Entry& entry) const;
   [[nodiscard]] Status CheckRoom(Session& session, const layout::Entry& entry) const;
   void Refuse(Session& session, const layout::Entry& entry, const Status& status);
-  void Cancel(Session& session, uint64_t request);
+  // `key`: 0 for all of the request, else 1 + the index of the one to end.
+  void Cancel(Session& session, uint64_t request, uint64_t key);
 
   void BeginStop(bool drain, Status result, std::function<void()> done);
   void EndStop();
@@ -90,8 +94,10 @@ class Sidecar final : private LoopWork, private SessionListener {
   TokenTable tokens_;
   std::unique_ptr<Copier> copier_;
   ControlPort control_;
-  std::unique_ptr<PeerHolds> holds_;
   std::unique_ptr<PeerLinks> links_;
+  std::unique_ptr<DeviceObjects> objects_;
+  Layers layers_;
+  std::unique_ptr<PeerHolds> holds_;
   std::unique_ptr<ControlService> service_;
   RequestTable requests_;
   std::unique_ptr<SessionServer> sessions_;

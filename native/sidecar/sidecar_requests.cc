@@ -1,7 +1,10 @@
 // The part of Sidecar that turns a client's message into a request, or refuses it.
 #include <utility>
 
+#include "sidecar/device_fetch.h"
+#include "sidecar/device_publish.h"
 #include "sidecar/get_transfer.h"
+#include "sidecar/layer_requests.h"
 #include "sidecar/query.h"
 #include "sidecar/set_transfer.h"
 #include "sidecar/sidecar.h"
@@ -23,15 +26,25 @@ void Sidecar::HandleClient(Session& session, Message& message) {
   switch (static_cast<layout::Op>(entry.op)) {
     case layout::Op::kSetD2H:
     case layout::Op::kGetH2D:
+    case layout::Op::kDevPublish:
+    case layout::Op::kDevSubscribe:
+    case layout::Op::kDevMSet:
+    case layout::Op::kDevMGet:
+    case layout::Op::kReserveLayers:
+    case layout::Op::kPushLayer:
       HandleTransfer(session, message);
       return;
+    case layout::Op::kDevLocalDelete:
+      HandleLocalDelete(session, message);
+      return;
     case layout::Op::kDelete:
+    case layout::Op::kDevDelete:
     case layout::Op::kExist:
     case layout::Op::kGetMeta:
       HandleQuery(session, message);
       return;
     case layout::Op::kCancel:
-      Cancel(session, entry.args[0]);
+      Cancel(session, entry.args[0], entry.args[1]);
       return;
     default:
       Refuse(session, entry,
@@ -55,16 +68,21 @@ Status Sidecar::CheckRoom(Session& session, const layout::Entry& entry) const {
   return Status::Ok();
 }
 
-Status Sidecar::CheckArgs(const layout::Entry& entry) const {
-  if (static_cast<layout::Op>(entry.op) == layout::Op::kGetH2D) {
-    if (entry.args[0] > kWaitMsMax) {
-      return {StatusCode::kInvalid, "timeoutMs " + std::to_string(entry.args[0]) + " is more than " +
-                                        std::to_string(kWaitMsMax) + ": wait in several calls"};
-    }
-    if (entry.args[1] != 0)
-      return {StatusCode::kNotSupported, "flags of a get are not supported by this worker: leave them out"};
-    return Status::Ok();
-  }
+namespace {
+
+Status CheckWait(uint64_t timeoutMs) {
+  if (timeoutMs <= kWaitMsMax) return Status::Ok();
+  return {StatusCode::kInvalid, "timeoutMs " + std::to_string(timeoutMs) + " is more than " +
+                                    std::to_string(kWaitMsMax) + ": wait in several calls"};
+}
+
+Status CheckNone(uint64_t argument, const char* call) {
+  if (argument == 0) return Status::Ok();
+  return {StatusCode::kNotSupported,
+          std::string("flags of ") + call + " are not supported by this worker: leave them out"};
+}
+
+Status CheckSet(const layout::Entry& entry) {
   if (entry.args[0] > static_cast<uint64_t>(layout::Existence::kReplace)) {
     return {StatusCode::kInvalid,
             "existence " + std::to_string(entry.args[0]) + " doesn't exist: give 0 (skip), 1 (fail) or 2 (replace)"};
@@ -79,6 +97,28 @@ Status Sidecar::CheckArgs(const layout::Entry& entry) const {
   return Status::Ok();
 }
 
+}  // namespace
+
+Status Sidecar::CheckArgs(const layout::Entry& entry) const {
+  switch (static_cast<layout::Op>(entry.op)) {
+    case layout::Op::kGetH2D: {
+      Status status = CheckWait(entry.args[0]);
+      return status.ok() ? CheckNone(entry.args[1], "a get") : status;
+    }
+    case layout::Op::kDevSubscribe:
+    case layout::Op::kReserveLayers:
+      return CheckWait(entry.args[0]);
+    case layout::Op::kDevMGet: {
+      Status status = CheckWait(entry.args[0]);
+      return status.ok() ? CheckNone(entry.args[1] & ~uint64_t{layout::kShareReplica}, "devMGet") : status;
+    }
+    case layout::Op::kSetD2H:
+      return CheckSet(entry);
+    default:
+      return Status::Ok();
+  }
+}
+
 void Sidecar::HandleTransfer(Session& session, Message& message) {
   const layout::Entry entry = message.entry;
   Status status = CheckRoom(session, entry);
@@ -90,16 +130,66 @@ void Sidecar::HandleTransfer(Session& session, Message& message) {
     Refuse(session, entry, status);
     return;
   }
-  if (static_cast<layout::Op>(entry.op) == layout::Op::kSetD2H) {
-    requests_.Add(std::make_unique<SetTransfer>(*core_, session, entry, std::move(call))).Start();
-  } else {
-    requests_.Add(std::make_unique<GetTransfer>(*core_, session, entry, std::move(call))).Start();
+  std::unique_ptr<Request> request;
+  switch (static_cast<layout::Op>(entry.op)) {
+    case layout::Op::kSetD2H:
+      request = std::make_unique<SetTransfer>(*core_, session, entry, std::move(call));
+      break;
+    case layout::Op::kDevPublish:
+    case layout::Op::kDevMSet:
+      request = std::make_unique<DevicePublish>(*core_, session, entry, std::move(call));
+      break;
+    case layout::Op::kDevSubscribe:
+    case layout::Op::kDevMGet:
+      request = std::make_unique<DeviceFetch>(*core_, session, entry, std::move(call));
+      break;
+    case layout::Op::kReserveLayers:
+      request = std::make_unique<ReserveLayers>(*core_, session, entry, std::move(call));
+      break;
+    case layout::Op::kPushLayer:
+      request = std::make_unique<PushLayer>(*core_, session, entry, std::move(call));
+      break;
+    default:
+      request = std::make_unique<GetTransfer>(*core_, session, entry, std::move(call));
   }
+  requests_.Add(std::move(request)).Start();
+}
+
+void Sidecar::HandleLocalDelete(Session& session, Message& message) {
+  const layout::Entry entry = message.entry;
+  const ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), false};
+  ObjectCall call;
+  Status status = CheckRoom(session, entry);
+  if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);
+  if (!status.ok()) {
+    Refuse(session, entry, status);
+    return;
+  }
+  ReplyBuilder builder;
+  builder.Reset(call.count());
+  for (uint32_t i = 0; i < call.count(); ++i) {
+    DeviceObject* object = objects_->FindKey(call.key(i), session.id());
+    if (object == nullptr || object->session != session.id()) continue;  // as good as deleted
+    if (object->family != layout::Family::kDeviceCache) {
+      builder.Fail(i, StatusCode::kInvalid, "the key was published with devPublish: cancel its future instead");
+      continue;
+    }
+    builder.result(i).flags = layout::kExisted;
+    objects_->Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, true);
+  }
+  layout::Entry reply{};
+  reply.id = entry.id;
+  reply.op = entry.op;
+  reply.flags = layout::kFlagReply;
+  reply.count = call.count();
+  // A session that can't be answered is about to be closed.
+  (void)session.Send(reply, builder.Build()).ok();
 }
 
 void Sidecar::HandleQuery(Session& session, Message& message) {
   const layout::Entry entry = message.entry;
-  const bool deleting = static_cast<layout::Op>(entry.op) == layout::Op::kDelete;
+  const auto op = static_cast<layout::Op>(entry.op);
+  const bool deleting = op == layout::Op::kDelete || op == layout::Op::kDevDelete;
   const uint32_t keysMax = deleting ? layout::kKeysPerCallMax : layout::kKeysPerQueryMax;
   const ParseLimits limits{options_.keyRule, keysMax, static_cast<uint32_t>(devices_.size()), false};
   ObjectCall call;
@@ -122,10 +212,15 @@ void Sidecar::Refuse(Session& session, const layout::Entry& entry, const Status&
   (void)session.Send(reply, ReplyBuilder::BuildRefusal(status.message())).ok();
 }
 
-void Sidecar::Cancel(Session& session, uint64_t request) {
+void Sidecar::Cancel(Session& session, uint64_t request, uint64_t key) {
   const auto found = session.requests().find(request);
   if (found == session.requests().end()) return;  // answered already
-  found->second->Stop({StatusCode::kRpcCancelled, "cancelled by the caller"});
+  const Status why(StatusCode::kRpcCancelled, "cancelled by the caller");
+  if (key == 0) {
+    found->second->Stop(why);
+  } else if (key <= UINT32_MAX) {
+    found->second->StopKey(static_cast<uint32_t>(key - 1), why);
+  }
 }
 
 }  // namespace hbmesh::sidecar

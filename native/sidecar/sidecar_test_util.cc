@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -44,7 +45,9 @@ SidecarProcess::SidecarProcess(std::string workerAddress, std::vector<std::strin
   int pipe[2];
   EXPECT_EQ(::pipe2(pipe, O_CLOEXEC), 0);
   std::vector<std::string> words = {HBMESH_SIDECAR_PATH, "--worker_address=" + workerAddress_, "--ready_fd=3",
-                                    "--devices=4", "--arena_mb=64"};
+                                    "--arena_mb=64"};
+  const auto isDevices = [](const std::string& flag) { return flag.starts_with("--devices="); };
+  if (std::none_of(flags.begin(), flags.end(), isDevices)) words.push_back("--devices=4");
   if (adoptFd >= 0) words.push_back("--adopt_fd=4");
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> arguments;
@@ -232,7 +235,9 @@ uint64_t Client::SubmitRaw(layout::Op op, uint32_t count, std::span<const std::b
 
 uint64_t Client::Submit(layout::Op op, uint32_t device, const std::vector<KeyBlobs>& keys,
                         std::array<uint64_t, 4> args) {
-  const bool transfer = op == layout::Op::kSetD2H || op == layout::Op::kGetH2D;
+  const bool transfer = op == layout::Op::kSetD2H || op == layout::Op::kGetH2D ||
+                        (op >= layout::Op::kDevPublish && op <= layout::Op::kDevMGet) ||
+                        op == layout::Op::kReserveLayers || op == layout::Op::kPushLayer;
   std::vector<std::string> names;
   std::vector<uint32_t> ends;
   std::vector<layout::BlobRecord> blobs;
@@ -253,7 +258,82 @@ uint64_t Client::Submit(layout::Op op, uint32_t device, const std::vector<KeyBlo
     Append(payload, ends.data(), ends.size());
     Append(payload, blobs.data(), blobs.size());
   }
-  return SubmitRaw(op, static_cast<uint32_t>(keys.size()), payload, args);
+  const uint64_t id = SubmitRaw(op, static_cast<uint32_t>(keys.size()), payload, args);
+  const bool events =
+      op == layout::Op::kDevPublish || op == layout::Op::kDevSubscribe || op == layout::Op::kReserveLayers;
+  if (events) events_[id].keys.resize(keys.size());
+  return id;
+}
+
+void Events::Take(const Message& message) {
+  code = static_cast<StatusCode>(message.entry.code);
+  over = (message.entry.flags & layout::kFlagMore) == 0;
+  layout::DeviceReply header{};
+  ASSERT_GE(message.payload.size(), sizeof(header));
+  std::memcpy(&header, message.payload.data(), sizeof(header));
+  const std::byte* at = message.payload.data() + sizeof(header);
+  const std::byte* pathsAt = at + header.count * sizeof(layout::KeyEvent);
+  const std::byte* messages = pathsAt + header.pathCount * sizeof(layout::PathRecord);
+  ASSERT_EQ(messages + header.messageBytes, message.payload.data() + message.payload.size());
+  const auto textOf = [&](uint32_t offset, uint32_t bytes) {
+    return std::string(reinterpret_cast<const char*>(messages) + offset, bytes);
+  };
+  if (code != StatusCode::kOk) text = textOf(0, header.messageBytes);
+  for (uint32_t i = 0; i < header.count; ++i) {
+    layout::KeyEvent event{};
+    std::memcpy(&event, at + i * sizeof(event), sizeof(event));
+    ASSERT_LT(event.keyIndex, keys.size());
+    ASSERT_LE(event.messageOffset + event.messageBytes, header.messageBytes);
+    Key& key = keys[event.keyIndex];
+    ASSERT_FALSE(key.ended) << "a key ends once";
+    const std::string said = textOf(event.messageOffset, event.messageBytes);
+    if (event.stage == static_cast<uint32_t>(layout::KeyStage::kAccepted)) {
+      ASSERT_FALSE(key.accepted);
+      key.accepted = true;
+      key.accepting = said;
+      continue;
+    }
+    key.ended = true;
+    key.code = static_cast<StatusCode>(event.code);
+    key.text = said;
+    key.bytes = event.bytes;
+  }
+  for (uint32_t i = 0; i < header.pathCount; ++i) {
+    std::memcpy(&paths.emplace_back(), pathsAt + i * sizeof(layout::PathRecord), sizeof(layout::PathRecord));
+  }
+  if (!over || code != StatusCode::kOk) return;
+  for (const Key& key : keys) EXPECT_TRUE(key.ended) << "the last reply leaves no key open";
+}
+
+const Events& Client::WaitEvents(uint64_t id, const std::function<bool(const Events&)>& condition) {
+  Events& wanted = events_[id];
+  while (!wanted.over && !condition(wanted)) {
+    Message message;
+    if (!TryReceive(&message, kPatienceMs)) {
+      ADD_FAILURE() << "no further reply to request " << id;
+      return wanted;
+    }
+    const auto found = events_.find(message.entry.id);
+    if (found != events_.end()) {
+      found->second.Take(message);
+    } else {
+      early_.emplace(message.entry.id, std::move(message));
+    }
+  }
+  return wanted;
+}
+
+const Events& Client::Now(uint64_t id) {
+  Message message;
+  while (TryReceive(&message, 0)) {
+    const auto found = events_.find(message.entry.id);
+    if (found != events_.end()) {
+      found->second.Take(message);
+    } else {
+      early_.emplace(message.entry.id, std::move(message));
+    }
+  }
+  return events_[id];
 }
 
 Reply Client::WaitFor(uint64_t id) {
@@ -268,7 +348,11 @@ Reply Client::WaitFor(uint64_t id) {
       ADD_FAILURE() << "no reply to request " << id;
       return {StatusCode::kFutureTimeout, "", {}, {}, {}, {}};
     }
-    early_.emplace(message.entry.id, std::move(message));
+    if (const auto found = events_.find(message.entry.id); found != events_.end()) {
+      found->second.Take(message);
+    } else {
+      early_.emplace(message.entry.id, std::move(message));
+    }
   }
 }
 

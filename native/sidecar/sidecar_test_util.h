@@ -108,6 +108,25 @@ struct Reply {
 [[nodiscard]] std::vector<std::byte> KeyBatchOf(const std::vector<std::string>& keys);
 [[nodiscard]] std::vector<std::string> KeysOf(std::span<const std::byte> batch);
 
+// What became of each key of a call whose keys end one by one.
+struct Events {
+  struct Key {
+    bool accepted = false;
+    bool ended = false;
+    StatusCode code = StatusCode::kOk;
+    std::string text;       // of its end
+    std::string accepting;  // of its acceptance
+    uint64_t bytes = 0;
+  };
+  StatusCode code = StatusCode::kOk;  // of the whole call
+  std::string text;
+  bool over = false;
+  std::vector<Key> keys;
+  std::vector<layout::PathRecord> paths;
+  // Adds a message; checks that the stages are in order.
+  void Take(const Message& message);
+};
+
 class Client : public Peer {
  public:
   explicit Client(const std::string& workerAddress) : Peer(workerAddress, session::Kind::kClient) {}
@@ -121,6 +140,17 @@ class Client : public Peer {
   uint64_t SubmitRaw(layout::Op op, uint32_t count, std::span<const std::byte> payload,
                      std::array<uint64_t, 4> args = {});
   Reply WaitFor(uint64_t id);
+  // Waits until the condition holds of what became of the request's keys, or the request is over.
+  const Events& WaitEvents(uint64_t id, const std::function<bool(const Events&)>& condition);
+  const Events& WaitEnd(uint64_t id) {
+    return WaitEvents(id, [](const Events&) { return false; });
+  }
+  const Events& WaitAccepted(uint64_t id, uint32_t key = 0) {
+    return WaitEvents(id,
+                      [key](const Events& events) { return events.keys.size() > key && events.keys[key].accepted; });
+  }
+  // What is known by now.
+  const Events& Now(uint64_t id);
   Reply Call(layout::Op op, uint32_t device, const std::vector<KeyBlobs>& keys, std::array<uint64_t, 4> args = {}) {
     return WaitFor(Submit(op, device, keys, args));
   }
@@ -128,24 +158,30 @@ class Client : public Peer {
  private:
   uint64_t lastId_ = 0;
   std::map<uint64_t, Message> early_;
+  std::map<uint64_t, Events> events_;
 };
 
 [[nodiscard]] Reply DecodeReply(const Message& message);
 
 class FakeControl;
 
-// The directory of a cluster in memory, with the rules of decisions.ts that the sidecar relies on.
+// The directory of a cluster in memory, with the rules of decisions.ts that the sidecar relies on: keys of other
+// families are INVALID, locations of device objects take turns, and are taken out when they are reported missing.
 class FakeDirectory {
  public:
   struct Known {
     uint64_t generation = 0;
     uint64_t bytes = 0;
     std::vector<layout::Location> locations;
+    uint32_t family = 0;  // layout::Family
+    size_t turn = 0;      // which location comes first next
   };
   std::mutex mutex;
   uint64_t lastGeneration = 0;
   std::map<std::string, Known> known;         // guarded by mutex
   std::vector<layout::ResultRecord> missing;  // what was reported, guarded by mutex
+  uint64_t forgotten = 0;                     // locations that were to be forgotten, guarded by mutex
+  [[nodiscard]] bool Knows(const std::string& key);
 };
 
 // A control process: answers its sidecar's questions from the directory, in a thread.
@@ -181,6 +217,9 @@ class FakeControl {
   void Answer(const layout::Entry& entry, std::vector<std::byte> payload, uint16_t flags = 0);
   // True: answered for good.
   bool AnswerLookup(Pending& pending);
+  // What has no reply, and is not a question of one record a key. True: that was it.
+  bool HandleNews(const Message& message, const std::vector<std::string>& keys, size_t batchBytes);
+  layout::ResultRecord AnswerKey(const Message& message, size_t index, const std::string& key, size_t batchBytes);
 
   const uint32_t member_;
   FakeDirectory& directory_;
@@ -199,6 +238,20 @@ class FakeControl {
 
 // Tells every control process of all members.
 void Introduce(const std::vector<FakeControl*>& controls, const std::vector<std::string>& workerAddresses);
+
+// A sidecar and its control process, alone in their cluster until others are introduced.
+struct Worker {
+  explicit Worker(FakeDirectory& directory, uint32_t member, std::vector<std::string> flags = {})
+      : process(NewWorkerAddress(), std::move(flags)),
+        control(std::make_unique<FakeControl>(process.workerAddress(), directory, member)) {
+    EXPECT_EQ(process.ready(), "ready");
+    Introduce({control.get()}, {process.workerAddress()});
+  }
+  SidecarProcess process;
+  std::unique_ptr<FakeControl> control;
+};
+
+[[nodiscard]] inline uint32_t CodeOf(StatusCode code) { return static_cast<uint32_t>(code); }
 
 // Blobs of equal size, one after the other from `offset`.
 [[nodiscard]] KeyBlobs Blobs(const std::string& key, uint32_t region, uint32_t count, uint64_t bytes,

@@ -14,19 +14,6 @@ namespace {
 
 using layout::Op;
 
-uint32_t CodeOf(StatusCode code) { return static_cast<uint32_t>(code); }
-
-struct Worker {
-  explicit Worker(FakeDirectory& directory, uint32_t member, std::vector<std::string> flags = {})
-      : process(NewWorkerAddress(), std::move(flags)),
-        control(std::make_unique<FakeControl>(process.workerAddress(), directory, member)) {
-    EXPECT_EQ(process.ready(), "ready");
-    Introduce({control.get()}, {process.workerAddress()});
-  }
-  SidecarProcess process;
-  std::unique_ptr<FakeControl> control;
-};
-
 TEST(TransferTest, SetThenGetLocally) {
   FakeDirectory directory;
   Worker worker(directory, 1);

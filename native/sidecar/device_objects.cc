@@ -1,0 +1,268 @@
+#include "sidecar/device_objects.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+
+namespace hbmesh::sidecar {
+
+namespace {
+
+constexpr uint32_t kReadersMax = 2;  // of one object of the cache at a time; more find another location, or wait
+constexpr uint64_t kAnnounceTag = 1ULL << 32;  // beside the slot, in tags of questions
+
+template <typename Record>
+void Append(std::vector<std::byte>& payload, const Record& record) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(&record);
+  payload.insert(payload.end(), bytes, bytes + sizeof(record));
+}
+
+Question QuestionOf(layout::Op op, std::string_view key, layout::Family family) {
+  Question question;
+  question.op = op;
+  question.count = 1;
+  question.args[1] = static_cast<uint64_t>(family);
+  question.payload = MakeKeyBatch(std::span(&key, 1));
+  return question;
+}
+
+}  // namespace
+
+DeviceObjects::~DeviceObjects() {
+  for (const auto& [tag, id] : questions_) control_.Forget(id);
+}
+
+DeviceObject& DeviceObjects::Add(const ObjectCall& call, uint32_t i, layout::Family family, uint64_t session) {
+  auto object = std::make_unique<DeviceObject>();
+  lastSlot_ = (lastSlot_ + 1) & (layout::kDeviceSlot - 1);
+  while (objects_.contains(lastSlot_ | layout::kDeviceSlot)) lastSlot_ = (lastSlot_ + 1) & (layout::kDeviceSlot - 1);
+  object->key = call.key(i);
+  object->family = family;
+  object->slot = lastSlot_ | layout::kDeviceSlot;
+  object->session = session;
+  object->device = call.device();
+  object->blobs = call.deviceBlobs(i);
+  const auto sizes = call.blobSizes(i);
+  object->sizes.assign(sizes.begin(), sizes.end());
+  object->bytes = call.objectBytes(i);
+  DeviceObject& added = *object;
+  keys_.emplace(added.key, added.slot);
+  objects_.emplace(added.slot, std::move(object));
+  return added;
+}
+
+DeviceObject* DeviceObjects::Find(uint32_t slot) {
+  const auto found = objects_.find(slot);
+  return found == objects_.end() || found->second->gone ? nullptr : found->second.get();
+}
+
+DeviceObject* DeviceObjects::FindKey(std::string_view key, uint64_t session) {
+  DeviceObject* any = nullptr;
+  const auto [begin, end] = keys_.equal_range(std::string(key));
+  for (auto known = begin; known != end; ++known) {
+    any = objects_.at(known->second).get();
+    if (any->session == session) break;
+  }
+  return any;
+}
+
+bool DeviceObjects::SameMap(const DeviceObject& object, const ObjectCall& call, uint32_t i) {
+  return object.device == call.device() &&
+         std::ranges::equal(object.blobs, call.deviceBlobs(i), [](const DeviceBlob& a, const DeviceBlob& b) {
+           return a.region == b.region && a.offset == b.offset && a.bytes == b.bytes;
+         });
+}
+
+void DeviceObjects::Commit(DeviceObject& object) {
+  if (std::exchange(object.committed, true)) return;
+  const auto waiters = object.waiters;
+  if (object.family == layout::Family::kDeviceCache) object.waiters.clear();  // that was all they wait for
+  for (const auto& [waiter, key] : waiters) waiter->OnPublished(key);
+}
+
+void DeviceObjects::ForgetWaiter(PublishWaiter* waiter, uint32_t key) {
+  for (auto& [slot, object] : objects_) std::erase(object->waiters, std::pair(waiter, key));
+}
+
+Status DeviceObjects::Open(uint32_t slot, uint64_t generation, bool exclusive, HoldUser* user, uint64_t* hold,
+                           DeviceObject** object) {
+  DeviceObject* found = Find(slot);
+  const auto family = exclusive ? layout::Family::kPublished : layout::Family::kDeviceCache;
+  if (found == nullptr || found->generation == 0 || found->family != family) {
+    return {StatusCode::kNotFound, "the object is gone"};
+  }
+  if (found->generation != generation) return {StatusCode::kTryAgain, "the object was replaced"};
+  if (found->consumed || found->holds >= (exclusive ? 1 : kReadersMax)) {
+    return {StatusCode::kNotReady, "others read the object"};
+  }
+  ++found->holds;
+  *hold = ++lastHold_ | kDeviceHoldBit;
+  holds_.emplace(*hold, Hold{slot, user});
+  *object = found;
+  return Status::Ok();
+}
+
+void DeviceObjects::Close(uint64_t hold) {
+  const auto found = holds_.find(hold);
+  if (found == holds_.end()) return;
+  const uint32_t slot = found->second.slot;
+  DeviceObject& object = *objects_.at(slot);
+  // What was consumed stays so: its key is being removed.
+  if (object.consumed) {
+    found->second.user = nullptr;
+    return;
+  }
+  holds_.erase(found);
+  --object.holds;
+  FreeIfUnused(slot);
+}
+
+void DeviceObjects::Consume(uint64_t hold) {
+  const auto found = holds_.find(hold);
+  if (found == holds_.end()) return;
+  DeviceObject& object = *objects_.at(found->second.slot);
+  if (object.family != layout::Family::kPublished || object.consumed) return;
+  object.consumed = true;
+  if (object.gone) {  // withdrawn or its session ended in the meantime: its owner was told then
+    EndConsumed(object.slot);
+    return;
+  }
+  uint64_t id = 0;
+  const Status asked = control_.Ask(QuestionOf(layout::Op::kRemove, object.key, object.family), this, object.slot, &id);
+  if (!asked.ok()) {
+    EndConsumed(object.slot);
+    return;
+  }
+  questions_.emplace(object.slot, id);
+}
+
+void DeviceObjects::EndConsumed(uint32_t slot) {
+  DeviceObject& object = *objects_.at(slot);
+  EndWaiters(object, Status::Ok());
+  Unlink(object);
+  std::vector<std::pair<uint64_t, Hold>> ended;
+  for (auto hold = holds_.begin(); hold != holds_.end();) {
+    if (hold->second.slot == slot) {
+      ended.emplace_back(*hold);
+      hold = holds_.erase(hold);
+    } else {
+      ++hold;
+    }
+  }
+  object.holds = 0;
+  FreeIfUnused(slot);
+  for (const auto& [number, hold] : ended) {
+    if (hold.user != nullptr) hold.user->OnHoldConsumed(number, Status::Ok());
+  }
+}
+
+void DeviceObjects::OnControlReply(uint64_t tag, const Message& reply, bool last) {
+  if (!last) control_.Forget(questions_.at(tag));
+  questions_.erase(tag);
+  const auto slot = static_cast<uint32_t>(tag);
+  if ((tag & kAnnounceTag) == 0) {
+    // The receiver has the bytes, whatever the owner says; one that could not be reached learns it from the next who
+    // doesn't find the object here.
+    if (objects_.contains(slot)) EndConsumed(slot);
+    return;
+  }
+  layout::ResultRecord record{};
+  record.code = reply.entry.code;
+  const std::span<const std::byte> payload(reply.payload);
+  if (record.code == 0 && payload.size() >= sizeof(record)) {
+    std::memcpy(&record, payload.data() + payload.size() - sizeof(record), sizeof(record));
+  }
+  DeviceObject* object = Find(slot);
+  if (object == nullptr) return;
+  if (record.code == static_cast<uint32_t>(StatusCode::kOk)) {
+    object->committed = true;
+  } else {
+    Remove(*object, Status::Ok(), false);
+  }
+}
+
+void DeviceObjects::OnControlLost(uint64_t tag, const Status& /*why*/) {
+  questions_.erase(tag);
+  const auto slot = static_cast<uint32_t>(tag);
+  if ((tag & kAnnounceTag) == 0) {
+    if (objects_.contains(slot)) EndConsumed(slot);
+  } else if (DeviceObject* object = Find(slot); object != nullptr) {
+    Remove(*object, Status::Ok(), false);
+  }
+}
+
+void DeviceObjects::EndWaiters(DeviceObject& object, const Status& status) {
+  if (status.ok()) Commit(object);  // received before the owner's answer came
+  for (const auto& [waiter, key] : std::exchange(object.waiters, {})) waiter->OnPublishEnded(key, status);
+}
+
+void DeviceObjects::Unlink(DeviceObject& object) {
+  if (std::exchange(object.gone, true)) return;
+  const auto [begin, end] = keys_.equal_range(object.key);
+  const auto known = std::find_if(begin, end, [&](const auto& entry) { return entry.second == object.slot; });
+  if (known != end) keys_.erase(known);
+}
+
+void DeviceObjects::FreeIfUnused(uint32_t slot) {
+  const auto found = objects_.find(slot);
+  if (found != objects_.end() && found->second->gone && found->second->holds == 0) objects_.erase(found);
+}
+
+void DeviceObjects::Remove(DeviceObject& object, const Status& why, bool forget) {
+  if (object.gone) return;
+  const uint32_t slot = object.slot;
+  if (forget && object.committed) Forget(object.key, object.family, object.generation, slot);
+  Unlink(object);
+  if (!object.consumed) EndWaiters(object, why);
+  FreeIfUnused(slot);
+}
+
+void DeviceObjects::EndSession(uint64_t session) {
+  std::vector<uint32_t> slots;
+  for (const auto& [slot, object] : objects_) {
+    if (object->session == session && !object->gone) slots.push_back(slot);
+  }
+  const Status why(StatusCode::kRpcPeerDead, "the client whose device memory it is has ended");
+  for (const uint32_t slot : slots) {
+    std::vector<std::pair<uint64_t, HoldUser*>> broken;
+    for (const auto& [number, hold] : holds_) {
+      if (hold.slot == slot && hold.user != nullptr) broken.emplace_back(number, hold.user);
+    }
+    // One that was consumed is whole at its reader.
+    if (objects_.at(slot)->consumed) broken.clear();
+    Remove(*objects_.at(slot), why, true);
+    for (const auto& [number, user] : broken) user->OnHoldBroken(number, why);
+  }
+}
+
+void DeviceObjects::Announce(DeviceObject& object) {
+  Question question = QuestionOf(layout::Op::kAddLocation, object.key, object.family);
+  Append(question.payload, layout::CommitRecord{object.generation, object.bytes, object.slot, 0});
+  const uint64_t tag = kAnnounceTag | object.slot;
+  uint64_t id = 0;
+  if (!control_.Ask(std::move(question), this, tag, &id).ok()) {
+    Remove(object, Status::Ok(), false);
+    return;
+  }
+  questions_.emplace(tag, id);
+}
+
+void DeviceObjects::Forget(std::string_view key, layout::Family family, uint64_t generation, uint32_t slot) {
+  Question question = QuestionOf(layout::Op::kForgetLocations, key, family);
+  layout::ResultRecord record{};
+  record.generation = generation;
+  record.locationCount = 1;
+  record.locations[0] = {peers_.self(), slot};
+  Append(question.payload, record);
+  control_.Tell(std::move(question));
+}
+
+void DeviceObjects::ForEachCommitted(const std::function<void(const DeviceObject&)>& visit) const {
+  for (const auto& [slot, object] : objects_) {
+    if (object->committed && !object->gone && !object->consumed) visit(*object);
+  }
+}
+
+}  // namespace hbmesh::sidecar
