@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run lint`: Biome over TypeScript and JavaScript, the look for forgotten promises, Buf over proto/, clang-format over C++.
+ * `npm run lint`: Biome over TypeScript and JavaScript, the tests' types, the look for forgotten promises, Buf over proto/, clang-format over C++.
  * `npm run format` is this with --fix. Runs all of them, then exits 1 when one complained.
  */
 import { spawnSync } from "node:child_process";
@@ -33,6 +33,7 @@ await setUpOrExit(["build", "lint"], { quiet: true });
 const cpp = filesUnder(join(root, "native"), [".h", ".cc"]).filter((path) => !path.includes("/generated/"));
 const results = [
   run("biome", binary("biome"), ["check", "--error-on-warnings", ...(fix ? ["--write"] : [])]),
+  fix || run("types of the tests", binary("tsc"), ["-p", "test/tsconfig.json"]),
   fix || lintPromises(),
   fix || run("buf", binary("buf"), ["lint"]),
   run("clang-format", "clang-format", [...(fix ? ["-i"] : ["--dry-run", "-Werror"]), ...cpp]),
