@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <unordered_map>
@@ -19,6 +21,13 @@ namespace {
 
 // How soon to look again whether the queue has room: the sidecar doesn't tell when it takes an entry out.
 constexpr int kRetryMs = 1;
+
+// Does the reply say of a key that it was cancelled. REQUIRES: the reply was decoded.
+bool AnyCancelled(const ObjectReplyView& view) {
+  return std::any_of(view.results.begin(), view.results.end(), [](const layout::KeyResult& result) {
+    return result.code == static_cast<uint32_t>(StatusCode::kRpcCancelled);
+  });
+}
 
 }  // namespace
 
@@ -54,6 +63,7 @@ class Client::Impl final : public PumpHandler {
     uint32_t keyCount = 0;
     std::vector<uint64_t> segments;  // pinned
     KeyStages stages;                // of keys that end one by one
+    bool cutShort = false;           // by Close: a key of it was cancelled
   };
   struct Waiting {
     layout::Entry entry{};
@@ -79,9 +89,19 @@ class Client::Impl final : public PumpHandler {
   [[nodiscard]] bool TakeEvents(Message* message, Status* broken);
   // The last reply, decoded. A status other than kOk ends the session.
   [[nodiscard]] Status TakeReply(Outstanding* outstanding, Message* message, Completion* completion) const;
+  // While the client closes: hands on the events of keys that Close did not cancel, and makes the end of a request that
+  // it did cancel kShuttingDown.
+  void TellCutShort(Outstanding* outstanding, Completion* completion) const;
+  // Asks the sidecar to end what was sent, takes back what was not, and waits for the last replies. REQUIRES: closing_
+  // is held.
+  void EndOutstanding();
+  [[nodiscard]] Status Closed() const;
+  // Of a request that the sidecar did not end in time. REQUIRES: mutex_ is held.
+  [[nodiscard]] Status Unconfirmed(const Outstanding& outstanding) const;
   void Finish(Outstanding outstanding, Completion completion);
-  // Ends every outstanding request with `reason`, and refuses new ones with it from now on.
-  void EndAll(const Status& reason);
+  // Ends every outstanding request with `reason`, and refuses new ones with it from now on. `unconfirmed`: the sidecar
+  // may still be at them.
+  void EndAll(const Status& reason, bool unconfirmed);
   void BreakSession(const Status& reason);
 
   const ClientOptions options_;
@@ -97,8 +117,10 @@ class Client::Impl final : public PumpHandler {
   std::unordered_map<uint64_t, Outstanding> outstanding_;
   std::deque<Waiting> waiting_;
   uint64_t nextId_ = 1;
-  Status ended_;      // kOk while the session lives
-  Status violation_;  // what the sidecar did wrong, when we ended the session for it
+  Status ended_;                     // kOk while the session lives
+  Status violation_;                 // what the sidecar did wrong, when we ended the session for it
+  bool stopping_ = false;            // Close is at work: no new requests
+  std::condition_variable settled_;  // while stopping: nothing is outstanding any more
 
   std::mutex closing_;  // one Close at a time
   SessionPump pump_;    // last: its thread uses everything above
@@ -115,7 +137,7 @@ Status Client::Impl::SendOrKeep(const layout::Entry& entry, std::vector<std::byt
     Status status = session_.channel->Send(entry, payload);
     if (status.code() != StatusCode::kTryAgain) return status;
   }
-  if (waiting_.size() >= options_.waitingMax) {
+  if (waiting_.size() >= options_.waitingMax && !stopping_) {
     return {StatusCode::kTryAgain, "the queue to worker " + options_.workerAddress + " is full and " +
                                        std::to_string(waiting_.size()) +
                                        " requests wait for room: submit again after a completion"};
@@ -145,7 +167,7 @@ Status Client::Impl::Submit(const ObjectCall& call, Registration registration, u
   const size_t payloadBytes = payload.size();
 
   std::unique_lock lock(mutex_);
-  Status status = ended_;
+  Status status = stopping_ ? Closed() : ended_;
   if (status.ok()) {
     entry.id = nextId_++;
     outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, blobs.segments,
@@ -212,6 +234,7 @@ Status Client::Impl::RegisterDeviceMemory(std::span<const uint64_t> pointers, st
   if (Status status = CheckUsable(); !status.ok()) return status;
   {
     const std::lock_guard lock(mutex_);
+    if (stopping_) return Closed();
     if (!ended_.ok()) return ended_;
   }
   return regions_.Preregister(pointers, sizes);
@@ -222,16 +245,18 @@ void Client::Impl::Finish(Outstanding outstanding, Completion completion) {
   if (callbacks_.onComplete) callbacks_.onComplete(std::move(completion));
 }
 
-void Client::Impl::EndAll(const Status& reason) {
+void Client::Impl::EndAll(const Status& reason, bool unconfirmed) {
   std::unordered_map<uint64_t, Outstanding> ending;
   {
     const std::lock_guard lock(mutex_);
     if (ended_.ok()) ended_ = reason;
     ending.swap(outstanding_);
     waiting_.clear();
+    settled_.notify_all();
   }
   for (auto& [id, outstanding] : ending) {
-    Finish(std::move(outstanding), {id, false, reason.code(), reason.message(), {}});
+    const Status end = unconfirmed ? Unconfirmed(outstanding) : reason;
+    Finish(std::move(outstanding), {id, false, end.code(), end.message(), {}});
   }
 }
 
@@ -250,6 +275,7 @@ bool Client::Impl::Answers(const layout::Entry& entry, const Outstanding& outsta
 }
 
 bool Client::Impl::TakeEvents(Message* message, Status* broken) {
+  std::vector<std::byte> payload;
   {
     const std::lock_guard lock(mutex_);
     const auto found = outstanding_.find(message->entry.id);
@@ -257,10 +283,35 @@ bool Client::Impl::TakeEvents(Message* message, Status* broken) {
     DeviceReplyView view;
     *broken = DecodeDeviceReply(found->second.keyCount, message->payload, &view);
     if (broken->ok()) *broken = found->second.stages.Take(view.events);
+    payload = std::move(message->payload);
+    if (broken->ok() && stopping_) {
+      std::vector<std::byte> rest = WithoutEnded(payload, view, StatusCode::kRpcCancelled);
+      found->second.cutShort = found->second.cutShort || rest.size() != payload.size();
+      payload = std::move(rest);
+    }
   }
   // Only this thread takes replies, and a request that was sent stays until its last one: the order is kept.
-  if (broken->ok() && callbacks_.onEvents) callbacks_.onEvents({message->entry.id, std::move(message->payload)});
+  if (broken->ok() && callbacks_.onEvents) callbacks_.onEvents({message->entry.id, std::move(payload)});
   return true;
+}
+
+void Client::Impl::TellCutShort(Outstanding* outstanding, Completion* completion) const {
+  bool cutShort = outstanding->cutShort || completion->code == StatusCode::kRpcCancelled;
+  if (EndsByKey(outstanding->op)) {
+    DeviceReplyView view;
+    if (!DecodeDeviceReply(outstanding->keyCount, completion->payload, &view).ok()) return;
+    std::vector<std::byte> rest = WithoutEnded(completion->payload, view, StatusCode::kRpcCancelled);
+    cutShort = cutShort || rest.size() != completion->payload.size();
+    const bool tells = DecodeDeviceReply(outstanding->keyCount, rest, &view).ok() && !view.events.empty();
+    if (cutShort && tells && callbacks_.onEvents) callbacks_.onEvents({completion->id, std::move(rest)});
+  } else {
+    ObjectReplyView view;
+    const auto code = static_cast<uint32_t>(completion->code);
+    cutShort =
+        cutShort || (DecodeObjectReply(outstanding->op, code, outstanding->keyCount, completion->payload, &view).ok() &&
+                     AnyCancelled(view));
+  }
+  if (cutShort) *completion = {completion->id, false, Closed().code(), Closed().message(), {}};
 }
 
 Status Client::Impl::TakeReply(Outstanding* outstanding, Message* message, Completion* completion) const {
@@ -296,6 +347,7 @@ void Client::Impl::OnMessage(Message* message) {
     known = TakeEvents(message, &broken);
   } else {
     Outstanding outstanding;
+    bool stopping = false;
     {
       const std::lock_guard lock(mutex_);
       const auto found = outstanding_.find(entry.id);
@@ -304,10 +356,13 @@ void Client::Impl::OnMessage(Message* message) {
         outstanding = std::move(found->second);
         outstanding_.erase(found);
       }
+      stopping = stopping_;
+      if (stopping && outstanding_.empty()) settled_.notify_all();  // Close then waits for this thread's end
     }
     if (known) {
       Completion completion;
       broken = TakeReply(&outstanding, message, &completion);
+      if (stopping && broken.ok()) TellCutShort(&outstanding, &completion);
       Finish(std::move(outstanding), std::move(completion));
     }
   }
@@ -343,7 +398,7 @@ void Client::Impl::OnBroken(const Status& reason) {
   const Status ended(cause.code(), "lost the session with worker " + options_.workerAddress + ": " + cause.message() +
                                        ". Calls under way took effect for whole keys or not at all: connect again "
                                        "once the worker is back, and repeat them");
-  EndAll(ended);
+  EndAll(ended, false);
   if (callbacks_.onClosed) callbacks_.onClosed(ended);
 }
 
@@ -353,9 +408,51 @@ void Client::Impl::Close() {
     return;
   }
   const std::lock_guard closing(closing_);
+  EndOutstanding();
   pump_.Stop();
   ::shutdown(session_.socket.get(), SHUT_RDWR);  // a registration under way ends too
-  EndAll({StatusCode::kShuttingDown, "the client of worker " + options_.workerAddress + " was closed"});
+  EndAll(Closed(), true);
+}
+
+Status Client::Impl::Closed() const {
+  return {StatusCode::kShuttingDown, "the client of worker " + options_.workerAddress + " was closed"};
+}
+
+Status Client::Impl::Unconfirmed(const Outstanding& outstanding) const {
+  std::string message = Closed().message() + ", and its sidecar did not confirm within " +
+                        std::to_string(options_.closeGraceMs) + " ms that it ended this request";
+  if (CarriesBlobs(outstanding.op)) {
+    message +=
+        ": the request's device memory may still be read or written until the sidecar ends it; don't reuse the "
+        "memory before, or end the worker";
+  }
+  return {StatusCode::kShuttingDown, std::move(message)};
+}
+
+void Client::Impl::EndOutstanding() {
+  std::vector<std::pair<uint64_t, Outstanding>> unsent;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ended_.ok() || stopping_) return;
+    stopping_ = true;
+    std::deque<Waiting> cancels;  // of requests that were sent
+    for (Waiting& waiting : waiting_) {
+      const auto found = outstanding_.find(waiting.entry.id);
+      if (waiting.entry.op == static_cast<uint16_t>(layout::Op::kCancel)) {
+        cancels.push_back(std::move(waiting));
+      } else if (found != outstanding_.end()) {
+        unsent.emplace_back(waiting.entry.id, std::move(found->second));
+        outstanding_.erase(found);
+      }
+    }
+    waiting_ = std::move(cancels);
+    for (const auto& [id, outstanding] : outstanding_) SendCancel(id, 0);
+  }
+  for (auto& [id, outstanding] : unsent) {
+    Finish(std::move(outstanding), {id, false, Closed().code(), Closed().message(), {}});
+  }
+  std::unique_lock lock(mutex_);
+  settled_.wait_for(lock, std::chrono::milliseconds(options_.closeGraceMs), [this] { return outstanding_.empty(); });
 }
 
 Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -6,7 +6,7 @@
 //
 // Each accepted request is completed exactly once: with the sidecar's answer; with kClientWorkerDisconnect when the
 // sidecar ended; with kShuttingDown when the client was closed. Device memory of a request must stay allocated until
-// then.
+// then: the sidecar no longer reads or writes it, unless the completion's message says that it may.
 //
 // Requests whose keys end one by one (EndsByKey in object_codec.h) tell of that through onEvents, in the sidecar's
 // order, before they complete; a key that ended keeps its memory pinned until the request completes, no longer reads or
@@ -37,6 +37,7 @@ struct ClientOptions {
   uint32_t spinMicros = 20;           // how long the receiver polls after a message before it sleeps
   uint32_t regionsMax = 1024;         // device segments registered at a time
   uint32_t waitingMax = 4096;         // accepted requests that wait for room in the queue; more get kTryAgain
+  uint32_t closeGraceMs = 2000;       // how long Close waits for the sidecar to end what is outstanding
   int cancelFd = -1;                  // readable: Connect gives up. Borrowed for the time of Connect.
 };
 
@@ -86,7 +87,11 @@ class Client {
   void CancelKey(uint64_t id, uint32_t keyIndex);
   // Registers device memory ahead of use. May block.
   [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
-  // Ends the session: outstanding requests complete with kShuttingDown before Close returns. Idempotent.
+  // Cancels what is outstanding, waits up to closeGraceMs for the sidecar's last words on it, then ends the session.
+  // Every request has completed before Close returns: with the answer that was on its way, else with kShuttingDown; its
+  // message says so where the sidecar did not confirm in time that it stopped, and device memory may still be written.
+  // Doesn't wait once the sidecar is gone. Blocks, so keep it off threads that must not; never call it from a callback.
+  // Idempotent; a second caller waits for the first.
   void Close();
 
   [[nodiscard]] uint32_t deviceCount() const;

@@ -46,6 +46,7 @@ struct Fixture {
     EXPECT_TRUE(SimHeap::Create(heapOptions, &heap).ok());
     ClientOptions options;
     options.workerAddress = sidecar.address();
+    options.closeGraceMs = 20;  // some of these sidecars never answer
     const auto onEvents = [this](RequestEvents&& events) {
       DeviceReplyView view;
       EXPECT_TRUE(DecodeDeviceReply(kKeys, events.payload, &view).ok());

@@ -26,6 +26,7 @@ struct Fixture {
     options.segmentBytesMin = kSegmentBytes;
     EXPECT_TRUE(SimHeap::Create(options, &heap).ok());
     clientOptions.workerAddress = sidecar.address();
+    clientOptions.closeGraceMs = 20;  // some of these sidecars never answer
   }
 
   // Unless the test says otherwise, every request is answered with OK.

@@ -241,6 +241,29 @@ Status DecodeDeviceReply(uint32_t keyCount, std::span<const std::byte> payload, 
   return Status::Ok();
 }
 
+std::vector<std::byte> WithoutEnded(std::span<const std::byte> payload, const DeviceReplyView& view, StatusCode code) {
+  std::vector<std::byte> kept(payload.begin(), payload.end());
+  const auto goes = [code](const layout::KeyEvent& event) {
+    return event.stage == static_cast<uint32_t>(layout::KeyStage::kEnded) && event.code == static_cast<uint32_t>(code);
+  };
+  const auto ended = static_cast<size_t>(std::count_if(view.events.begin(), view.events.end(), goes));
+  if (ended == 0) return kept;
+  layout::DeviceReply header{};
+  std::memcpy(&header, kept.data(), sizeof(header));
+  header.count -= static_cast<uint32_t>(ended);
+  std::memcpy(kept.data(), &header, sizeof(header));
+  size_t at = sizeof(header);
+  for (const layout::KeyEvent& event : view.events) {
+    if (goes(event)) continue;
+    std::memcpy(kept.data() + at, &event, sizeof(event));
+    at += sizeof(event);
+  }
+  const std::span<const std::byte> rest = payload.subspan(sizeof(header) + view.events.size_bytes());
+  std::copy(rest.begin(), rest.end(), kept.begin() + static_cast<ptrdiff_t>(at));
+  kept.resize(at + rest.size());
+  return kept;
+}
+
 Status KeyStages::Take(std::span<const layout::KeyEvent> events) {
   constexpr auto kEnded = static_cast<uint8_t>(layout::KeyStage::kEnded);
   for (const layout::KeyEvent& event : events) {

@@ -80,6 +80,10 @@ struct DeviceReplyView {
 // earlier replies is KeyStages' business. REQUIRES: the payload is aligned to 8 bytes.
 [[nodiscard]] Status DecodeDeviceReply(uint32_t keyCount, std::span<const std::byte> payload, DeviceReplyView* view);
 
+// The reply without those events that end a key with `code`. REQUIRES: `view` is that of `payload`.
+[[nodiscard]] std::vector<std::byte> WithoutEnded(std::span<const std::byte> payload, const DeviceReplyView& view,
+                                                  StatusCode code);
+
 // How far each key of such a request is. A key is accepted at most once, and ends exactly once.
 class KeyStages {
  public:
