@@ -244,8 +244,9 @@ void DeviceFetch::OnDeadline() {
   stopped_ = expired;
   FailWaiting(expired);
   std::vector<uint32_t> slow;
-  for (Key& key : keys_) {
-    if (key.state == State::kClosing) slow.push_back(key.found.locations[key.location].member);
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    Key& key = keys_[i];
+    if (key.state == State::kClosing) EndMove(i);  // the bytes are whole
     if (key.state != State::kMoving) continue;
     key.mover->Break(expired);
     if (!key.here) slow.push_back(key.found.locations[key.location].member);

@@ -223,7 +223,10 @@ void DeviceFetch::OnMoved(uint64_t tag, const Status& status) {
 
 void DeviceFetch::EndMove(uint32_t index) {
   Key& key = keys_[index];
-  if (key.here) holdsHere_.erase(key.hold);
+  if (key.here) {
+    holdsHere_.erase(key.hold);
+    core_.objects.Close(key.hold);  // of no effect on one that has ended
+  }
   EndKey(index, Status::Ok());
 }
 

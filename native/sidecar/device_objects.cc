@@ -82,8 +82,9 @@ void DeviceObjects::Commit(DeviceObject& object) {
   for (const auto& [waiter, key] : waiters) waiter->OnPublished(key);
 }
 
-void DeviceObjects::ForgetWaiter(PublishWaiter* waiter, uint32_t key) {
-  for (auto& [slot, object] : objects_) std::erase(object->waiters, std::pair(waiter, key));
+void DeviceObjects::ForgetWaiter(uint32_t slot, PublishWaiter* waiter, uint32_t key) {
+  const auto found = objects_.find(slot);
+  if (found != objects_.end()) std::erase(found->second->waiters, std::pair(waiter, key));
 }
 
 Status DeviceObjects::Open(uint32_t slot, uint64_t generation, bool exclusive, HoldUser* user, uint64_t* hold,
@@ -99,6 +100,7 @@ Status DeviceObjects::Open(uint32_t slot, uint64_t generation, bool exclusive, H
   }
   ++found->holds;
   *hold = ++lastHold_ | kDeviceHoldBit;
+  found->lastHold = *hold;
   holds_.emplace(*hold, Hold{slot, user});
   *object = found;
   return Status::Ok();
@@ -142,20 +144,13 @@ void DeviceObjects::EndConsumed(uint32_t slot) {
   DeviceObject& object = *objects_.at(slot);
   EndWaiters(object, Status::Ok());
   Unlink(object);
-  std::vector<std::pair<uint64_t, Hold>> ended;
-  for (auto hold = holds_.begin(); hold != holds_.end();) {
-    if (hold->second.slot == slot) {
-      ended.emplace_back(*hold);
-      hold = holds_.erase(hold);
-    } else {
-      ++hold;
-    }
-  }
+  const uint64_t number = object.lastHold;
+  const auto taken = holds_.find(number);
+  HoldUser* user = taken == holds_.end() ? nullptr : taken->second.user;
+  if (taken != holds_.end()) holds_.erase(taken);
   object.holds = 0;
   FreeIfUnused(slot);
-  for (const auto& [number, hold] : ended) {
-    if (hold.user != nullptr) hold.user->OnHoldConsumed(number, Status::Ok());
-  }
+  if (user != nullptr) user->OnHoldConsumed(number, Status::Ok());
 }
 
 void DeviceObjects::OnControlReply(uint64_t tag, const Message& reply, bool last) {
@@ -224,16 +219,20 @@ void DeviceObjects::EndSession(uint64_t session) {
   for (const auto& [slot, object] : objects_) {
     if (object->session == session && !object->gone) slots.push_back(slot);
   }
+  if (slots.empty()) return;
+  std::vector<std::pair<uint64_t, HoldUser*>> broken;
+  for (const auto& [number, hold] : holds_) {
+    const DeviceObject& object = *objects_.at(hold.slot);
+    // One that was consumed is whole at its reader.
+    const bool read = object.session == session && !object.gone && !object.consumed;
+    if (read && hold.user != nullptr) broken.emplace_back(number, hold.user);
+  }
   const Status why(StatusCode::kRpcPeerDead, "the client whose device memory it is has ended");
   for (const uint32_t slot : slots) {
-    std::vector<std::pair<uint64_t, HoldUser*>> broken;
-    for (const auto& [number, hold] : holds_) {
-      if (hold.slot == slot && hold.user != nullptr) broken.emplace_back(number, hold.user);
-    }
-    // One that was consumed is whole at its reader.
-    if (objects_.at(slot)->consumed) broken.clear();
-    Remove(*objects_.at(slot), why, true);
-    for (const auto& [number, user] : broken) user->OnHoldBroken(number, why);
+    if (DeviceObject* object = Find(slot); object != nullptr) Remove(*object, why, true);
+  }
+  for (const auto& [number, user] : broken) {
+    if (holds_.contains(number)) user->OnHoldBroken(number, why);
   }
 }
 

@@ -39,6 +39,8 @@ class HoldUser {
   virtual void OnHoldBroken(uint64_t hold, const Status& why) = 0;
   // What was consumed has ended everywhere; so has the hold.
   virtual void OnHoldConsumed(uint64_t hold, const Status& status) = 0;
+  // The hold broke some time ago, and is still there: whoever has it doesn't stop.
+  virtual void OnHoldOverdue(uint64_t /*hold*/) {}
 
  protected:
   ~HoldUser() = default;
@@ -68,6 +70,7 @@ struct DeviceObject {
   bool consumed = false;
   bool gone = false;  // no longer found; its holds end
   uint32_t holds = 0;
+  uint64_t lastHold = 0;  // of a published object: the one that took it
   std::vector<std::pair<PublishWaiter*, uint32_t>> waiters;
 };
 
@@ -85,7 +88,7 @@ class DeviceObjects final : private ControlWaiter {
   [[nodiscard]] static bool SameMap(const DeviceObject& object, const ObjectCall& call, uint32_t i);
   // The owner knows the object: its waiters are told.
   void Commit(DeviceObject& object);
-  void ForgetWaiter(PublishWaiter* waiter, uint32_t key);
+  void ForgetWaiter(uint32_t slot, PublishWaiter* waiter, uint32_t key);
 
   // kNotFound, kTryAgain (another generation), kNotReady (others have it). On kOk *hold and *object are set, and the
   // user closes or consumes the hold.

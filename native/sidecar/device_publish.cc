@@ -17,7 +17,7 @@ DevicePublish::DevicePublish(Core& core, Session& session, const layout::Entry& 
 DevicePublish::~DevicePublish() {
   if (questionId_ != 0) core_.control.Forget(questionId_);
   for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].state != State::kEnded) core_.objects.ForgetWaiter(this, i);
+    if (keys_[i].state != State::kEnded) core_.objects.ForgetWaiter(keys_[i].slot, this, i);
   }
 }
 
@@ -195,7 +195,7 @@ void DevicePublish::Withdraw(uint32_t i, const Status& why) {
   if (keys_[i].state == State::kEnded) return;
   DeviceObject* object = core_.objects.Find(keys_[i].slot);
   if (object != nullptr && (object->holds != 0 || object->consumed) && !answered()) return;  // bytes move: it goes on
-  core_.objects.ForgetWaiter(this, i);
+  core_.objects.ForgetWaiter(keys_[i].slot, this, i);
   EndKey(i, why);
   // Another call that waits for the same publication keeps it.
   if (object != nullptr && object->waiters.empty()) core_.objects.Remove(*object, why, true);
@@ -231,7 +231,7 @@ void DevicePublish::OnAbandoned() {
   // The objects end with the session, which tells their readers.
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     if (keys_[i].state == State::kEnded) continue;
-    core_.objects.ForgetWaiter(this, i);
+    core_.objects.ForgetWaiter(keys_[i].slot, this, i);
     EndKey(i, {StatusCode::kInterrupted, "the client ended"});
   }
   Advance();

@@ -8,6 +8,8 @@ namespace hbmesh::sidecar {
 
 namespace {
 
+constexpr uint64_t kPusherStopMs = 5'000;  // how long a pusher may take to stop when the ticket ends
+
 constexpr ShapeWords kPushWords{"the push has", "the layer was reserved with",
                                 "give blobs of the same count and sizes"};
 
@@ -52,16 +54,25 @@ void ReserveLayers::Flush() {
   Finish();
 }
 
-void ReserveLayers::Stop(const Status& why) { core_.layers.End(ticket_.number, why); }
+void ReserveLayers::EndTicket(const Status& why) {
+  if (std::exchange(ending_, true)) return;
+  SetDeadline(kPusherStopMs);
+  core_.layers.End(ticket_.number, why);
+}
+
+void ReserveLayers::Stop(const Status& why) { EndTicket(why); }
 
 void ReserveLayers::OnAbandoned() {
-  core_.layers.End(ticket_.number, {StatusCode::kRpcPeerDead, "the client that reserved the layers has ended"});
+  EndTicket({StatusCode::kRpcPeerDead, "the client that reserved the layers has ended"});
 }
 
 void ReserveLayers::OnDeadline() {
-  core_.layers.End(ticket_.number, {StatusCode::kFutureTimeout,
-                                    "the layer was not pushed within the " + std::to_string(entry().args[0]) +
-                                        " ms of the ticket: see whether its pusher is alive"});
+  if (ending_) {
+    core_.layers.Sever(ticket_.number);
+    return;
+  }
+  EndTicket({StatusCode::kFutureTimeout, "the layer was not pushed within the " + std::to_string(entry().args[0]) +
+                                             " ms of the ticket: see whether its pusher is alive"});
 }
 
 PushLayer::~PushLayer() { core_.peers.ForgetMemory(this); }

@@ -27,9 +27,12 @@ class ReserveLayers final : public Request, private LayerWaiter {
   void OnDeadline() override;
   void OnLayer(uint32_t layer, const Status& status) override;
   void Flush();
+  // Ends the ticket; pushers have a while to stop.
+  void EndTicket(const Status& why);
 
   ObjectCall call_;
   Ticket ticket_;
+  bool ending_ = false;
   EventBuilder events_;
   uint32_t open_;
 };

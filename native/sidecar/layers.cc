@@ -82,6 +82,14 @@ void Layers::End(uint64_t number, const Status& why) {
   for (const auto& [hold, user] : broken) user->OnHoldBroken(hold, ended);
 }
 
+void Layers::Sever(uint64_t number) {
+  std::vector<std::pair<uint64_t, HoldUser*>> overdue;
+  for (const auto& [hold, known] : holds_) {
+    if (known.number == number) overdue.emplace_back(hold, known.user);
+  }
+  for (const auto& [hold, user] : overdue) user->OnHoldOverdue(hold);
+}
+
 Status Layers::Open(const Ticket& ticket, uint32_t layer, const Shape& shape, HoldUser* user, Opened* opened) {
   const auto found = reservations_.find(ticket.number);
   if (found == reservations_.end() || found->second.ended) return {StatusCode::kNotFound, "no such ticket"};

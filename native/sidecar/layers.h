@@ -51,6 +51,9 @@ class Layers {
   // Ends the ticket: no further push begins. Layers without a pusher end at once, the others when theirs has stopped.
   void End(uint64_t number, const Status& why);
 
+  // Pushers that have not stopped some time after the end.
+  void Sever(uint64_t number);
+
   struct Opened {
     uint64_t hold = 0;
     std::vector<DeviceBlob> blobs;

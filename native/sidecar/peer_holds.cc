@@ -66,11 +66,13 @@ void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> me
   const uint32_t bytesMax = transports_[from.transport].transport->capabilities().messageBytesMax;
   const size_t perMessage = peer::RecordsPerMessage<peer::OpenedRecord>(bytesMax);
   std::vector<peer::OpenedRecord> answers;
+  std::vector<peer::BlobRecord> blobs;
   for (uint32_t i = 0; i < count; ++i) {
     const auto request = peer::RecordAt<peer::OpenRecord>(message, i);
     const bool memory = (request.slot & layout::kDeviceSlot) != 0;
-    answers.push_back(memory ? OpenMemory(from, peer, request) : OpenOne(from, peer, request));
+    answers.push_back(memory ? OpenMemory(from, peer, request, &blobs) : OpenOne(from, peer, request));
     if (answers.size() < perMessage && i + 1 < count) continue;
+    QueueBlobs(from, peer, &blobs);
     peer.outbox.push_back(peer::MakeMessage<peer::OpenedRecord>(peer::Type::kOpened, answers));
     answers.clear();
   }

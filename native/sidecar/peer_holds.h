@@ -55,12 +55,17 @@ class PeerHolds final : private HoldUser {
   [[nodiscard]] bool HandleMessage(EndpointKey from, Peer& peer, std::span<const std::byte> message);
   void OnHoldBroken(uint64_t hold, const Status& why) override;
   void OnHoldConsumed(uint64_t hold, const Status& status) override;
-  [[nodiscard]] peer::OpenedRecord OpenMemory(EndpointKey from, Peer& peer, const peer::OpenRecord& request);
-  // Queues the places of the blobs, as the peer's transport names them.
-  [[nodiscard]] Status SendBlobs(EndpointKey from, Peer& peer, uint64_t tag, std::span<const DeviceBlob> blobs,
-                                 bool writable);
+  void OnHoldOverdue(uint64_t hold) override;
+  // The places of the blobs, as the peer's transport names them, are added to `blobs`.
+  [[nodiscard]] peer::OpenedRecord OpenMemory(EndpointKey from, Peer& peer, const peer::OpenRecord& request,
+                                              std::vector<peer::BlobRecord>* blobs);
+  [[nodiscard]] Status NameBlobs(EndpointKey from, uint64_t tag, std::span<const DeviceBlob> blobs, bool writable,
+                                 std::vector<peer::BlobRecord>* records);
+  // Queues the records and clears them.
+  void QueueBlobs(EndpointKey from, Peer& peer, std::vector<peer::BlobRecord>* records);
   void Push(EndpointKey from, Peer& peer, std::span<const std::byte> message, uint32_t count);
-  [[nodiscard]] peer::OpenedRecord OpenLayer(EndpointKey from, Peer& peer, const peer::PushRecord& request);
+  [[nodiscard]] peer::OpenedRecord OpenLayer(EndpointKey from, Peer& peer, const peer::PushRecord& request,
+                                             std::vector<peer::BlobRecord>* blobs);
   void Consume(Peer& peer, std::span<const std::byte> message, uint32_t count);
   void CloseMemory(uint64_t hold);
   void TellHold(uint64_t hold, peer::Type type, StatusCode code);

@@ -158,6 +158,20 @@ template <typename Record>
   return message;
 }
 
+// Adds a record to a message of its type, if the message is one and has room. False: it is unchanged.
+template <typename Record>
+[[nodiscard]] bool AppendRecord(Type type, const Record& record, uint32_t messageBytesMax,
+                                std::vector<std::byte>* message) {
+  MessageHeader header{};
+  std::memcpy(&header, message->data(), sizeof(header));
+  if (header.type != static_cast<uint16_t>(type) || message->size() + sizeof(record) > messageBytesMax) return false;
+  ++header.count;
+  std::memcpy(message->data(), &header, sizeof(header));
+  const auto* bytes = reinterpret_cast<const std::byte*>(&record);
+  message->insert(message->end(), bytes, bytes + sizeof(record));
+  return true;
+}
+
 // How many records fit into a message of this size; at least 1.
 template <typename Record>
 [[nodiscard]] size_t RecordsPerMessage(uint32_t messageBytesMax) {
