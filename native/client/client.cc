@@ -76,6 +76,9 @@ class Client::Impl final : public PumpHandler {
     [[nodiscard]] Status Describe(const std::byte*, uint64_t, ExportedRegion*) override {
       return {StatusCode::kInvalid, "this process has no device memory"};
     }
+    [[nodiscard]] Status FindAllocation(const std::byte*, DeviceAllocation*) override {
+      return {StatusCode::kInvalid, "this process has no device memory"};
+    }
   };
 
   [[nodiscard]] Status CheckUsable() const;

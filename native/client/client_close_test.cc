@@ -258,15 +258,15 @@ TEST(ClientClose, TakesBackWhatWasNotSent) {
   for (size_t i = 0; i < kRequests; ++i) ASSERT_TRUE(fixture.Send(Op::kExist, 1, &id).ok());
   std::thread closer([&] { fixture.client->Close(); });
   // Those that wait end although the sidecar takes nothing: at most five were sent (one is out of the ring again).
-  const auto unsent = fixture.completions.Wait(kRequests - 5);
-  EXPECT_GE(unsent.size(), kRequests - 5);
-  EXPECT_LT(unsent.size(), kRequests);
+  EXPECT_GE(fixture.completions.Wait(kRequests - 5).size(), kRequests - 5);
   holds = false;
   closer.join();
   const auto completions = fixture.completions.Wait(kRequests);
   ASSERT_EQ(completions.size(), kRequests);
   for (const Completion& completion : completions) EXPECT_EQ(completion.code, StatusCode::kShuttingDown);
-  EXPECT_EQ(cancels.load(), kRequests - unsent.size());
+  EXPECT_GE(requests.size(), 1U);
+  EXPECT_LE(requests.size(), 5U);
+  EXPECT_EQ(cancels.load(), requests.size());
 }
 
 TEST(ClientClose, SecondCallerWaitsForTheFirst) {

@@ -28,11 +28,6 @@ bool Contains(const ExportedRegion& segment, uint64_t pointer) {
   return pointer >= BaseOf(segment) && pointer - BaseOf(segment) < segment.regionBytes;
 }
 
-// Does [pointer, pointer + bytes) end within the segment. No sum, so nothing can overflow. REQUIRES: Contains.
-bool Fits(const ExportedRegion& segment, uint64_t pointer, uint64_t bytes) {
-  return bytes <= segment.regionBytes - (pointer - BaseOf(segment));
-}
-
 bool SameMemory(const ExportedRegion& left, const ExportedRegion& right) {
   return left.regionId == right.regionId && left.regionBase == right.regionBase &&
          left.regionBytes == right.regionBytes;
@@ -43,9 +38,10 @@ Status NoDeviceMemory(const std::string& what) {
           what + " is not in device memory: pass a pointer that the device's allocator returned and that is not freed"};
 }
 
-Status LeavesSegment(const std::string& what, const ExportedRegion& segment) {
-  return {StatusCode::kInvalid, what + " leaves its allocation, which has " + std::to_string(segment.regionBytes) +
-                                    " bytes from " + Hex(BaseOf(segment)) + ": check pointer and size"};
+Status LeavesAllocation(const std::string& what, const DeviceAllocation& allocation) {
+  return {StatusCode::kInvalid, what + " leaves its allocation, which has " + std::to_string(allocation.bytes) +
+                                    " bytes from " + Hex(reinterpret_cast<uint64_t>(allocation.base)) +
+                                    ": check pointer and size"};
 }
 
 }  // namespace
@@ -57,21 +53,36 @@ bool RegionCache::Find(uint64_t pointer, ExportedRegion* segment) const {
   return exporter_->Describe(reinterpret_cast<const std::byte*>(pointer), 1, segment).ok();
 }
 
+template <typename What>
+Status RegionCache::CheckAllocated(uint64_t pointer, uint64_t bytes, DeviceAllocation* allocation,
+                                   const What& what) const {
+  // No sums, so nothing can overflow.
+  const auto base = [&] { return reinterpret_cast<uint64_t>(allocation->base); };
+  if (pointer < base() || pointer - base() >= allocation->bytes) {
+    const Status found = exporter_->FindAllocation(reinterpret_cast<const std::byte*>(pointer), allocation);
+    if (!found.ok()) return NoDeviceMemory(what());
+  }
+  if (bytes > allocation->bytes - (pointer - base())) return LeavesAllocation(what(), *allocation);
+  return Status::Ok();
+}
+
 Status RegionCache::FindSegments(const ObjectCall& call, std::map<uint64_t, ExportedRegion>* segments) const {
   const ExportedRegion* last = nullptr;  // most blobs lie beside the one before
+  DeviceAllocation allocation;
   for (size_t blob = 0; blob < call.pointers.size(); ++blob) {
     const uint64_t pointer = call.pointers[blob];
+    const auto what = [&] { return DescribeBlob(call, blob); };
+    if (Status status = CheckAllocated(pointer, call.sizes[blob], &allocation, what); !status.ok()) return status;
     if (last == nullptr || !Contains(*last, pointer)) {
       ExportedRegion segment;
-      if (!Find(pointer, &segment)) return NoDeviceMemory(DescribeBlob(call, blob));
+      if (!Find(pointer, &segment)) return NoDeviceMemory(what());
       last = &segments->insert_or_assign(BaseOf(segment), segment).first->second;
     }
     if (last->deviceIndex != call.deviceIndex) {
-      return {StatusCode::kInvalid, DescribeBlob(call, blob) + " is memory of device " +
-                                        std::to_string(last->deviceIndex) + ", the batch is for device " +
-                                        std::to_string(call.deviceIndex) + ": a batch has one device"};
+      return {StatusCode::kInvalid, what() + " is memory of device " + std::to_string(last->deviceIndex) +
+                                        ", the batch is for device " + std::to_string(call.deviceIndex) +
+                                        ": a batch has one device"};
     }
-    if (!Fits(*last, pointer, call.sizes[blob])) return LeavesSegment(DescribeBlob(call, blob), *last);
   }
   return Status::Ok();
 }
@@ -187,12 +198,15 @@ Status RegionCache::Preregister(std::span<const uint64_t> pointers, std::span<co
                                       " sizes: give one size for each pointer"};
   }
   std::map<uint64_t, ExportedRegion> segments;
+  DeviceAllocation allocation;
   for (size_t i = 0; i < pointers.size(); ++i) {
-    const std::string what =
-        "range " + std::to_string(i) + " (pointer " + Hex(pointers[i]) + ", " + std::to_string(sizes[i]) + " bytes)";
+    const auto what = [&] {
+      return "range " + std::to_string(i) + " (pointer " + Hex(pointers[i]) + ", " + std::to_string(sizes[i]) +
+             " bytes)";
+    };
+    if (Status status = CheckAllocated(pointers[i], sizes[i], &allocation, what); !status.ok()) return status;
     ExportedRegion segment;
-    if (!Find(pointers[i], &segment)) return NoDeviceMemory(what);
-    if (!Fits(segment, pointers[i], sizes[i])) return LeavesSegment(what, segment);
+    if (!Find(pointers[i], &segment)) return NoDeviceMemory(what());
     segments.insert_or_assign(BaseOf(segment), segment);
   }
   const std::lock_guard registering(registering_);

@@ -43,10 +43,10 @@ class RegionCache {
   // Both are borrowed and outlive the cache.
   RegionCache(DeviceExporter* exporter, RegionRegistrar* registrar, uint32_t regionsMax);
 
-  // Names every blob of the call. kInvalid, with key index, key and pointer: no device memory, memory of another device
-  // than the call's, or a blob that leaves its segment. kNotReady: kKnownOnly, and a segment is not registered yet.
-  // kTryAgain: as many segments as the cache may hold are in use. On an error nothing is pinned. REQUIRES:
-  // CheckObjectCall(call) is kOk.
+  // Names every blob of the call. kInvalid, with key index, key and pointer: no device memory or freed, memory of
+  // another device than the call's, or a blob that leaves its allocation. kNotReady: kKnownOnly, and a segment is not
+  // registered yet. kTryAgain: as many segments as the cache may hold are in use. On an error nothing is pinned.
+  // REQUIRES: CheckObjectCall(call) is kOk.
   [[nodiscard]] Status Resolve(const ObjectCall& call, Registration registration, ResolvedBlobs* blobs);
   // Registers the segments of these ranges ahead of use. The messages name the index of the range.
   [[nodiscard]] Status Preregister(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
@@ -64,6 +64,11 @@ class RegionCache {
 
   // The segment that a pointer lies in; false: it is no device memory.
   [[nodiscard]] bool Find(uint64_t pointer, ExportedRegion* segment) const;
+  // Whether [pointer, pointer + bytes) lies in one live allocation. `allocation`: that of the range before, or none; is
+  // that of this range afterwards. `what` gives the range's name for messages.
+  template <typename What>
+  [[nodiscard]] Status CheckAllocated(uint64_t pointer, uint64_t bytes, DeviceAllocation* allocation,
+                                      const What& what) const;
   // The distinct segments that the call's blobs lie in.
   [[nodiscard]] Status FindSegments(const ObjectCall& call, std::map<uint64_t, ExportedRegion>* segments) const;
   // True when all of them are registered: then they are pinned and the records filled in.

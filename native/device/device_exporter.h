@@ -24,6 +24,12 @@ struct ExportedRegion {
   ExportHandle handle;  // handle.fd stays the exporter's; it is valid as long as the region is
 };
 
+// What the device's allocator gave out in one piece.
+struct DeviceAllocation {
+  const std::byte* base = nullptr;
+  uint64_t bytes = 0;  // as they were asked for
+};
+
 class DeviceExporter {
  public:
   virtual ~DeviceExporter() = default;
@@ -32,6 +38,10 @@ class DeviceExporter {
   // The region that [pointer, pointer + bytes) lies in. kInvalid, naming the pointer: it is no device memory, or the
   // range leaves its region.
   [[nodiscard]] virtual Status Describe(const std::byte* pointer, uint64_t bytes, ExportedRegion* region) = 0;
+  // The allocation that the pointer lies in now; a region may hold many, and freed ones between them. kInvalid, naming
+  // the pointer: in none that lives. Called for every blob whose pointer is not in the allocation of the blob before,
+  // so it may cost no more than a look into an ordered map (Ascend: the runtime's address range of a pointer).
+  [[nodiscard]] virtual Status FindAllocation(const std::byte* pointer, DeviceAllocation* allocation) = 0;
 };
 
 }  // namespace hbmesh

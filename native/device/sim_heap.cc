@@ -32,6 +32,11 @@ Status NoDeviceMemory(const void* pointer) {
                                     " is no device memory of this process; allocate it on a simulated device"};
 }
 
+Status NotAllocated(const void* pointer) {
+  return {StatusCode::kInvalid, "pointer " + PointerName(pointer) +
+                                    " lies in no allocation of its device; it may have been freed: allocate it again"};
+}
+
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -67,7 +72,7 @@ Status SimHeap::Allocate(uint32_t deviceIndex, uint64_t bytes, std::byte** point
   const uint64_t rounded = RoundUp(bytes, kAlignmentBytes);
   for (const auto& [base, segment] : segments_) {
     if (segment->deviceIndex != deviceIndex) continue;
-    if (std::byte* found = TakeLocked(*segment, rounded)) {
+    if (std::byte* found = TakeLocked(*segment, bytes)) {
       use.usedBytes += rounded;
       *pointer = found;
       return Status::Ok();
@@ -76,17 +81,18 @@ Status SimHeap::Allocate(uint32_t deviceIndex, uint64_t bytes, std::byte** point
   Segment* added = nullptr;
   if (Status status = AddSegmentLocked(deviceIndex, rounded, &added); !status.ok()) return status;
   use.usedBytes += rounded;
-  *pointer = TakeLocked(*added, rounded);
+  *pointer = TakeLocked(*added, bytes);
   return Status::Ok();
 }
 
 // First fit. Null: no free range is large enough.
 std::byte* SimHeap::TakeLocked(Segment& segment, uint64_t bytes) {
+  const uint64_t rounded = RoundUp(bytes, kAlignmentBytes);
   for (auto range = segment.free.begin(); range != segment.free.end(); ++range) {
     const auto [offset, room] = *range;
-    if (room < bytes) continue;
+    if (room < rounded) continue;
     segment.free.erase(range);
-    if (room > bytes) segment.free.emplace(offset + bytes, room - bytes);
+    if (room > rounded) segment.free.emplace(offset + rounded, room - rounded);
     segment.taken.emplace(offset, bytes);
     return segment.base + offset;
   }
@@ -140,7 +146,8 @@ Status SimHeap::Free(std::byte* pointer) {
     return {StatusCode::kInvalid,
             "pointer " + PointerName(pointer) + " is not the start of an allocation; it may have been freed before"};
   }
-  auto [offset, bytes] = *taken;
+  const uint64_t offset = taken->first;
+  uint64_t bytes = RoundUp(taken->second, kAlignmentBytes);
   segment.taken.erase(taken);
   devices_[segment.deviceIndex].usedBytes -= bytes;
   auto next = segment.free.lower_bound(offset);
@@ -221,19 +228,31 @@ const SimHeap::Segment* SimHeap::SegmentOfLocked(const void* pointer) const {
   return static_cast<uint64_t>(address - segment.base) < segment.bytes ? &segment : nullptr;
 }
 
-// [pointer, pointer + bytes) must lie in one allocation.
-Status SimHeap::CheckRangeLocked(const std::byte* pointer, uint64_t bytes) const {
+Status SimHeap::FindAllocation(const std::byte* pointer, DeviceAllocation* allocation) {
+  const std::lock_guard lock(mutex_);
+  return FindAllocationLocked(pointer, allocation);
+}
+
+Status SimHeap::FindAllocationLocked(const std::byte* pointer, DeviceAllocation* allocation) const {
   const Segment* segment = SegmentOfLocked(pointer);
   if (segment == nullptr) return NoDeviceMemory(pointer);
   const auto offset = static_cast<uint64_t>(pointer - segment->base);
   auto after = segment->taken.upper_bound(offset);
-  if (after == segment->taken.begin()) return NoDeviceMemory(pointer);
-  const auto [start, size] = *std::prev(after);
-  if (offset - start >= size) return NoDeviceMemory(pointer);
-  if (bytes > size - (offset - start)) {
+  if (after == segment->taken.begin()) return NotAllocated(pointer);
+  const auto [start, bytes] = *std::prev(after);
+  if (offset - start >= bytes) return NotAllocated(pointer);
+  *allocation = {segment->base + start, bytes};
+  return Status::Ok();
+}
+
+// [pointer, pointer + bytes) must lie in one allocation.
+Status SimHeap::CheckRangeLocked(const std::byte* pointer, uint64_t bytes) const {
+  DeviceAllocation allocation;
+  if (Status status = FindAllocationLocked(pointer, &allocation); !status.ok()) return status;
+  const uint64_t room = allocation.bytes - static_cast<uint64_t>(pointer - allocation.base);
+  if (bytes > room) {
     return {StatusCode::kOutOfRange, std::to_string(bytes) + " bytes at pointer " + PointerName(pointer) +
-                                         " leave its allocation, which ends after " +
-                                         std::to_string(size - (offset - start))};
+                                         " leave its allocation, which ends after " + std::to_string(room)};
   }
   return Status::Ok();
 }

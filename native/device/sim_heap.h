@@ -1,8 +1,8 @@
 // SimHeap: what a client process uses as HBM when there is no accelerator: for each device, segments of shared memory
 // (memfds, sealed against resizing) and an allocator over them. Pointers are real addresses of this process.
 //
-// Invariants: allocations are multiples of 512 bytes and aligned to 512 (as those of aclrtMalloc); free ranges of a
-// segment never touch each other. A segment lives as long as the heap, so that an exported region never disappears
+// Invariants: allocations take multiples of 512 bytes and are aligned to 512 (as those of aclrtMalloc); free ranges of
+// a segment never touch each other. A segment lives as long as the heap, so that an exported region never disappears
 // under a sidecar.
 //
 // Thread rule: any thread.
@@ -60,6 +60,7 @@ class SimHeap final : public DeviceExporter {
 
   [[nodiscard]] const char* backend() const override { return "sim"; }
   [[nodiscard]] Status Describe(const std::byte* pointer, uint64_t bytes, ExportedRegion* region) override;
+  [[nodiscard]] Status FindAllocation(const std::byte* pointer, DeviceAllocation* allocation) override;
 
  private:
   struct Segment {
@@ -69,7 +70,7 @@ class SimHeap final : public DeviceExporter {
     std::byte* base = nullptr;
     Fd fd;
     std::map<uint64_t, uint64_t> free;   // offset to bytes
-    std::map<uint64_t, uint64_t> taken;  // offset to bytes
+    std::map<uint64_t, uint64_t> taken;  // offset to bytes as they were asked for: what is taken is rounded up
   };
   struct DeviceUse {
     uint64_t segmentBytes = 0;
@@ -79,6 +80,7 @@ class SimHeap final : public DeviceExporter {
   explicit SimHeap(const SimHeapOptions& options);
   [[nodiscard]] Status AddSegmentLocked(uint32_t deviceIndex, uint64_t bytes, Segment** segment);
   [[nodiscard]] const Segment* SegmentOfLocked(const void* pointer) const;
+  [[nodiscard]] Status FindAllocationLocked(const std::byte* pointer, DeviceAllocation* allocation) const;
   [[nodiscard]] Status CheckRangeLocked(const std::byte* pointer, uint64_t bytes) const;
   static std::byte* TakeLocked(Segment& segment, uint64_t bytes);
 

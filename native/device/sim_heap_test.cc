@@ -106,6 +106,35 @@ TEST(SimHeap, DescribesTheRegionOfAPointer) {
   EXPECT_EQ(heap->Describe(&local, 1, &region).code(), StatusCode::kInvalid);
 }
 
+TEST(SimHeap, FindsTheLiveAllocationOfAPointer) {
+  const auto heap = MakeHeap(Small());
+  std::byte* first = nullptr;
+  std::byte* second = nullptr;
+  ASSERT_TRUE(heap->Allocate(0, 1000, &first).ok());
+  ASSERT_TRUE(heap->Allocate(0, 512, &second).ok());
+  ASSERT_EQ(second, first + 1024) << "neighbours in one segment";
+  DeviceAllocation found;
+  ASSERT_TRUE(heap->FindAllocation(first + 999, &found).ok());
+  EXPECT_EQ(found.base, first);
+  EXPECT_EQ(found.bytes, 1000U);
+  ASSERT_TRUE(heap->FindAllocation(second, &found).ok());
+  EXPECT_EQ(found.base, second);
+  EXPECT_EQ(found.bytes, 512U);
+  const auto refused = [&](const std::byte* pointer) {
+    const Status status = heap->FindAllocation(pointer, &found);
+    EXPECT_EQ(status.code(), StatusCode::kInvalid);
+    EXPECT_NE(status.message().find("0x"), std::string::npos) << status.message();
+  };
+  refused(first + 1000);  // in the padding
+  refused(second + 512);  // never given out
+  ASSERT_TRUE(heap->Free(first).ok());
+  refused(first);
+  std::byte local{};
+  refused(&local);
+  ASSERT_TRUE(heap->Allocate(0, 1024, &first).ok());  // the padding came back too
+  EXPECT_EQ(first + 1024, second);
+}
+
 // Every allocation holds its own pattern until it is freed; at the end all free ranges have grown together again.
 TEST(SimHeap, RandomAllocationsNeverOverlap) {
   const char* given = std::getenv("HBMESH_SEED");
