@@ -66,7 +66,12 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
     return state;
   }
 
-  ~ClientState() { Close(); }
+  // Nothing is outstanding any more, since `self_` keeps this object while something is: Close doesn't wait.
+  ~ClientState() {
+    Unhook();
+    if (client_) client_->Close();
+    mailbox_->Close();
+  }
 
   [[nodiscard]] ClientCallbacks MakeCallbacks() const {
     return {[mailbox = mailbox_](Completion&& completion) { mailbox->Post(std::move(completion)); },
@@ -88,7 +93,9 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   void Cancel(uint64_t requestId);
   void CancelKey(uint64_t requestId, uint32_t keyIndex);
   [[nodiscard]] Napi::Value Register(Napi::Env env, std::vector<uint64_t> pointers, std::vector<uint64_t> sizes);
-  void Close();
+  // A promise that resolves once the session has ended and every request that was sent has settled. The waiting is not
+  // done on the environment's thread. A second call resolves at once.
+  [[nodiscard]] Napi::Value Close(Napi::Env env);
 
  private:
   struct Request {
@@ -106,6 +113,7 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
     if (self->client_) self->client_->Close();
   }
 
+  void Unhook();
   void Deliver(Napi::Env env, std::vector<ClientEvent>&& events);
   void Settle(Napi::Env env, Completion&& completion);
   void Tell(Napi::Env env, const RequestEvents& events);
@@ -269,15 +277,33 @@ void ClientState::Deliver(Napi::Env env, std::vector<ClientEvent>&& events) {
   }
 }
 
-void ClientState::Close() {
-  closed_ = true;
-  if (hooked_) {
-    hooked_ = false;
-    napi_remove_env_cleanup_hook(env_, &ClientState::AtEnvironmentEnd, this);
+void ClientState::Unhook() {
+  if (!hooked_) return;
+  hooked_ = false;
+  napi_remove_env_cleanup_hook(env_, &ClientState::AtEnvironmentEnd, this);
+}
+
+Napi::Value ClientState::Close(Napi::Env env) {
+  const auto finish = [self = shared_from_this()](Napi::Env current) -> Napi::Value {
+    self->mailbox_->DeliverNow(current);  // what Client::Close ended
+    self->Unhook();
+    self->mailbox_->Close();
+    return current.Undefined();
+  };
+  if (closed_) {
+    const Napi::Promise::Deferred deferred(env);
+    deferred.Resolve(env.Undefined());
+    return deferred.Promise();
   }
-  if (client_) client_->Close();  // posts what was outstanding; the mailbox still delivers it
+  const Napi::Promise promise = RunJob(env, "hbmesh close",
+                                       {[client = client_](int) {
+                                          if (client) client->Close();
+                                          return Status::Ok();
+                                        },
+                                        finish});
+  closed_ = true;
   client_.reset();
-  mailbox_->Close();
+  return promise;
 }
 
 Napi::Value SubmitFromJs(const Napi::CallbackInfo& info, ClientState& state) {
@@ -321,7 +347,8 @@ Napi::Object MakeClientObject(Napi::Env env, const std::shared_ptr<ClientState>&
   object.Set("cancelKey", Napi::Function::New(env, [state](const Napi::CallbackInfo& info) {
                state->CancelKey(AsUint64(info[0], "requestId"), AsUint32(info[1], "keyIndex"));
              }));
-  object.Set("close", Napi::Function::New(env, [state](const Napi::CallbackInfo&) { state->Close(); }));
+  object.Set("close",
+             Napi::Function::New(env, [state](const Napi::CallbackInfo& info) { return state->Close(info.Env()); }));
   return object;
 }
 

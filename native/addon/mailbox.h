@@ -50,6 +50,9 @@ class Mailbox : public std::enable_shared_from_this<Mailbox<Item>> {
     }
   }
 
+  // Delivers what was posted so far before it returns.
+  void DeliverNow(Napi::Env env) { Deliver(env); }
+
   // What was posted is still delivered; later posts are dropped.
   void Close() {
     const std::lock_guard lock(mutex_);
@@ -79,6 +82,7 @@ class Mailbox : public std::enable_shared_from_this<Mailbox<Item>> {
       items.swap(items_);
       scheduled_ = false;
     }
+    if (items.empty()) return;         // delivered by DeliverNow
     const Handler handler = handler_;  // a copy: the handler may detach and so drop itself
     if (handler) handler(env, std::move(items));
   }

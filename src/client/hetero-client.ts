@@ -381,7 +381,11 @@ export class HeteroClient {
     return await askHealth(await this.#session.resolveNode(), this.#settings.requestTimeoutMs, options.signal);
   }
 
-  /** Ends the client. Calls under way reject with SHUTTING_DOWN. May be called at any time and more than once. */
+  /**
+   * Ends the client. Calls under way are cancelled and reject with SHUTTING_DOWN, unless their answer was on its way. Resolves once
+   * the sidecar has said that it no longer uses their device memory, or after 2 s without that word; the rejections then say that the
+   * memory may still be in use. May be called at any time and more than once. Never rejects.
+   */
   async close(): Promise<void> {
     await this.#session.close();
   }

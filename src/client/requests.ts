@@ -148,7 +148,7 @@ export function unconfirmed(reason: HbmeshError, node: string): HbmeshError {
   return new HbmeshError(
     StatusCode.WORKER_TIMEOUT,
     `${reason.message}. The sidecar did not confirm within ${STOP_GRACE_MS} ms that it stopped: ` +
-      "don't reuse the device memory of this call before the client is closed",
+      "don't reuse the device memory of this call, it may be in use until the sidecar has ended the call or itself",
     { node, cause: reason, ...(reason.key === undefined ? {} : { key: reason.key }) },
   );
 }

@@ -27,7 +27,7 @@ type State =
   | { t: "connecting"; done: Promise<void> }
   | { t: "open"; connection: Connection }
   | { t: "lost"; reason: HbmeshError }
-  | { t: "closed" };
+  | { t: "closed"; done: Promise<void> };
 
 /** One call about keys. */
 export interface Call {
@@ -86,12 +86,17 @@ export class ClientSession {
   /** As HeteroClient.close. */
   async close(): Promise<void> {
     const state = this.#state;
-    this.#state = { t: "closed" };
+    const done = state.t === "closed" ? state.done : this.#end(state);
+    this.#state = { t: "closed", done };
+    await done;
+  }
+
+  async #end(state: State): Promise<void> {
     if (state.t === "connecting") {
       await state.done.catch(() => undefined); // whoever called init() is told
     }
     if (state.t === "open") {
-      state.connection.native.close();
+      await state.connection.native.close();
     }
   }
 
@@ -131,7 +136,7 @@ export class ClientSession {
       const requests = new Requests(native, node, this.#clock);
       connection = { native, requests, decoder: new ReplyDecoder(addon.layout), layout: addon.layout, node };
       if (this.#state.t === "closed") {
-        native.close();
+        await native.close();
         throw this.#closedError();
       }
       this.#state = { t: "open", connection };
@@ -146,7 +151,7 @@ export class ClientSession {
 
   #lose(connection: Connection | undefined, reason: string, node: string): void {
     if (this.#state.t === "open" && this.#state.connection === connection) {
-      connection.native.close();
+      void connection.native.close(); // nothing is outstanding any more; never rejects
       this.#state = { t: "lost", reason: new HbmeshError(StatusCode.CLIENT_WORKER_DISCONNECT, reason, { node }) };
     }
   }

@@ -89,8 +89,11 @@ export interface NativeClient {
   /** The same for one key of a request whose keys end one by one. */
   cancelKey(requestId: bigint, keyIndex: number): void;
   registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): Promise<void>;
-  /** Outstanding requests reject with SHUTTING_DOWN. */
-  close(): void;
+  /**
+   * Cancels outstanding requests, which reject with SHUTTING_DOWN, and waits up to 2 s for the sidecar's last word on them. Resolves
+   * once they have settled; a second call resolves at once. Never rejects.
+   */
+  close(): Promise<void>;
 }
 
 export interface NativeSimHeap {

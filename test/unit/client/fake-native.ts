@@ -218,8 +218,11 @@ export class FakeNative implements NativeClient {
     this.onCancelKey(requestId, keyIndex);
   }
   async registerDeviceMemory(): Promise<void> {}
-  close(): void {
+  /** What close() waits for. */
+  closing: Promise<void> = Promise.resolve();
+  async close(): Promise<void> {
     this.closed = true;
+    await this.closing;
   }
 }
 

@@ -346,6 +346,25 @@ describe("life of a client", () => {
     expect(late.closed).toBe(true);
   });
 
+  it("close resolves once the session has ended, for a second caller too", async () => {
+    let end: () => void = () => {};
+    native.closing = new Promise((resolve) => {
+      end = resolve;
+    });
+    const resolved: string[] = [];
+    const both = ["first", "second"].map(async (name) => {
+      await client.close();
+      resolved.push(name);
+    });
+    await expect(client.exist(["a"])).rejects.toMatchObject({ code: StatusCode.SHUTTING_DOWN });
+    await new Promise(setImmediate);
+    expect(native.closed).toBe(true);
+    expect(resolved).toEqual([]);
+    end();
+    await Promise.all(both);
+    expect(resolved).toHaveLength(2);
+  });
+
   it("generated keys differ and keep to the strict rule", () => {
     const keys = [client.generateKey(), client.generateKey("kv"), client.generateKey("kv")];
     expect(new Set(keys).size).toBe(3);
