@@ -170,17 +170,19 @@ export class DirectoryOwner {
     const results = new Results(bytes, keyCountOf(request.keys));
     this.#wakeLookups(request.keys);
     if (existence === EXISTENCE_REPLACE) {
-      // Before the answer: when a set is done, no reader finds the old bytes any more. The setter's own sidecar swaps them as it seals.
+      // Before the answer: when a set is done, no reader finds the old bytes any more, but at a holder that could not be told in time (docs/ARCHITECTURE.md, Decisions).
+      // The setter's own sidecar swaps them as it seals.
       await this.#dropReplaced(request.keys, results, request.memberId);
     }
     return this.#answer(bytes);
   }
 
   async lookup(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
-    const { decisions, clock } = this.#options;
+    const { decisions, clock, patienceMs } = this.#options;
     const count = keyCountOf(request.keys);
     const family = checkLookupFamily(request.family);
-    const deadlineMs = clock.monotonicMs() + request.waitMs;
+    const startMs = clock.monotonicMs();
+    const deadlineMs = startMs + request.waitMs;
     if ((await this.#prepare(request, signal, false)) === "stale") {
       return this.#stale();
     }
@@ -193,7 +195,8 @@ export class DirectoryOwner {
       }
       if (!this.complete) {
         // Hits don't wait for what is not known of other keys.
-        const state = misses < count ? "late" : await this.#awaitAnnouncements(request.epoch, signal);
+        const patienceEndsMs = Math.max(deadlineMs, startMs + patienceMs);
+        const state = misses < count ? "late" : await this.#awaitAnnouncements(request.epoch, signal, patienceEndsMs);
         if (state === "late") {
           return this.#answer(replaceCode(results, StatusCode.NOT_FOUND, StatusCode.TRY_AGAIN).bytes);
         }
@@ -432,12 +435,15 @@ export class DirectoryOwner {
     if (this.#view?.epoch !== request.epoch) {
       return "stale";
     }
-    return complete && !this.complete ? this.#awaitAnnouncements(request.epoch, signal) : "ready";
+    return complete && !this.complete ? this.#awaitAnnouncements(request.epoch, signal, deadlineMs) : "ready";
   }
 
-  async #awaitAnnouncements(epoch: bigint, signal: AbortSignal): Promise<"ready" | "stale" | "late"> {
-    const { clock, patienceMs } = this.#options;
-    const deadlineMs = clock.monotonicMs() + patienceMs;
+  async #awaitAnnouncements(
+    epoch: bigint,
+    signal: AbortSignal,
+    deadlineMs: number,
+  ): Promise<"ready" | "stale" | "late"> {
+    const { clock } = this.#options;
     while (!this.complete && this.#view?.epoch === epoch && clock.monotonicMs() < deadlineMs) {
       await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);
     }

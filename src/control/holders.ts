@@ -55,6 +55,11 @@ interface OwedDrop extends DroppedObject {
 /** Objects that one holder may still have to drop; the oldest are forgotten first. */
 const PENDING_DROPS_MAX = 100_000;
 const DROP_RETRY_MS = 1_000;
+/**
+ * How much of a request's time an owner waits for holders to drop what it has decided to end. Together with the patience that it may have had before (OWNER_PATIENCE_SHARE) it
+ * stays below what its askers wait: the owner has decided, and its answer must reach them.
+ */
+const DROP_WAIT_SHARE = 1 / 3;
 /** Objects in one question to a holder. */
 const OBJECTS_PER_QUESTION_MAX = 10_000;
 
@@ -71,7 +76,7 @@ export function createHolderService(options: HolderOptions): ServiceImpl<typeof 
         );
       }
       const dropped = objects.map((object, index) => ({ ...object, key: keys[index] as string }));
-      return { codes: encodeCodes(await dropHere(options, dropped, request.epoch)) };
+      return { codes: encodeCodes(await dropHere(options, dropped, request.epoch, options.requestTimeoutMs)) };
     },
     async describe(request) {
       const objects = decodeHeld(request.objects);
@@ -87,9 +92,14 @@ export function createHolderService(options: HolderOptions): ServiceImpl<typeof 
   };
 }
 
-function dropHere(options: HolderOptions, objects: readonly DroppedObject[], epoch: bigint): Promise<number[]> {
+async function dropHere(
+  options: HolderOptions,
+  objects: readonly DroppedObject[],
+  epoch: bigint,
+  timeoutMs: number,
+): Promise<number[]> {
   options.onDrop(objects, epoch);
-  return options.sidecar().drop(objects, options.requestTimeoutMs);
+  return options.sidecar().drop(objects, timeoutMs);
 }
 
 async function explainHere(options: HolderOptions, key: KeyBatch, object: HeldObject): Promise<HeldExplanation> {
@@ -108,6 +118,7 @@ export class Holders {
   /** By holder: objects that are deleted or replaced, and that it could not be told to drop. */
   readonly #owed = new Map<number, Map<string, OwedDrop>>();
   #retryTimer: Timer | undefined;
+  #retrying = false;
   #closed = false;
 
   constructor(options: HolderOptions) {
@@ -132,8 +143,8 @@ export class Holders {
   }
 
   /**
-   * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder has answered or can't be reached. Never rejects: what could not be dropped is
-   * kept in mind, tried again, and refused when its holder announces it.
+   * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder has answered, can't be reached, or has taken a third of a request's time.
+   * Never rejects: what could not be dropped is kept in mind, tried again, and refused when its holder announces it.
    */
   async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint): Promise<void> {
     const byMember = new Map<number, OwedDrop[]>();
@@ -154,7 +165,11 @@ export class Holders {
 
   /** The member has been told again, by the answer to its announcement. */
   settleDrop(member: number, object: HeldObject): void {
-    this.#owed.get(member)?.delete(nameOf(object));
+    const owed = this.#owed.get(member);
+    owed?.delete(nameOf(object));
+    if (owed?.size === 0) {
+      this.#owed.delete(member);
+    }
   }
 
   async describe(member: number, objects: readonly HeldObject[]): Promise<DescribedObject[]> {
@@ -210,6 +225,9 @@ export class Holders {
       const part = objects.slice(from, to);
       try {
         await this.#askToDrop(member, part, epoch);
+        for (const object of part) {
+          this.settleDrop(member, object);
+        }
       } catch (reason) {
         this.#owe(member, part, reason);
       }
@@ -219,14 +237,15 @@ export class Holders {
 
   async #askToDrop(member: number, objects: readonly DroppedObject[], epoch: bigint): Promise<void> {
     const { peers, requestTimeoutMs } = this.#options;
+    const timeoutMs = Math.floor(requestTimeoutMs * DROP_WAIT_SHARE);
     if (member === this.#selfId) {
-      await dropHere(this.#options, objects, epoch);
+      await dropHere(this.#options, objects, epoch, timeoutMs);
       return;
     }
     const keys = encodeKeys(objects.map(({ key }) => key));
     const reply = await peers
       .get(member)
-      .holder.drop({ objects: encodeHeld(objects), keys, epoch }, { timeoutMs: requestTimeoutMs });
+      .holder.drop({ objects: encodeHeld(objects), keys, epoch }, { timeoutMs });
     decodeCodes(reply.codes, objects.length);
   }
 
@@ -234,7 +253,7 @@ export class Holders {
     if (this.#closed || this.#view?.members.has(member) !== true) {
       return;
     }
-    const { log, peers, clock } = this.#options;
+    const { log, peers } = this.#options;
     log.warn(
       { node: peers.nameOf(member), objects: objects.length, cause: String(reason) },
       "a holder could not be told to drop objects",
@@ -250,15 +269,21 @@ export class Holders {
       }
       owed.delete(name);
     }
-    this.#retryTimer ??= clock.setTimer(DROP_RETRY_MS, () => void this.#retry());
+    this.#scheduleRetry();
   }
 
+  #scheduleRetry(): void {
+    if (!this.#retrying && !this.#closed && this.#owed.size > 0) {
+      this.#retryTimer ??= this.#options.clock.setTimer(DROP_RETRY_MS, () => void this.#retry());
+    }
+  }
+
+  /** What is owed stays owed until its holder has answered: it may announce it meanwhile. */
   async #retry(): Promise<void> {
     this.#retryTimer = undefined;
-    const owed = [...this.#owed].map(([member, objects]) => [member, [...objects.values()]] as const);
-    for (const [member, objects] of owed) {
-      this.#owed.delete(member);
-      await this.#dropAt(member, objects);
-    }
+    this.#retrying = true;
+    await Promise.all([...this.#owed].map(([member, objects]) => this.#dropAt(member, [...objects.values()])));
+    this.#retrying = false;
+    this.#scheduleRetry();
   }
 }

@@ -60,6 +60,8 @@ export class FakeSidecar implements SpawnedSidecar {
   onList: (() => void) | undefined;
   /** What it tells of any key when it is asked to explain one; undefined: it knows no such question. */
   detail: string | undefined;
+  /** Questions that it takes but does not answer. */
+  readonly deafTo = new Set<number>();
   readonly #fabric: FakeFabric;
   readonly #address: string;
   readonly #pending = new Map<bigint, Pending>();
@@ -400,6 +402,9 @@ export class FakeSidecar implements SpawnedSidecar {
   }
 
   #serve(message: PortMessage): void {
+    if (this.deafTo.has(message.op)) {
+      return;
+    }
     switch (message.op) {
       case Op.drop:
         return this.#reply(
