@@ -99,6 +99,21 @@ void ControlService::Drop(Session& session, const Message& message) {
   Send(session, ReplyTo(message), std::move(codes));
 }
 
+StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes) const {
+  if ((held.slot & layout::kDeviceSlot) != 0) {
+    const DeviceObject* object = objects_.Find(held.slot);
+    if (object == nullptr || object->gone || object->generation != held.generation) return StatusCode::kTryAgain;
+    *sizes = object->sizes;
+    return StatusCode::kOk;
+  }
+  ObjectView object;
+  const Status status = store_.FindSlot(held.slot, held.generation, &object);
+  // A spilled object's shape is in memory, and is all that is asked for.
+  const bool found = status.ok() || status.code() == StatusCode::kNotReady;
+  if (found) *sizes = object.blobSizes;
+  return found ? StatusCode::kOk : status.code();
+}
+
 void ControlService::Describe(Session& session, const Message& message) {
   std::vector<layout::HeldObject> objects;
   if (!HeldObjects(session, message, &objects)) return;
@@ -106,11 +121,10 @@ void ControlService::Describe(Session& session, const Message& message) {
   std::vector<uint32_t> counts;
   std::vector<uint64_t> sizes;
   for (const layout::HeldObject& held : objects) {
-    ObjectView object;
-    const Status status = store_.FindSlot(held.slot, held.generation, &object);
-    codes.push_back(static_cast<uint32_t>(status.code()));
-    counts.push_back(status.ok() ? static_cast<uint32_t>(object.blobSizes.size()) : 0);
-    if (status.ok()) sizes.insert(sizes.end(), object.blobSizes.begin(), object.blobSizes.end());
+    std::span<const uint64_t> shape;
+    codes.push_back(static_cast<uint32_t>(ShapeOf(held, &shape)));
+    counts.push_back(static_cast<uint32_t>(shape.size()));
+    sizes.insert(sizes.end(), shape.begin(), shape.end());
   }
   std::vector<std::byte> payload;
   Append(payload, codes.data(), codes.size() * 4);
@@ -118,7 +132,16 @@ void ControlService::Describe(Session& session, const Message& message) {
   Append(payload, counts.data(), counts.size() * 4);
   payload.resize(AlignTo8(payload.size()));
   Append(payload, sizes.data(), sizes.size() * 8);
-  Send(session, ReplyTo(message), std::move(payload));
+  const uint64_t payloadBytes = payload.size();
+  const Status sent = session.Send(ReplyTo(message), std::move(payload));
+  if (sent.code() == StatusCode::kOutOfRange) {
+    Refuse(session, message,
+           {StatusCode::kOutOfRange, "the sizes of " + std::to_string(objects.size()) + " objects take " +
+                                         std::to_string(payloadBytes) +
+                                         " bytes, more than one answer can carry: ask for fewer at once"});
+  } else if (!sent.ok()) {
+    Log().warn("an answer to the control process was lost: {}", sent.message());
+  }
 }
 
 void ControlService::ListHeld(Session& session, const Message& message) {

@@ -5,13 +5,14 @@
 // which args[1] names: objects of the arena first.
 //
 // Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
-// padded to 8, blob counts u32 x count padded to 8, blob sizes u64. A request that doesn't fit is answered INVALID,
-// with a text.
+// padded to 8, blob counts u32 x count padded to 8, blob sizes u64; an answer that the channel can't carry is refused
+// with OUT_OF_RANGE. A request that doesn't fit is answered INVALID, with a text.
 //
 // Thread rule: the loop.
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "queue/channel.h"
@@ -38,6 +39,8 @@ class ControlService {
 
  private:
   [[nodiscard]] StatusCode DropOne(const layout::HeldObject& held);
+  // The blob sizes; valid until the object ends.
+  [[nodiscard]] StatusCode ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes) const;
   void Drop(Session& session, const Message& message);
   void Describe(Session& session, const Message& message);
   void ListHeld(Session& session, const Message& message);

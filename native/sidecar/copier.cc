@@ -78,6 +78,14 @@ void Copier::Advance(uint32_t device) {
   }
 }
 
+void Copier::Cancel(const CompletionTarget* target) {
+  for (const std::deque<Job*>& queue : waiting_) {
+    for (Job* job : queue) {
+      if (job->target == target && job->status.ok()) job->status = {StatusCode::kRpcCancelled, "nobody needs the bytes"};
+    }
+  }
+}
+
 bool Copier::Poll() {
   for (uint32_t device = 0; device < waiting_.size(); ++device) Advance(device);
   if (ended_.empty()) return false;

@@ -21,6 +21,8 @@ class Copier final : private CompletionTarget {
 
   // Calls target->OnCompletion(tag) exactly once, later: also when there is nothing to copy, or a device refused.
   void Copy(uint32_t device, CopyKind kind, std::vector<CopyPiece> pieces, CompletionTarget* target, uint64_t tag);
+  // Starts no further part of this target's copies. They complete all the same, with kRpcCancelled if a part is left.
+  void Cancel(const CompletionTarget* target);
   // Tries again what a device didn't take, and completes what needed no device. True if anything moved.
   bool Poll();
   // Copies under way or waiting.

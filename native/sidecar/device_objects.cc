@@ -11,7 +11,8 @@ namespace hbmesh::sidecar {
 namespace {
 
 constexpr uint32_t kReadersMax = 2;  // of one object of the cache at a time; more find another location, or wait
-constexpr uint64_t kAnnounceTag = 1ULL << 32;  // beside the slot, in tags of questions
+constexpr uint64_t kRemoveTag = 1ULL << 63;  // in tags of questions about a batch; others are of one slot
+constexpr size_t kBatchKeysMax = 4096;       // of one message to the owners
 
 template <typename Record>
 void Append(std::vector<std::byte>& payload, const Record& record) {
@@ -19,12 +20,12 @@ void Append(std::vector<std::byte>& payload, const Record& record) {
   payload.insert(payload.end(), bytes, bytes + sizeof(record));
 }
 
-Question QuestionOf(layout::Op op, std::string_view key, layout::Family family) {
+Question QuestionOf(layout::Op op, std::span<const std::string_view> keys, layout::Family family) {
   Question question;
   question.op = op;
-  question.count = 1;
+  question.count = static_cast<uint32_t>(keys.size());
   question.args[1] = static_cast<uint64_t>(family);
-  question.payload = MakeKeyBatch(std::span(&key, 1));
+  question.payload = MakeKeyBatch(keys);
   return question;
 }
 
@@ -131,13 +132,63 @@ void DeviceObjects::Consume(uint64_t hold) {
     EndConsumed(object.slot);
     return;
   }
-  uint64_t id = 0;
-  const Status asked = control_.Ask(QuestionOf(layout::Op::kRemove, object.key, object.family), this, object.slot, &id);
-  if (!asked.ok()) {
-    EndConsumed(object.slot);
-    return;
+  consumed_.push_back(object.slot);
+}
+
+bool DeviceObjects::Flush() {
+  if (consumed_.empty() && forgottenPublished_.empty() && forgottenCached_.empty()) return false;
+  FlushForgotten(layout::Family::kPublished, &forgottenPublished_);
+  FlushForgotten(layout::Family::kDeviceCache, &forgottenCached_);
+  FlushConsumed();
+  return true;
+}
+
+void DeviceObjects::FlushConsumed() {
+  while (!consumed_.empty()) {
+    const size_t count = std::min<size_t>(consumed_.size(), kBatchKeysMax);
+    std::vector<uint32_t> slots(consumed_.end() - static_cast<ptrdiff_t>(count), consumed_.end());
+    consumed_.resize(consumed_.size() - count);
+    std::vector<std::string_view> keys;
+    for (const uint32_t slot : slots) keys.push_back(objects_.at(slot)->key);
+    const uint64_t batch = kRemoveTag | ++lastBatch_;
+    removing_.emplace(batch, std::move(slots));
+    uint64_t id = 0;
+    const Question question = QuestionOf(layout::Op::kRemove, keys, layout::Family::kPublished);
+    if (control_.Ask(question, this, batch, &id).ok()) {
+      questions_.emplace(batch, id);
+    } else {
+      EndRemoved(batch);
+    }
   }
-  questions_.emplace(object.slot, id);
+}
+
+void DeviceObjects::FlushForgotten(layout::Family family, std::vector<Forgotten>* forgotten) {
+  const std::vector<Forgotten> all = std::exchange(*forgotten, {});
+  for (size_t at = 0; at < all.size(); at += kBatchKeysMax) {
+    const auto part = std::span(all).subspan(at, std::min(kBatchKeysMax, all.size() - at));
+    std::vector<std::string_view> keys;
+    for (const Forgotten& one : part) keys.push_back(one.key);
+    Question question = QuestionOf(layout::Op::kForgetLocations, keys, family);
+    for (const Forgotten& one : part) {
+      layout::ResultRecord record{};
+      record.generation = one.generation;
+      record.locationCount = 1;
+      record.locations[0] = {peers_.self(), one.slot};
+      Append(question.payload, record);
+    }
+    control_.Tell(std::move(question));
+  }
+}
+
+// The receivers have the bytes, whatever the owners say; one that could not be reached learns it from the next who
+// doesn't find the object here.
+void DeviceObjects::EndRemoved(uint64_t batch) {
+  const auto found = removing_.find(batch);
+  const std::vector<uint32_t> slots = std::move(found->second);
+  removing_.erase(found);
+  for (const uint32_t slot : slots) {
+    if (objects_.contains(slot)) EndConsumed(slot);
+  }
 }
 
 void DeviceObjects::EndConsumed(uint32_t slot) {
@@ -157,10 +208,8 @@ void DeviceObjects::OnControlReply(uint64_t tag, const Message& reply, bool last
   if (!last) control_.Forget(questions_.at(tag));
   questions_.erase(tag);
   const auto slot = static_cast<uint32_t>(tag);
-  if ((tag & kAnnounceTag) == 0) {
-    // The receiver has the bytes, whatever the owner says; one that could not be reached learns it from the next who
-    // doesn't find the object here.
-    if (objects_.contains(slot)) EndConsumed(slot);
+  if ((tag & kRemoveTag) != 0) {
+    EndRemoved(tag);
     return;
   }
   layout::ResultRecord record{};
@@ -181,8 +230,8 @@ void DeviceObjects::OnControlReply(uint64_t tag, const Message& reply, bool last
 void DeviceObjects::OnControlLost(uint64_t tag, const Status& /*why*/) {
   questions_.erase(tag);
   const auto slot = static_cast<uint32_t>(tag);
-  if ((tag & kAnnounceTag) == 0) {
-    if (objects_.contains(slot)) EndConsumed(slot);
+  if ((tag & kRemoveTag) != 0) {
+    EndRemoved(tag);
   } else if (DeviceObject* object = Find(slot); object != nullptr) {
     Remove(*object, Status::Ok(), false);
   }
@@ -237,9 +286,10 @@ void DeviceObjects::EndSession(uint64_t session) {
 }
 
 void DeviceObjects::Announce(DeviceObject& object) {
-  Question question = QuestionOf(layout::Op::kAddLocation, object.key, object.family);
+  const std::string_view key = object.key;
+  Question question = QuestionOf(layout::Op::kAddLocation, std::span(&key, 1), object.family);
   Append(question.payload, layout::CommitRecord{object.generation, object.bytes, object.slot, 0});
-  const uint64_t tag = kAnnounceTag | object.slot;
+  const uint64_t tag = object.slot;
   uint64_t id = 0;
   if (!control_.Ask(std::move(question), this, tag, &id).ok()) {
     Remove(object, Status::Ok(), false);
@@ -249,13 +299,8 @@ void DeviceObjects::Announce(DeviceObject& object) {
 }
 
 void DeviceObjects::Forget(std::string_view key, layout::Family family, uint64_t generation, uint32_t slot) {
-  Question question = QuestionOf(layout::Op::kForgetLocations, key, family);
-  layout::ResultRecord record{};
-  record.generation = generation;
-  record.locationCount = 1;
-  record.locations[0] = {peers_.self(), slot};
-  Append(question.payload, record);
-  control_.Tell(std::move(question));
+  auto& forgotten = family == layout::Family::kPublished ? forgottenPublished_ : forgottenCached_;
+  forgotten.push_back({std::string(key), generation, slot});
 }
 
 void DeviceObjects::ForEachCommitted(const std::function<void(const DeviceObject&)>& visit) const {

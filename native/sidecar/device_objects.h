@@ -106,6 +106,10 @@ class DeviceObjects final : private ControlWaiter {
   // The owner is to forget this location, which may not be in the table.
   void Forget(std::string_view key, layout::Family family, uint64_t generation, uint32_t slot);
 
+  // Sends what is to be told to owners, many keys in one message. Called in every turn of the loop, and before a key is
+  // reserved anew. True: there was something.
+  bool Flush();
+
   void ForEachCommitted(const std::function<void(const DeviceObject&)>& visit) const;
   [[nodiscard]] size_t holds() const { return holds_.size(); }
   [[nodiscard]] size_t size() const { return objects_.size(); }
@@ -118,6 +122,15 @@ class DeviceObjects final : private ControlWaiter {
 
   void OnControlReply(uint64_t tag, const Message& reply, bool last) override;
   void OnControlLost(uint64_t tag, const Status& why) override;
+  struct Forgotten {
+    std::string key;
+    uint64_t generation;
+    uint32_t slot;
+  };
+
+  void FlushConsumed();
+  void FlushForgotten(layout::Family family, std::vector<Forgotten>* forgotten);
+  void EndRemoved(uint64_t batch);
   void EndConsumed(uint32_t slot);
   void EndWaiters(DeviceObject& object, const Status& status);
   void Unlink(DeviceObject& object);
@@ -130,7 +143,12 @@ class DeviceObjects final : private ControlWaiter {
   std::unordered_map<uint32_t, std::unique_ptr<DeviceObject>> objects_;  // by slot
   std::unordered_multimap<std::string, uint32_t> keys_;                  // of those that are not gone
   std::unordered_map<uint64_t, Hold> holds_;
-  std::unordered_map<uint64_t, uint64_t> questions_;  // open ones, by tag
+  std::unordered_map<uint64_t, uint64_t> questions_;              // open ones, by tag
+  std::vector<uint32_t> consumed_;                                // slots whose keys are to be removed
+  std::unordered_map<uint64_t, std::vector<uint32_t>> removing_;  // slots whose keys are being removed, by batch
+  uint64_t lastBatch_ = 0;
+  std::vector<Forgotten> forgottenPublished_;
+  std::vector<Forgotten> forgottenCached_;
 };
 
 }  // namespace hbmesh::sidecar

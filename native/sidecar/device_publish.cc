@@ -28,6 +28,7 @@ void DevicePublish::Start() {
   batching_ = true;
   for (uint32_t i = 0; i < call_.count(); ++i) Prepare(i);
   if (!asked_.empty()) {
+    core_.objects.Flush();  // what is to be forgotten first
     SetDeadline(core_.options.controlTimeoutMs);
     Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
   }

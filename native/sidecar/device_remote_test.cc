@@ -202,6 +202,25 @@ TEST_P(DeviceRemoteTest, HostilePeers) {
   ExpectNoHolds();
 }
 
+TEST_P(DeviceRemoteTest, AsManyKeysAsOneCallMayHave) {
+  Client sender(AddressOf(0));
+  Client receiver(AddressOf(1));
+  const uint32_t from = sender.MustRegister(0, source);
+  const uint32_t to = receiver.MustRegister(0, target);
+  std::vector<KeyBlobs> out;
+  std::vector<KeyBlobs> in;
+  for (uint32_t i = 0; i < layout::kKeysPerCallMax; ++i) {
+    out.push_back(Blobs("k" + std::to_string(i), from, 2, 64, i * 128));
+    in.push_back(Blobs("k" + std::to_string(i), to, 2, 64, i * 128));
+  }
+  const uint64_t publish = sender.Submit(Op::kDevPublish, 0, out);
+  const Events& received = receiver.WaitEnd(receiver.Submit(Op::kDevSubscribe, 0, in, {60'000, 0, 0, 0}));
+  for (const Events::Key& key : received.keys) ASSERT_EQ(key.code, StatusCode::kOk) << key.text;
+  for (const Events::Key& key : sender.WaitEnd(publish).keys) ASSERT_EQ(key.code, StatusCode::kOk) << key.text;
+  EXPECT_EQ(std::memcmp(source.data(), target.data(), layout::kKeysPerCallMax * 128), 0);
+  ExpectNoHolds();
+}
+
 INSTANTIATE_TEST_SUITE_P(Transports, DeviceRemoteTest, ::testing::Values("tcp", "shm"));
 
 class ManyReadersTest : public DeviceRemoteTest {

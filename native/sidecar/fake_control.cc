@@ -183,16 +183,18 @@ void FakeControl::Handle(const Message& message) {
 bool FakeControl::HandleNews(const Message& message, const std::vector<std::string>& keys, size_t batchBytes) {
   const auto op = static_cast<layout::Op>(message.entry.op);
   if (op == layout::Op::kReportMissing || op == layout::Op::kForgetLocations) {
-    const auto record = RecordAt<layout::ResultRecord>(message, batchBytes, 0);
-    if (op == layout::Op::kReportMissing) directory_.missing.push_back(record);
-    if (op == layout::Op::kForgetLocations) ++directory_.forgotten;
-    const layout::Location gone = record.locations[0];
-    const auto found = directory_.known.find(keys[0]);
-    const bool device = (gone.slot & layout::kDeviceSlot) != 0;
-    if (!device || found == directory_.known.end() || found->second.generation != record.generation) return true;
-    std::erase_if(found->second.locations,
-                  [&](const layout::Location& at) { return at.member == gone.member && at.slot == gone.slot; });
-    if (found->second.locations.empty()) directory_.known.erase(found);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      const auto record = RecordAt<layout::ResultRecord>(message, batchBytes, i);
+      if (op == layout::Op::kReportMissing) directory_.missing.push_back(record);
+      if (op == layout::Op::kForgetLocations) ++directory_.forgotten;
+      const layout::Location gone = record.locations[0];
+      const auto found = directory_.known.find(keys[i]);
+      const bool device = (gone.slot & layout::kDeviceSlot) != 0;
+      if (!device || found == directory_.known.end() || found->second.generation != record.generation) continue;
+      std::erase_if(found->second.locations,
+                    [&](const layout::Location& at) { return at.member == gone.member && at.slot == gone.slot; });
+      if (found->second.locations.empty()) directory_.known.erase(found);
+    }
     return true;
   }
   if (op != layout::Op::kLookup) return false;

@@ -226,7 +226,7 @@ void GetTransfer::EndReads(uint32_t index) {
         remote.fault.code() == StatusCode::kRpcCancelled ? StatusCode::kRpcPeerDead : remote.fault.code();
     const std::string name = link != nullptr ? link->Name() : "member " + std::to_string(member);
     remote.fault = {code, "reading from " + name + " failed: " + remote.fault.message() + "; try again"};
-    Log().warn("{}", remote.fault.message());
+    if (!stopped_.has_value()) Log().warn("{}", remote.fault.message());
     LocalBatch local;
     TryNext(index, &local);
     StartLocal(std::move(local));

@@ -219,10 +219,18 @@ void GetTransfer::FailWaiting(const Status& status) {
 void GetTransfer::Stop(const Status& why) {
   stopped_ = why;
   FailWaiting(why);
+  // A worker that is being stopped ends what has begun; nobody else waits for these bytes, and their memory may be
+  // wanted for something else.
+  if (why.code() != StatusCode::kShuttingDown) StopMoving();
   Advance();
 }
 
 void GetTransfer::OnAbandoned() { Stop({StatusCode::kInterrupted, "the client ended"}); }
+
+void GetTransfer::StopMoving() {
+  core_.copier.Cancel(this);
+  core_.peers.CancelQueued(this);
+}
 
 void GetTransfer::OnDeadline() {
   const std::string limit = std::to_string(timeoutMs_ + TransferLimitMs(call_.totalBytes())) + " ms";

@@ -102,6 +102,8 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   void EndRemote(Remote& remote);
   void FailRemote(Remote& remote, const Status& status);
   void FailWaiting(const Status& status);
+  // Begins no further part of a copy or read.
+  void StopMoving();
   void SetOk(uint32_t key, uint64_t generation);
   void Advance();
 

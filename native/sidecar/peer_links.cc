@@ -146,6 +146,15 @@ Status PeerLink::Queue(uint64_t connection, PendingRead request) {
   return Status::Ok();
 }
 
+void PeerLink::CancelQueued(CompletionTarget* completion) {
+  std::vector<uint64_t> tags;
+  std::erase_if(reads_, [&](const PendingRead& read) {
+    if (read.completion == completion) tags.push_back(read.tag);
+    return read.completion == completion;
+  });
+  for (const uint64_t tag : tags) completion->OnCompletion(tag, {StatusCode::kRpcCancelled, "nobody needs the bytes"});
+}
+
 void PeerLink::ConsumeHold(uint64_t connection, uint64_t hold) {
   if (connected_ && connection == connection_) consumes_.push_back({hold});
 }

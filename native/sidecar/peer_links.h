@@ -92,6 +92,9 @@ class PeerLink final : private CompletionTarget {
   // The same in the other direction. Completion means that the bytes are visible to the peer.
   [[nodiscard]] Status Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source,
                              uint32_t lane, CompletionTarget* completion, uint64_t tag);
+  // What the transport has not accepted yet of this target's reads and writes is given up; each completes now, with
+  // kRpcCancelled. What it has accepted goes on.
+  void CancelQueued(CompletionTarget* completion);
   void CloseHold(uint64_t connection, uint64_t hold);
 
   // Of the connection that is there: what carries the bytes, in how many lanes, and is it not what was asked for.
@@ -177,6 +180,7 @@ class PeerLinks {
   [[nodiscard]] PeerLink* Find(uint32_t member);
   void ForgetOpens(PeerReader* reader);
   void ForgetMemory(PeerMemoryUser* user);
+  void CancelQueued(CompletionTarget* completion);
 
   // False: the endpoint is none of ours.
   bool OnMessage(EndpointKey from, std::span<const std::byte> message);

@@ -263,7 +263,7 @@ void SetTransfer::OnControlLost(uint64_t /*tag*/, const Status& why) {
 }
 
 void SetTransfer::Stop(const Status& why) {
-  stopped_ = why.code() == StatusCode::kShuttingDown;
+  stopped_ = stopped_ || why.code() == StatusCode::kShuttingDown;
   if (answered()) {
     FinishWhenDone();
     return;
@@ -281,7 +281,10 @@ void SetTransfer::OnAbandoned() {
 }
 
 void SetTransfer::OnDeadline() {
-  if (answered() && committed_ && questionId_ == 0) {
+  if (answered() && committed_) {
+    // Also when the last question got no answer: what was asked is forgotten, or it would never be asked again.
+    FailRest({StatusCode::kRpcDeadlineExceeded, "the owners did not confirm the keys"});
+    if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
     AskToCommit(State::kDoubtful);
     FinishWhenDone();
     return;
@@ -319,7 +322,7 @@ void SetTransfer::FinishWhenDone() {
     if (keys_[i].allocated && keys_[i].state == State::kEnded) End(i);
   }
   if (doubtful && !stopped_) {
-    if (questionId_ == 0) SetDeadline(kCommitAgainMs);
+    SetDeadline(questionId_ == 0 ? kCommitAgainMs : core_.options.controlTimeoutMs);
     return;
   }
   Finish();

@@ -107,6 +107,7 @@ bool Sidecar::Poll() {
   bool worked = PollSessions();
   worked = PollEvents() || worked;
   worked = copier_->Poll() || worked;
+  worked = objects_->Flush() || worked;
   worked = links_->Poll() || worked;
   worked = holds_->Poll() || worked;
   for (Session* session : sessions_->sessions()) {
