@@ -63,6 +63,9 @@ const DROP_WAIT_SHARE = 1 / 3;
 /** Objects in one question to a holder. */
 const OBJECTS_PER_QUESTION_MAX = 10_000;
 
+/** Objects in one question for their blobs: 1,000 of 512 blobs are answered with 4 MiB. A question whose answer is too much is asked in halves. */
+const OBJECTS_PER_DESCRIPTION_MAX = 1_000;
+
 /** Answers for this member's own sidecar. */
 export function createHolderService(options: HolderOptions): ServiceImpl<typeof HolderService> {
   return {
@@ -173,30 +176,41 @@ export class Holders {
   }
 
   async describe(member: number, objects: readonly HeldObject[]): Promise<DescribedObject[]> {
-    const { sidecar, peers, requestTimeoutMs } = this.#options;
     const described: DescribedObject[] = [];
-    for (let from = 0; from < objects.length; from += OBJECTS_PER_QUESTION_MAX) {
-      const part = objects.slice(from, from + OBJECTS_PER_QUESTION_MAX);
-      if (member === this.#selfId) {
-        described.push(...(await sidecar().describe(part, requestTimeoutMs)));
-        continue;
-      }
+    let length = OBJECTS_PER_DESCRIPTION_MAX;
+    while (described.length < objects.length) {
+      const part = objects.slice(described.length, described.length + length);
       try {
-        const reply = await peers
-          .get(member)
-          .holder.describe({ objects: encodeHeld(part) }, { timeoutMs: requestTimeoutMs });
-        if (reply.objects.length !== part.length) {
-          throw new HbmeshError(
-            StatusCode.DATA_INCONSISTENCY,
-            `described ${reply.objects.length} of ${part.length} objects`,
-          );
+        for (const object of await this.#describePart(member, part)) {
+          described.push(object);
         }
-        described.push(...reply.objects);
       } catch (reason) {
-        throw peers.errorOf(member, reason);
+        if (part.length === 1 || !(reason instanceof HbmeshError) || reason.code !== StatusCode.OUT_OF_RANGE) {
+          throw reason;
+        }
+        length = Math.ceil(part.length / 2);
       }
     }
     return described;
+  }
+
+  async #describePart(member: number, objects: readonly HeldObject[]): Promise<DescribedObject[]> {
+    const { sidecar, peers, requestTimeoutMs: timeoutMs } = this.#options;
+    if (member === this.#selfId) {
+      return sidecar().describe(objects, timeoutMs);
+    }
+    try {
+      const reply = await peers.get(member).holder.describe({ objects: encodeHeld(objects) }, { timeoutMs });
+      if (reply.objects.length !== objects.length) {
+        throw new HbmeshError(
+          StatusCode.DATA_INCONSISTENCY,
+          `described ${reply.objects.length} of ${objects.length} objects`,
+        );
+      }
+      return reply.objects;
+    } catch (reason) {
+      throw peers.errorOf(member, reason);
+    }
   }
 
   /** What this holder's sidecar knows of an object. Rejects with why it can't be asked. */

@@ -37,3 +37,5 @@ export const SIDECAR_STATS_BYTES = 64;
 
 export const KEYS_PER_CALL_MAX = 10_000;
 export const KEYS_PER_QUERY_MAX = 100_000;
+/** Payload of one message: half of a session's payload ring (native/queue/channel.h). */
+export const MESSAGE_PAYLOAD_BYTES_MAX = 32 * 2 ** 20;

@@ -57,6 +57,8 @@ interface Decided {
 const WAIT_MS_MAX = 30_000;
 /** Keys in one part of the answer, so that a part fits into the queue. */
 const PART_KEYS_MAX = 1_024;
+/** Bytes of a part, about: a key with many slices makes it larger, up to the limit of a message. */
+const PART_BYTES_MAX = 4 * 2 ** 20;
 /** Longest wait for a newer ring before the owners are asked again. */
 const RETRY_MS = 20;
 
@@ -212,11 +214,39 @@ class Lookup {
   #flush(): void {
     this.#flushing = false;
     const decided = this.#decided.splice(0);
-    for (let from = 0; from < decided.length; from += PART_KEYS_MAX) {
-      const part = decided.slice(from, from + PART_KEYS_MAX);
-      const more = this.#undecided > 0 || from + PART_KEYS_MAX < decided.length;
-      this.#options.reply(this.#encodePart(part), more);
+    for (let from = 0; from < decided.length; ) {
+      const to = this.#endOfPart(decided, from);
+      const more = this.#undecided > 0 || to < decided.length;
+      this.#options.reply(this.#encodePart(decided.slice(from, to)), more);
+      from = to;
     }
+  }
+
+  /** At least one key. */
+  #endOfPart(decided: readonly Decided[], from: number): number {
+    let bytes = 0;
+    let to = from;
+    while (to < decided.length && to - from < PART_KEYS_MAX) {
+      bytes += this.#replyBytesMax(decided[to] as Decided);
+      if (to > from && bytes > PART_BYTES_MAX) {
+        break;
+      }
+      to++;
+    }
+    return to;
+  }
+
+  /** What a key takes in the answer at most, its text apart: a slice for each blob, and for each full slice. */
+  #replyBytesMax({ index, code }: Decided): number {
+    if (code !== StatusCode.OK) {
+      return FOUND_RECORD_BYTES;
+    }
+    const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
+    let slices = 0;
+    for (let blob = index === 0 ? 0 : (blobEnds[index - 1] as number); blob < (blobEnds[index] as number); blob++) {
+      slices += 1 + Math.floor(Number(blobSizes[blob]) / sliceBytesMax);
+    }
+    return FOUND_RECORD_BYTES + slices * SLICE_RECORD_BYTES;
   }
 
   #encodePart(part: readonly Decided[]): Uint8Array {

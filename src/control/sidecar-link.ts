@@ -7,7 +7,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeHeld, type Family, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import { checkFamily } from "./families.js";
-import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, MESSAGE_PAYLOAD_BYTES_MAX, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
 export interface DescribedObject {
@@ -237,14 +237,39 @@ export class SidecarLink {
     }
   }
 
-  /** False: the queue is full. Any other fault means that the port is closing, which onClose will tell. */
+  /**
+   * False: the queue is full. A message that never fits is refused to whom it concerns: the question fails, or OUT_OF_RANGE is the reply. Any other fault means that the port is
+   * closing, which onClose will tell.
+   */
   #trySend(message: PortMessage): boolean {
     try {
+      if (message.payload.byteLength > MESSAGE_PAYLOAD_BYTES_MAX) {
+        throw new HbmeshError(StatusCode.OUT_OF_RANGE, `the limit is ${MESSAGE_PAYLOAD_BYTES_MAX} bytes`);
+      }
       this.#port.send(message);
       return true;
     } catch (reason) {
-      return !(reason instanceof HbmeshError && reason.code === StatusCode.TRY_AGAIN);
+      const code = reason instanceof HbmeshError ? reason.code : undefined;
+      if (code === StatusCode.OUT_OF_RANGE) {
+        return this.#refuse(message, (reason as HbmeshError).message);
+      }
+      return code !== StatusCode.TRY_AGAIN;
     }
+  }
+
+  #refuse(message: PortMessage, limit: string): boolean {
+    const bytes = `${message.payload.byteLength} bytes are too many for one message with ${this.#what} (${limit}); use fewer keys a call`;
+    if ((message.flags & FLAG_REPLY) === 0) {
+      this.#pending.get(message.id)?.fail(new HbmeshError(StatusCode.OUT_OF_RANGE, bytes, { node: this.#node }));
+      return true;
+    }
+    return this.#trySend({
+      ...message,
+      flags: FLAG_REPLY,
+      code: StatusCode.OUT_OF_RANGE,
+      count: 0,
+      payload: Buffer.from(bytes, "utf8"),
+    });
   }
 
   #end(reason: HbmeshError): void {

@@ -20,7 +20,7 @@ import { explainKey, toJson } from "./explain.js";
 import { checkFamily } from "./families.js";
 import type { DroppedObject, Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
-import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX, Op } from "./layout-constants.js";
+import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX, MESSAGE_PAYLOAD_BYTES_MAX, Op } from "./layout-constants.js";
 import { startLookup } from "./lookup.js";
 import { describeFound, lookupAll } from "./object-calls.js";
 import type { Answer, CommitQuestion, OwnerCalls } from "./owner-calls.js";
@@ -219,6 +219,7 @@ export class SidecarRequests {
     const { keys } = this.#keysOf(message, KEYS_PER_QUERY_MAX);
     const answer = await lookupAll(calls, keys, this.#ending.signal);
     const blobSizes = await describeFound(answer, holders);
+    checkMetaFits(blobSizes);
     const counts = encodeCodes(blobSizes.map((sizes) => sizes?.length ?? 0));
     const sizes = BigUint64Array.from(blobSizes.flatMap((each) => each ?? []));
     const countsAt = answer.results.bytes.byteLength;
@@ -278,6 +279,19 @@ export class SidecarRequests {
       );
     }
     this.#link().reply(message, { payload: answer.results.bytes, count: answer.results.count });
+  }
+}
+
+/** The sidecar takes metadata in one message. Throws OUT_OF_RANGE telling how many of the keys fit into one. */
+function checkMetaFits(blobSizes: readonly (readonly bigint[] | undefined)[]): void {
+  // One record and one count a key, the counts padded to 8.
+  let bytes = 8;
+  for (const [index, sizes] of blobSizes.entries()) {
+    bytes += RESULT_RECORD_BYTES + 4 + 8 * (sizes?.length ?? 0);
+    if (bytes > MESSAGE_PAYLOAD_BYTES_MAX) {
+      const message = `the metadata of ${blobSizes.length} keys is too much for one answer: the first ${index} fit; ask for at most ${index} keys a call`;
+      throw new HbmeshError(StatusCode.OUT_OF_RANGE, message);
+    }
   }
 }
 
