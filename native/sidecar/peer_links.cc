@@ -383,6 +383,10 @@ void PeerLinks::ForgetOpens(PeerReader* reader) {
   for (auto& [member, link] : links_) link->ForgetOpens(reader);
 }
 
+void PeerLinks::CancelQueued(CompletionTarget* completion) {
+  for (auto& [member, link] : links_) link->CancelQueued(completion);
+}
+
 void PeerLinks::ForgetMemory(PeerMemoryUser* user) {
   for (auto& [member, link] : links_) link->ForgetMemory(user);
 }
