@@ -73,7 +73,8 @@ Napi::Object MakeStructs(Napi::Env env) {
   HBMESH_STRUCT(Location, HBMESH_FIELD(Location, member), HBMESH_FIELD(Location, slot));
   HBMESH_STRUCT(ResultRecord, HBMESH_FIELD(ResultRecord, code), HBMESH_FIELD(ResultRecord, flags),
                 HBMESH_FIELD(ResultRecord, generation), HBMESH_FIELD(ResultRecord, bytes),
-                HBMESH_FIELD(ResultRecord, locationCount), HBMESH_FIELD(ResultRecord, locations));
+                HBMESH_FIELD(ResultRecord, locationCount), HBMESH_FIELD(ResultRecord, family),
+                HBMESH_FIELD(ResultRecord, locations));
   HBMESH_STRUCT(CommitRecord, HBMESH_FIELD(CommitRecord, generation), HBMESH_FIELD(CommitRecord, bytes),
                 HBMESH_FIELD(CommitRecord, slot), HBMESH_FIELD(CommitRecord, member));
   HBMESH_STRUCT(HeldObject, HBMESH_FIELD(HeldObject, generation), HBMESH_FIELD(HeldObject, slot));
