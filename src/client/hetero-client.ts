@@ -32,7 +32,6 @@ import {
   type SetOptions,
   type SubscribeOptions,
   setArguments,
-  TIMEOUT_MS_MAX,
   toSettings,
 } from "./options.js";
 import { type KeyAnswer, toBatchResult } from "./reply.js";
@@ -80,7 +79,7 @@ export class HeteroClient {
    *
    * Status of a key, in this order: INVALID (published or cached for devices under this key), KEY_ALREADY_EXISTS (`fail` only:
    * delete it first), OUT_OF_MEMORY (arena full and nothing
-   * evictable), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), RUNTIME_ERROR (the copy failed).
+   * evictable), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), ACL_ERROR (the copy failed).
    *
    * @example
    * const result = await client.mSetD2H(["layer0"], [new DeviceBlobList(0, [new Blob(pointer, 4096n)])]);
@@ -116,7 +115,7 @@ export class HeteroClient {
     options: GetOptions = {},
   ): Promise<BatchResult> {
     this.#session.connection();
-    const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", TIMEOUT_MS_MAX);
+    const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
     return await this.#get("mGetH2D", "GetH2D", keys, blobLists, [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n], options);
   }
 
@@ -284,7 +283,7 @@ export class HeteroClient {
     options: DevGetOptions = {},
   ): Promise<BatchResult> {
     const { flags } = this.#session.connection().layout;
-    const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", TIMEOUT_MS_MAX);
+    const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
     const share = options.shareReplica === true ? BigInt(flags.ShareReplica ?? 1) : 0n;
     return await this.#get("devMGet", "DevMGet", keys, blobLists, [BigInt(Math.ceil(waitMs)), share, 0n, 0n], options);
   }

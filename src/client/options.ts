@@ -56,7 +56,7 @@ export interface SetOptions extends CallOptions {
 }
 
 export interface GetOptions extends CallOptions {
-  /** How long to wait for keys that aren't there yet, each on its own. Default 0: doesn't wait. At most 2^31 - 1 ms. */
+  /** How long to wait for keys that aren't there yet, each on its own. Default 0: doesn't wait. At most 1,800,000 ms. */
   timeoutMs?: number;
 }
 
@@ -78,9 +78,10 @@ export interface ReserveOptions extends CallOptions {
   ttlSeconds?: number;
 }
 
-/** Longest wait of a future. */
+/** Longest wait of a future, and of a get for its keys; the sidecar's limit too. */
 export const FUTURE_TIMEOUT_MS_MAX = 1_800_000;
-export const TIMEOUT_MS_MAX = 2 ** 31 - 1;
+/** Longest time limit of a connection or a call. */
+const TIMEOUT_MS_MAX = 2 ** 31 - 1;
 const TTL_SECONDS_MAX = 10 * 365 * 86_400;
 const EXISTENCE = { skip: 0n, fail: 1n, replace: 2n } as const;
 
