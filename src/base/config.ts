@@ -41,7 +41,12 @@ export interface WorkerConfig {
   lanes: number;
   /** How long the sidecar spins before it sleeps. Default 0; at most 10,000. */
   spinMicros: number;
-  /** How long the sidecar outlives its control process. Default 0. */
+  /**
+   * How long a worker that vanished without leaving (its lease ended) may come back with its objects: a key that isn't found is not a sure miss until then. Default 30,000; 0: it
+   * counts as dead at once.
+   */
+  deadAfterMs: number;
+  /** How long the sidecar outlives its control process, for the next one to take it over. Default 60,000. */
   orphanGraceMs: number;
   /** How long a question to an owner may take, its waiting apart, before its keys are given up. Default 5,000. */
   requestTimeoutMs: number;
@@ -71,7 +76,8 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   sliceBytesMax: 2 ** 20,
   lanes: 4,
   spinMicros: 0,
-  orphanGraceMs: 0,
+  deadAfterMs: 30_000,
+  orphanGraceMs: 60_000,
   requestTimeoutMs: 5_000,
   sidecarStartTimeoutMs: 30_000,
   sidecarRestartsMax: 5,
@@ -87,6 +93,7 @@ const RANGES: readonly [keyof WorkerConfig, number, number][] = [
   ["sliceBytesMax", 4_096, 2 ** 30],
   ["lanes", 1, 64],
   ["spinMicros", 0, 10_000],
+  ["deadAfterMs", 0, 3_600_000],
   ["orphanGraceMs", 0, 3_600_000],
   ["requestTimeoutMs", 100, 600_000],
   ["sidecarStartTimeoutMs", 100, 600_000],

@@ -26,6 +26,7 @@ interface WorkerOptions {
   lanes: number;
   slice_kb: number;
   spin_us: number;
+  dead_after_ms: number;
   orphan_grace_ms: number;
   sim_bandwidth_mb_per_s: number;
   sim_latency_us: number;
@@ -71,6 +72,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     lanes: options.lanes,
     sliceBytesMax: options.slice_kb * 1024,
     spinMicros: options.spin_us,
+    deadAfterMs: options.dead_after_ms,
     orphanGraceMs: options.orphan_grace_ms,
     ...(options.tenants_file === undefined ? {} : { tenantsFile: options.tenants_file }),
     insecure: options.insecure,
@@ -133,7 +135,18 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
     .option("--lanes <N>", "connections to each other worker", wholeNumber(1, 16), 4)
     .option("--slice_kb <N>", "largest piece of a transfer", wholeNumber(4, 1_048_576), 1_024)
     .option("--spin_us <N>", "how long the sidecar polls before it sleeps", wholeNumber(0, 10_000), 0)
-    .option("--orphan_grace_ms <N>", "how long the sidecar outlives this process", wholeNumber(0, 3_600_000), 0)
+    .option(
+      "--dead_after_ms <N>",
+      "so long after a worker vanished without leaving, what only it held may come back: no sure misses",
+      wholeNumber(0, 3_600_000),
+      30_000,
+    )
+    .option(
+      "--orphan_grace_ms <N>",
+      "how long the sidecar outlives this process, for the next one to take it over",
+      wholeNumber(0, 3_600_000),
+      60_000,
+    )
     .option("--sim_bandwidth_mb_per_s <N>", "slow the simulated devices down to this; 0: don't", wholeNumber(0, 1e9), 0)
     .option("--sim_latency_us <N>", "delay each simulated copy by this", wholeNumber(0, 60_000_000), 0)
     .option("--tenants_file <FILE>", "who may ask, and whose keys they see: lines of `token tenant`")

@@ -36,6 +36,8 @@ export interface AnnouncerOptions {
   departed: Departed;
   /** These were told to an owner, and are gone meanwhile. */
   onGone: (objects: readonly DroppedObject[]) => void;
+  /** How long a member that this one saw vanish may still come back. */
+  doubtMs: () => number;
 }
 
 const RETRY_MS = 200;
@@ -182,7 +184,9 @@ export class Announcer {
     const { calls, clock, log } = this.#options;
     const question: Question = { method: "announce", keys: part.keys, family, signal };
     for (let attempt = 0; !signal.aborted; attempt++) {
-      const said = await calls.askOwner(member, view.epoch, { ...part, existence: 0, waitMs: 0 }, question);
+      // The last one also tells those who have not seen it how long misses are in doubt.
+      const waitMs = part.last ? this.#options.doubtMs() : 0;
+      const said = await calls.askOwner(member, view.epoch, { ...part, existence: 0, waitMs }, question);
       if (said.t === "results") {
         return said.results;
       }

@@ -9,6 +9,7 @@ import type { WorkerConfig } from "../base/config.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { createLogger, type Logger } from "../base/log.js";
+import { createSystemRandom } from "../base/random.js";
 import { loadTenants, type Tenants } from "../base/tenants.js";
 import { createDecisions, type Decisions } from "../decision/index.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
@@ -86,7 +87,10 @@ class ControlProcessImpl implements ControlProcess {
     this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock);
     this.#ownsStore = dependencies.store === undefined;
     this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log);
-    const decisions = dependencies.decisions ?? createDecisions();
+    const random = dependencies.random ?? createSystemRandom();
+    // Nobody can choose keys that make the directory slow.
+    const hashSeed = (BigInt(random.nextBelow(2 ** 32)) << 32n) | BigInt(random.nextBelow(2 ** 32));
+    const decisions = dependencies.decisions ?? createDecisions({ hashSeed });
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs: config.requestTimeoutMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
     this.#peers = new Peers(this.#network);
@@ -98,7 +102,8 @@ class ControlProcessImpl implements ControlProcess {
     };
     this.#holders = new Holders(this.#holderOptions);
     const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
-    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs });
+    const { deadAfterMs } = config;
+    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, deadAfterMs });
     this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner, departed: this.#departed });
     this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
     const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);
@@ -108,6 +113,7 @@ class ControlProcessImpl implements ControlProcess {
       sidecar,
       departed: this.#departed,
       onGone: (objects) => this.#forgetter.add(objects),
+      doubtMs: () => this.#owner.ownDoubtMs,
     });
     this.#membership = this.#createMembership();
     this.#supervisor = this.#createSupervisor(dependencies.spawnSidecar, { ...shared, checkKeys });

@@ -5,7 +5,7 @@
  * Every request carries the epoch of its asker. An owner that is behind catches up first, for as long as its patience lasts; one that is ahead answers `stale`.
  *
  * After a change of the ring an owner may not know of objects yet that others hold. Until every live member has announced for the epoch, a key that
- * isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends first.
+ * isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends first. It is TRY_AGAIN at once while a member that vanished may come back.
  */
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.js";
@@ -36,6 +36,7 @@ import {
   checkOwnLocations,
   checkOwnRecords,
   countCode,
+  doubtMisses,
   EXISTENCE_REPLACE,
   replaceCode,
 } from "./owner-checks.js";
@@ -47,6 +48,7 @@ import {
   RESULT_RECORD_BYTES,
   Results,
 } from "./records.js";
+import { Vanished } from "./vanished.js";
 import { WaitList } from "./wait-list.js";
 
 export interface DirectoryOwnerOptions {
@@ -56,6 +58,8 @@ export interface DirectoryOwnerOptions {
   checkKeys: KeyCheck;
   /** How long a request waits for this owner to become able to answer. */
   patienceMs: number;
+  /** How long a member that vanished may come back. */
+  deadAfterMs: number;
 }
 
 /** What is asked; a DirectoryRequest without what only protobuf needs. */
@@ -82,10 +86,12 @@ export class DirectoryOwner {
   /** Lookups that wait for keys. */
   readonly #arrivals: WaitList;
   readonly #ends: KeyEnds;
+  readonly #vanished: Vanished;
 
   constructor(options: DirectoryOwnerOptions) {
     this.#options = options;
     this.#ends = new KeyEnds(options.clock);
+    this.#vanished = new Vanished(options.clock, options.deadAfterMs);
     this.#changes = new WaitList(options.clock);
     this.#arrivals = new WaitList(options.clock);
   }
@@ -111,6 +117,7 @@ export class DirectoryOwner {
     }
     decisions.directory.forgetForeign(view.selfId);
     this.#announced.clear();
+    this.#vanished.setView(view);
     this.#changes.wakeAll();
     this.#arrivals.wakeAll();
   }
@@ -123,6 +130,11 @@ export class DirectoryOwner {
   /** Members that have not announced yet. */
   get missing(): number[] {
     return [...(this.#view?.members.keys() ?? [])].filter((id) => !this.#announced.has(id));
+  }
+
+  /** What this member tells others as it announces: how long one that it saw vanish may still come back. */
+  get ownDoubtMs(): number {
+    return this.#vanished.ownDoubtMs;
   }
 
   close(): void {
@@ -203,7 +215,7 @@ export class DirectoryOwner {
       } else {
         const leftMs = deadlineMs - clock.monotonicMs();
         if (misses < count || leftMs <= 0) {
-          return this.#answer(results.bytes);
+          return this.#answer((this.#vanished.inDoubt ? doubtMisses(results) : results).bytes);
         }
         await this.#arrivals.wait(decodeKeys(request.keys), leftMs, signal);
       }
@@ -237,6 +249,7 @@ export class DirectoryOwner {
     this.#checkLives(request.memberId);
     const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#takeOver(request);
     if (request.last) {
+      this.#vanished.tell(request.waitMs);
       this.#announced.add(request.memberId);
       if (this.complete) {
         this.#changes.wakeAll();
@@ -326,8 +339,8 @@ export class DirectoryOwner {
       stale: state === "stale",
       epoch: this.#view?.epoch ?? 0n,
       result: this.#options.decisions.directory.lookup(request.keys, FAMILY_ANY),
-      complete: this.complete,
-      missing: this.missing,
+      complete: this.complete && !this.#vanished.inDoubt,
+      missing: [...this.missing, ...this.#vanished.ids],
       waiting: this.#arrivals.countOf(key),
       ended: end?.how ?? "",
       endedGeneration: end?.generation ?? 0n,

@@ -257,9 +257,7 @@ export class Holders {
       return;
     }
     const keys = encodeKeys(objects.map(({ key }) => key));
-    const reply = await peers
-      .get(member)
-      .holder.drop({ objects: encodeHeld(objects), keys, epoch }, { timeoutMs });
+    const reply = await peers.get(member).holder.drop({ objects: encodeHeld(objects), keys, epoch }, { timeoutMs });
     decodeCodes(reply.codes, objects.length);
   }
 

@@ -22,6 +22,7 @@ import { checkFamily, describeOtherFamily } from "./families.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "./layout-constants.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
 import { alignTo8, pickKeys, Results, splitKeys } from "./records.js";
+import { DOUBT_MESSAGE } from "./vanished.js";
 
 export interface LookupOptions {
   decisions: Decisions;
@@ -128,8 +129,8 @@ class Lookup {
         this.#giveUp(left, said.error);
         return;
       }
-      const { misses, undecided } =
-        said.t === "stale" ? { misses: [], undecided: left } : this.#takeFound(left, said.results);
+      const { misses, doubted, undecided } =
+        said.t === "stale" ? { misses: [], doubted: [], undecided: left } : this.#takeFound(left, said.results);
       const nowMs = clock.monotonicMs();
       if (undecided.length > 0 && nowMs >= Math.max(patience, this.#deadlineMs)) {
         const message =
@@ -141,6 +142,10 @@ class Lookup {
         this.#giveUp(misses, this.#missing());
         misses.length = 0;
       }
+      if (doubted.length > 0 && nowMs >= this.#deadlineMs) {
+        this.#giveUp(doubted, new HbmeshError(StatusCode.TRY_AGAIN, DOUBT_MESSAGE));
+        doubted.length = 0;
+      }
       if (said.t === "stale") {
         await calls.awaitEpochAbove(epoch, RETRY_MS, this.#signal);
         return this.#pursue([...undecided], patience);
@@ -150,7 +155,7 @@ class Lookup {
       } else {
         patience = nowMs + this.#options.patienceMs;
       }
-      left = [...misses, ...undecided].sort((a, b) => a - b);
+      left = [...misses, ...doubted, ...undecided].sort((a, b) => a - b);
     }
   }
 
@@ -163,8 +168,12 @@ class Lookup {
     );
   }
 
-  #takeFound(indexes: readonly number[], results: Results): { misses: number[]; undecided: number[] } {
+  #takeFound(
+    indexes: readonly number[],
+    results: Results,
+  ): { misses: number[]; doubted: number[]; undecided: number[] } {
     const misses: number[] = [];
+    const doubted: number[] = [];
     const undecided: number[] = [];
     const decided: Decided[] = [];
     indexes.forEach((index, at) => {
@@ -174,7 +183,7 @@ class Lookup {
       } else if (code === StatusCode.NOT_FOUND) {
         misses.push(index);
       } else if (code === StatusCode.TRY_AGAIN) {
-        undecided.push(index);
+        (results.inDoubt(at) ? doubted : undecided).push(index);
       } else if (results.otherFamily(at)) {
         const key = splitTenant(decodeKey(this.#wanted.keys, index)).key;
         const message = describeOtherFamily(key, results.family(at), "read");
@@ -189,7 +198,7 @@ class Lookup {
       }
     });
     this.#decide(decided);
-    return { misses, undecided };
+    return { misses, doubted, undecided };
   }
 
   #giveUp(indexes: readonly number[], error: HbmeshError): void {

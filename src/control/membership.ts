@@ -4,6 +4,7 @@
  *   hbmesh/<cluster>/settings/key_rule   the rule that all members keep; written by the first
  *   hbmesh/<cluster>/next_member_id      counter, compare-and-swap
  *   hbmesh/<cluster>/members/<id>        Member, bound to the member's lease
+ *   hbmesh/<cluster>/members/<id>/leaves empty, bound to the same lease: written by a member before it leaves as planned, so that the others know that its bytes go with it
  *
  * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
  * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
@@ -29,6 +30,8 @@ export interface MembershipView {
   selfId: number;
   /** Live members by id, at most one for each worker address: the one that joined last. */
   members: ReadonlyMap<number, MemberEntry>;
+  /** Ids of those that have left as planned, as far as this member saw it; of another id that is gone it may still run, unseen. */
+  left: ReadonlySet<number>;
 }
 
 /** What a member says of itself, its id apart. */
@@ -53,6 +56,7 @@ export interface MembershipOptions {
 }
 
 const MEMBER_ID_MAX = 65_535;
+const LEAVES_SUFFIX = "/leaves";
 const RETRY_MS = 500;
 /** How long joining waits to see its own record. */
 const JOIN_TIMEOUT_MS = 10_000;
@@ -62,6 +66,8 @@ export class Membership {
   readonly #prefix: string;
   readonly #ending = new AbortController();
   readonly #known = new Map<string, MemberEntry>();
+  /** Ids are never used again, so this is bounded. */
+  readonly #left = new Set<number>();
   readonly #firstSnapshot = createDeferred<void>();
   readonly #joined: Deferred<void> = createDeferred<void>();
   #selfId = 0;
@@ -107,6 +113,10 @@ export class Membership {
     this.#ending.abort(new HbmeshError(StatusCode.SHUTTING_DOWN, "this member is leaving the cluster"));
     await Promise.all([...this.#tasks, this.#writing]);
     if (this.#leaseId !== undefined) {
+      const leaves = `${this.#prefix}members/${this.#selfId}${LEAVES_SUFFIX}`;
+      const written = { leaseId: this.#leaseId, timeoutMs: 2_000 };
+      // Without it the others wait for a while whether this member comes back.
+      await this.#options.store.put(leaves, new Uint8Array(0), written).catch(() => {});
       await this.#options.store.revokeLease(this.#leaseId, { timeoutMs: 2_000 }).catch((reason: unknown) => {
         this.#options.log.warn(
           { cause: String(reason) },
@@ -243,6 +253,10 @@ export class Membership {
     }
     let changedAt = 0n;
     for (const { entry, deleted } of batch.events) {
+      if (entry.key.endsWith(LEAVES_SUFFIX)) {
+        this.#left.add(Number(entry.key.slice(entry.key.lastIndexOf("members/") + 8, -LEAVES_SUFFIX.length)));
+        continue;
+      }
       if (deleted) {
         this.#known.delete(entry.key);
       } else {
@@ -253,8 +267,11 @@ export class Membership {
     if (batch.snapshot) {
       this.#firstSnapshot.resolve();
       if (this.#view !== undefined) {
-        await this.#writeSelf();
+        await this.#returnOrEnd();
       }
+      return;
+    }
+    if (changedAt === 0n) {
       return;
     }
     const own = `${this.#prefix}members/${this.#selfId}`;
@@ -265,7 +282,7 @@ export class Membership {
     }
   }
 
-  /** This member's record was deleted: its lease ended, or another process has its address now. */
+  /** This member's record was deleted, or may have been unseen: its lease ended, or another process has its address now. */
   async #returnOrEnd(): Promise<void> {
     const { workerAddress } = this.#options.describeSelf();
     for (const { member } of this.#known.values()) {
@@ -287,7 +304,8 @@ export class Membership {
       }
     }
     const sorted = [...byAddress.values()].sort((a, b) => a.member.id - b.member.id);
-    this.#view = { epoch, selfId: this.#selfId, members: new Map(sorted.map((entry) => [entry.member.id, entry])) };
+    const members = new Map(sorted.map((entry) => [entry.member.id, entry]));
+    this.#view = { epoch, selfId: this.#selfId, members, left: new Set(this.#left) };
     this.#joined.resolve();
     this.#options.onView(this.#view);
   }

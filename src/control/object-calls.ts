@@ -22,6 +22,7 @@ import { KEYS_PER_CALL_MAX, KEYS_PER_QUERY_MAX } from "./layout-constants.js";
 import type { Answer, OwnerCalls } from "./owner-calls.js";
 import { pickKeys, Results } from "./records.js";
 import type { DescribedObject } from "./sidecar-link.js";
+import { DOUBT_MESSAGE } from "./vanished.js";
 
 export interface ObjectCallsOptions {
   calls: OwnerCalls;
@@ -144,7 +145,7 @@ function statusOf(key: string, answer: Answer, index: number): KeyAnswer {
   if (results.otherFamily(index)) {
     return { key, code, message: describeOtherFamily(key, results.family(index), "remove") };
   }
-  const message = errors.get(index)?.message ?? MESSAGES[code];
+  const message = errors.get(index)?.message ?? (results.inDoubt(index) ? DOUBT_MESSAGE : MESSAGES[code]);
   return { key, code, message: message ?? `the owner of the key answered ${StatusCode[code] ?? code}` };
 }
 

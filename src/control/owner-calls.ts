@@ -307,7 +307,9 @@ export class OwnerCalls {
     if (owner === this.view.selfId) {
       return this.#options.owner[method](request, ended);
     }
-    return peers.get(owner).directory[method](request, { timeoutMs: requestTimeoutMs + request.waitMs, signal: ended });
+    // What an announcement says of waiting is for others.
+    const waitMs = method === "lookup" ? request.waitMs : 0;
+    return peers.get(owner).directory[method](request, { timeoutMs: requestTimeoutMs + waitMs, signal: ended });
   }
 }
 
@@ -354,8 +356,9 @@ function mergeAnswer(
         existed.add(position);
       }
     }
-    // An announcement's or a commit's TRY_AGAIN is final: another version is newer.
-    const undecided = results.code(position) === StatusCode.TRY_AGAIN && method !== "announce" && method !== "commit";
+    // An announcement's or a commit's TRY_AGAIN is final: another version is newer. So is doubt, which lasts.
+    const final = method === "announce" || method === "commit" || results.inDoubt(position);
+    const undecided = results.code(position) === StatusCode.TRY_AGAIN && !final;
     if (said.t === "stale" || undecided) {
       again.push(position);
     }

@@ -57,3 +57,13 @@ export function replaceCode(results: Results, from: StatusCode, to: StatusCode):
   }
   return results;
 }
+
+/** What was not found may be where nobody can look. */
+export function doubtMisses(results: Results): Results {
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === StatusCode.NOT_FOUND) {
+      results.setInDoubt(index);
+    }
+  }
+  return results;
+}

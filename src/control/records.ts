@@ -19,6 +19,9 @@ import {
   viewOf,
 } from "../decision/index.js";
 
+/** With TRY_AGAIN in answers of owners: asking again soon is of no use, since a worker that may hold the key is missing (vanished.ts). */
+const FLAG_DOUBT = 4;
+
 /** Results of a batch, one ResultRecord a key, read and changed in place. */
 export class Results {
   readonly bytes: Uint8Array;
@@ -61,6 +64,16 @@ export class Results {
   /** INVALID because the key is there under another family, which `family` then tells. */
   otherFamily(index: number): boolean {
     return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_OTHER_FAMILY) !== 0;
+  }
+
+  /** TRY_AGAIN, for as long as a missing worker may come back. */
+  inDoubt(index: number): boolean {
+    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_DOUBT) !== 0;
+  }
+
+  setInDoubt(index: number): void {
+    this.fail(index, StatusCode.TRY_AGAIN);
+    this.#view.setUint32(index * RESULT_RECORD_BYTES + 4, FLAG_DOUBT, true);
   }
 
   family(index: number): number {

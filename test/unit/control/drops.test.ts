@@ -119,9 +119,7 @@ describe("a commit that is told again", () => {
     const generations = await reserve(REPLACE);
     await commit(generations, REPLACE);
     await cluster.drive(b.sidecar.set(KEYS, "newer", 2));
-    expect((await commit(generations, REPLACE)).map(({ code }) => code)).toEqual(
-      KEYS.map(() => StatusCode.TRY_AGAIN),
-    );
+    expect((await commit(generations, REPLACE)).map(({ code }) => code)).toEqual(KEYS.map(() => StatusCode.TRY_AGAIN));
     const skipped = await commit(generations, SKIP);
     expect(codesOf(skipped)).toEqual(KEYS.map(() => [StatusCode.OK, true]));
     expect(skipped.every(({ generation }, index) => generation > (generations[index] as bigint))).toBe(true);

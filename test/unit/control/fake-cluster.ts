@@ -14,6 +14,7 @@ import type { ControlProcess } from "../../../src/control/contract.js";
 import { startControlProcess } from "../../../src/control/control-process.js";
 import type { ControlNetwork } from "../../../src/control/network.js";
 import { createMemoryStore, type Store } from "../../../src/metadata/index.js";
+import type { WatchBatch } from "../../../src/metadata/store.js";
 import { toConnectError } from "../../../src/rpc/index.js";
 import { type LinkRoutes, methodName } from "../../../src/rpc/link-routes.js";
 import { type FakeFabric, FakeMemory, FakeSidecar } from "./fake-sidecar.js";
@@ -103,6 +104,46 @@ class MemoryNetwork {
   }
 }
 
+/** The cluster's store as one worker reaches it, or doesn't. */
+class CuttableStore implements Store {
+  cut = false;
+  readonly #store: Store;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  readonly get: Store["get"] = (...given) => this.#reach((store) => store.get(...given));
+  readonly getPrefix: Store["getPrefix"] = (...given) => this.#reach((store) => store.getPrefix(...given));
+  readonly put: Store["put"] = (...given) => this.#reach((store) => store.put(...given));
+  readonly delete: Store["delete"] = (...given) => this.#reach((store) => store.delete(...given));
+  readonly grantLease: Store["grantLease"] = (...given) => this.#reach((store) => store.grantLease(...given));
+  readonly keepAlive: Store["keepAlive"] = (...given) => this.#reach((store) => store.keepAlive(...given));
+  readonly revokeLease: Store["revokeLease"] = (...given) => this.#reach((store) => store.revokeLease(...given));
+
+  async *watch(prefix: string, options: { signal: AbortSignal }): AsyncGenerator<WatchBatch> {
+    this.#check();
+    for await (const batch of this.#store.watch(prefix, options)) {
+      this.#check();
+      yield batch;
+    }
+  }
+
+  /** The store is the cluster's. */
+  async close(): Promise<void> {}
+
+  async #reach<T>(call: (store: Store) => Promise<T>): Promise<T> {
+    this.#check();
+    return call(this.#store);
+  }
+
+  #check(): void {
+    if (this.cut) {
+      throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, "the store can't be reached");
+    }
+  }
+}
+
 export class FakeCluster {
   readonly clock = createVirtualClock();
   readonly store: Store = createMemoryStore(this.clock);
@@ -110,6 +151,7 @@ export class FakeCluster {
   readonly fabric: FakeFabric = new Map();
   readonly workers: FakeWorker[] = [];
   readonly #linkAddresses = new Map<string, string>();
+  readonly #stores = new Map<FakeWorker, CuttableStore>();
 
   /** Starts a worker, and waits until everyone has announced. */
   async start(
@@ -120,13 +162,14 @@ export class FakeCluster {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
     const config = resolveWorkerConfig({ workerAddress: address, ...settings });
+    const store = new CuttableStore(this.store);
     let worker: FakeWorker | undefined;
     let first: FakeSidecar | undefined;
     const starting = startControlProcess(config, {
       clock: this.clock,
       log: options.log ?? createSilentLogger(),
       random: createSeededRandom(number),
-      store: this.store,
+      store,
       network: this.network.forProcess((link) => this.#linkAddresses.set(address, link)),
       spawnSidecar: async () => {
         const sidecar = new FakeSidecar(address, memory, this.fabric);
@@ -139,6 +182,7 @@ export class FakeCluster {
     });
     const control = await this.drive(starting);
     worker = { address, control, sidecar: first as FakeSidecar, memory };
+    this.#stores.set(worker, store);
     this.workers.push(worker);
     if (options.settle !== false) {
       await this.ready();
@@ -170,7 +214,7 @@ export class FakeCluster {
   /** As a SIGKILL of both processes: nothing is told to anybody; the lease runs out. */
   kill(worker: FakeWorker): void {
     this.workers.splice(this.workers.indexOf(worker), 1);
-    this.isolate(worker);
+    this.cutOff(worker);
     this.fabric.delete(worker.address);
     this.#killed.push(worker);
   }
@@ -182,6 +226,17 @@ export class FakeCluster {
 
   heal(worker: FakeWorker): void {
     this.network.cut.delete(this.#linkAddresses.get(worker.address) ?? "");
+  }
+
+  /** As isolate, and it can't reach the store either: it lives, but its lease runs out. */
+  cutOff(worker: FakeWorker): void {
+    this.isolate(worker);
+    (this.#stores.get(worker) as CuttableStore).cut = true;
+  }
+
+  comeBack(worker: FakeWorker): void {
+    this.heal(worker);
+    (this.#stores.get(worker) as CuttableStore).cut = false;
   }
 
   readonly #killed: FakeWorker[] = [];
