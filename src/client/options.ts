@@ -74,11 +74,11 @@ export interface DevGetOptions extends GetOptions {
 }
 
 export interface ReserveOptions extends CallOptions {
-  /** Seconds until a reservation that isn't complete ends with FUTURE_TIMEOUT. Default 600. Above 0. */
+  /** Seconds until a reservation that isn't complete ends with FUTURE_TIMEOUT. Default 600. Above 0, at most 1,800. */
   ttlSeconds?: number;
 }
 
-/** Longest wait of a future, and of a get for its keys; the sidecar's limit too. */
+/** Longest wait of a future and of a get, and longest life of a reservation; the sidecar's limit too. */
 export const FUTURE_TIMEOUT_MS_MAX = 1_800_000;
 /** Longest time limit of a connection or a call. */
 const TIMEOUT_MS_MAX = 2 ** 31 - 1;
@@ -147,7 +147,7 @@ export function setArguments(options: SetOptions, flags: NativeLayout["flags"]):
 
 /** Milliseconds of a reservation's life. Throws INVALID. */
 export function reserveMs(options: ReserveOptions): number {
-  const ttlSeconds = checkNumber(options.ttlSeconds ?? 600, "ttlSeconds", "seconds", TTL_SECONDS_MAX);
+  const ttlSeconds = checkNumber(options.ttlSeconds ?? 600, "ttlSeconds", "seconds", FUTURE_TIMEOUT_MS_MAX / 1000);
   if (ttlSeconds === 0) {
     throw new HbmeshError(StatusCode.INVALID, "ttlSeconds is 0: a reservation needs time above 0");
   }

@@ -113,6 +113,13 @@ describe("arguments that are refused before anything is sent", () => {
     );
     await expect(client.mSetD2H(["a"], one, { ttlSeconds: -1 })).rejects.toThrow(/ttlSeconds is -1/);
     await expect(client.mGetH2D(["a"], one, { timeoutMs: Number.POSITIVE_INFINITY })).rejects.toThrow(/timeoutMs/);
+    const tooLong = { code: StatusCode.INVALID, message: expect.stringMatching(/timeoutMs .* from 0 to 1,800,000/) };
+    await expect(client.mGetH2D(["a"], one, { timeoutMs: 1_800_001 })).rejects.toMatchObject(tooLong);
+    await expect(client.devMGet(["a"], one, { timeoutMs: 1_800_001 })).rejects.toMatchObject(tooLong);
+    await expect(client.reserveLayers(one, { ttlSeconds: 1_801 })).rejects.toThrow(/ttlSeconds .* from 0 to 1,800/);
+    expect(native.requests).toEqual([]);
+    expect((await client.mGetH2D(["a"], one, { timeoutMs: 1_800_000 })).failedKeys).toEqual([]);
+    native.requests.length = 0;
     expect(native.requests).toEqual([]);
   });
 
