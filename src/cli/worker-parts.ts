@@ -4,7 +4,7 @@ import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import { type ControlProcess, type SpawnedSidecar, startControlProcess } from "../control/index.js";
 import { startApiServer } from "../server/index.js";
-import { type StartedSidecar, startSidecar } from "../sidecar/index.js";
+import { type StartedSidecar, startSidecar, takeOverSidecar } from "../sidecar/index.js";
 import type { WorkerReady } from "./local-cluster.js";
 
 /** How much slower than the machine the simulated devices are; zeros: not at all. */
@@ -31,19 +31,19 @@ export interface RunningWorker {
 export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
   const { config, log } = parts;
   let started: StartedSidecar | undefined;
+  const options = { ...config, sim: parts.sim, log, startTimeoutMs: config.sidecarStartTimeoutMs };
   const spawnSidecar = async (adoptFd?: number): Promise<SpawnedSidecar> => {
-    started = await startSidecar(
-      {
-        ...config,
-        sim: parts.sim,
-        log,
-        startTimeoutMs: config.sidecarStartTimeoutMs,
-      },
-      adoptFd,
-    );
+    started = await startSidecar(options, adoptFd);
     return started;
   };
-  const control = await startControlProcess(config, { log, ...(parts.hasSidecar ? { spawnSidecar } : {}) });
+  const takeOver = async (): Promise<SpawnedSidecar | undefined> => {
+    started = await takeOverSidecar(options);
+    return started;
+  };
+  const control = await startControlProcess(config, {
+    log,
+    ...(parts.hasSidecar ? { spawnSidecar, takeOverSidecar: takeOver } : {}),
+  });
   try {
     const server = await startApiServer({ address: config.workerAddress, log, control });
     await control.whenReady({ timeoutMs: config.sidecarStartTimeoutMs });

@@ -22,6 +22,8 @@ export interface SpawnedSidecar {
    * outlive the sidecar. It stays open when the sidecar dies, until `stop` is called.
    */
   readonly storeFd: number | undefined;
+  /** Ends the sidecar if it still runs, and keeps its memory for a successor. Default: it ends with its port. */
+  end?(): Promise<void>;
   /** Ends the sidecar if it still runs, waits for its end, and releases what belongs to it. Called once, also after it died. */
   stop(): Promise<void>;
 }
@@ -29,9 +31,13 @@ export interface SpawnedSidecar {
 /** Starts a sidecar. With `adoptFd` it adopts the objects in that memory; the descriptor stays the caller's. */
 export type SpawnSidecar = (adoptFd?: number) => Promise<SpawnedSidecar>;
 
+export type TakeOverSidecar = () => Promise<SpawnedSidecar | undefined>;
+
 /** Everything has a real default but `spawnSidecar`: without it the control process runs alone and holds no bytes. */
 export interface ControlDependencies {
   spawnSidecar?: SpawnSidecar | undefined;
+  /** Takes over a sidecar that an earlier control process left running; undefined if there is none. Default: none. */
+  takeOverSidecar?: TakeOverSidecar | undefined;
   /** Default: opened from config.metadataAddress, and closed with the control process. A store given here stays open. */
   store?: Store | undefined;
   clock?: Clock | undefined;

@@ -17,7 +17,7 @@ import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.j
 import { openStore, type Store } from "../metadata/index.js";
 import { createLinkRoutes } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
-import type { ControlDependencies, ControlProcess, ObjectCalls, SpawnSidecar } from "./contract.js";
+import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
 import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
 import { Forgetter } from "./forgetter.js";
@@ -116,7 +116,7 @@ class ControlProcessImpl implements ControlProcess {
       doubtMs: () => this.#owner.ownDoubtMs,
     });
     this.#membership = this.#createMembership();
-    this.#supervisor = this.#createSupervisor(dependencies.spawnSidecar, { ...shared, checkKeys });
+    this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
   }
@@ -261,7 +261,7 @@ class ControlProcessImpl implements ControlProcess {
   }
 
   #createSupervisor(
-    spawn: SpawnSidecar | undefined,
+    { spawnSidecar: spawn, takeOverSidecar: takeOver }: ControlDependencies,
     shared: { decisions: Decisions; checkKeys: ReturnType<typeof createKeyCheck> },
   ): SidecarSupervisor | undefined {
     if (spawn === undefined) {
@@ -288,6 +288,7 @@ class ControlProcessImpl implements ControlProcess {
       log: this.#log,
       workerAddress: this.config.workerAddress,
       spawn,
+      takeOver,
       restartsMax: this.config.sidecarRestartsMax,
       onRequest: (message) => this.#requests?.take(message),
       onUp: (link) => {

@@ -7,7 +7,7 @@ import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { PortMessage } from "../sidecar/port.js";
-import type { SpawnedSidecar, SpawnSidecar } from "./contract.js";
+import type { SpawnedSidecar, SpawnSidecar, TakeOverSidecar } from "./contract.js";
 import { SidecarLink } from "./sidecar-link.js";
 
 export interface SupervisorOptions {
@@ -15,6 +15,8 @@ export interface SupervisorOptions {
   log: Logger;
   workerAddress: string;
   spawn: SpawnSidecar;
+  /** For the first one. */
+  takeOver?: TakeOverSidecar | undefined;
   /** Restarts within RESTART_WINDOW_MS before it gives up. */
   restartsMax: number;
   onRequest: (message: PortMessage, link: SidecarLink) => void;
@@ -56,9 +58,17 @@ export class SidecarSupervisor {
     return this.#state.t === "up";
   }
 
-  /** Rejects when the first sidecar doesn't start: that is a fault of the configuration, which a restart would repeat. */
+  /**
+   * Takes over what an earlier control process left running, else starts a sidecar. Rejects when the first one doesn't start: that is a fault of the configuration, which a restart would
+   * repeat.
+   */
   async start(): Promise<void> {
-    this.#take(await this.#options.spawn());
+    const { spawn, takeOver, log } = this.#options;
+    const taken = await takeOver?.().catch((reason: unknown) => {
+      log.warn({ cause: String(reason) }, "a sidecar runs at this worker's address, but could not be taken over");
+      return undefined;
+    });
+    this.#take(taken ?? (await spawn()));
   }
 
   /** Ends the sidecar, after its transfers. Never rejects. */
@@ -103,6 +113,8 @@ export class SidecarSupervisor {
   async #restart(dead: SpawnedSidecar): Promise<void> {
     const { clock, log, spawn, restartsMax, onGiveUp, workerAddress } = this.#options;
     let cause: unknown;
+    // One that lives without its port still has the worker's address.
+    await dead.end?.();
     while (!this.#ending.signal.aborted) {
       const nowMs = clock.monotonicMs();
       while (this.#restarts[0] !== undefined && this.#restarts[0] < nowMs - RESTART_WINDOW_MS) {

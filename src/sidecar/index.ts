@@ -18,3 +18,4 @@ export {
   startSidecarProcess,
 } from "./sidecar-process.js";
 export { type StartedSidecar, startSidecar } from "./start-sidecar.js";
+export { takeOverSidecar } from "./take-over.js";

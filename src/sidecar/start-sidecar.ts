@@ -9,6 +9,8 @@ export interface StartedSidecar {
   readonly process: SidecarProcess;
   /** The store's memory, for the next sidecar; open until stop(). */
   readonly storeFd: number;
+  /** As stop(), but the store's memory stays open for a successor. */
+  end(): Promise<void>;
   /** Closes the port, ends the process and waits for its end, then closes the store's descriptor. May be called again. */
   stop(): Promise<void>;
 }
@@ -31,15 +33,19 @@ export async function startSidecar(options: SidecarProcessOptions, adoptFd?: num
   }
   const storeFd = port.storeFd;
   let stopped: Promise<void> | undefined;
-  const stop = async (): Promise<void> => {
+  const end = async (): Promise<void> => {
     port.close();
     await process.stop();
+  };
+  const stop = async (): Promise<void> => {
+    await end();
     closeSync(storeFd);
   };
   return {
     port,
     process,
     storeFd,
+    end,
     stop: () => {
       stopped ??= stop();
       return stopped;
