@@ -1,0 +1,196 @@
+// Goal: a set that ends in its middle frees what it took, and one whose owner may have committed it keeps the bytes
+// until that is known. Method: a real sidecar process; copies are slowed or fail, commits get no answer, the control
+// process dies; the arena's usage and the answers are looked at.
+#include <cstddef>
+#include <cstring>
+
+#include "sidecar/sidecar_test_util.h"
+
+namespace hbmesh::sidecar::testing {
+namespace {
+
+using layout::Op;
+
+constexpr uint64_t kReplace = 2;
+constexpr uint64_t kFail = 1;
+
+void ExpectDoubt(const Reply& reply, StatusCode code) {
+  ASSERT_EQ(reply.code, StatusCode::kOk) << reply.text;
+  ASSERT_EQ(reply.results.size(), 1U);
+  EXPECT_EQ(reply.results[0].code, CodeOf(code)) << reply.texts[0];
+  EXPECT_NE(reply.texts[0].find("it may become visible"), std::string::npos) << reply.texts[0];
+}
+
+TEST(SetEndTest, ClientKilledWhileItsBytesAreCopiedLeavesNothing) {
+  FakeDirectory directory;
+  Worker worker(directory, 1, {"--sim_bandwidth_mb_per_s=20"});
+  DeviceMemory memory(8 << 20);
+  {
+    Client client(worker.process.workerAddress());
+    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 8, 1 << 20)});
+    worker.control->WaitAsked(Op::kReserve, 1);
+    // The control process answers one message after the other: the reservation was answered before this.
+    EXPECT_GT(worker.control->Stats().arenaUsedBytes, 0U);
+    client.Die();
+  }
+  Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "the memory of the dead client's set is free");
+  EXPECT_EQ(worker.control->Stats().objects, 0U);
+  EXPECT_EQ(worker.control->Stats().sessions, 0U);
+  EXPECT_EQ(worker.control->Asked(Op::kCommit), 0) << "nothing of it was committed";
+}
+
+TEST(SetEndTest, CopyThatFailsFreesTheMemoryAndSaysWhy) {
+  FakeDirectory directory;
+  Worker worker(directory, 1, {"--sim_fail_every_nth=1"});
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  const uint32_t region = client.MustRegister(0, memory);
+  const Reply reply = client.Call(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096), Blobs("b", region, 1, 4096)});
+  ASSERT_EQ(reply.code, StatusCode::kOk) << reply.text;
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_NE(reply.results[i].code, 0U);
+    EXPECT_FALSE(reply.texts[i].empty());
+  }
+  EXPECT_EQ(worker.control->Asked(Op::kCommit), 0);
+  EXPECT_EQ(worker.control->Stats().arenaUsedBytes, 0U);
+  EXPECT_EQ(worker.control->Stats().objects, 0U);
+}
+
+TEST(SetEndTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  memory.Fill(11);
+  const uint32_t region = client.MustRegister(0, memory);
+  worker.control->Hold(Op::kCommit);
+  ExpectDoubt(client.Call(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)}, {kReplace, 0, 0, 0}),
+              StatusCode::kRpcDeadlineExceeded);
+  EXPECT_GT(worker.control->Stats().arenaUsedBytes, 0U) << "the bytes stay";
+  EXPECT_EQ(worker.control->Stats().objects, 0U) << "not visible yet";
+  worker.control->WaitAsked(Op::kCommit, 2);
+  worker.control->Unhold(Op::kCommit);
+  Eventually([&] { return worker.control->Stats().objects == 1; }, "the object is sealed");
+  const Reply get = client.Call(Op::kGetH2D, 0, {Blobs("a", region, 2, 4096, 512 << 10)});
+  EXPECT_EQ(get.results[0].code, 0U) << get.texts[0];
+  EXPECT_EQ(std::memcmp(memory.data(), memory.data() + (512 << 10), 8192), 0);
+  EXPECT_EQ(worker.control->Asked(Op::kLookup), 0) << "it is sealed here";
+}
+
+TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneConfirms) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  memory.Fill(12);
+  const uint32_t region = client.MustRegister(0, memory);
+  worker.control->Hold(Op::kCommit);
+  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)});
+  worker.control->WaitAsked(Op::kCommit, 1);
+  worker.control->Die();
+  ExpectDoubt(client.WaitFor(set), StatusCode::kClientWorkerDisconnect);
+  worker.control = std::make_unique<FakeControl>(worker.process.workerAddress(), directory, 1);
+  Eventually([&] { return worker.control->Stats().objects == 1; }, "the object is sealed");
+  EXPECT_TRUE(directory.Knows("a"));
+  const Reply get = client.Call(Op::kGetH2D, 0, {Blobs("a", region, 2, 4096, 512 << 10)});
+  EXPECT_EQ(get.results[0].code, 0U) << get.texts[0];
+  EXPECT_EQ(std::memcmp(memory.data(), memory.data() + (512 << 10), 8192), 0);
+}
+
+TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneRefuses) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  const uint32_t region = client.MustRegister(0, memory);
+  worker.control->Hold(Op::kCommit);
+  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)}, {kFail, 0, 0, 0});
+  worker.control->WaitAsked(Op::kCommit, 1);
+  worker.control->Die();
+  ExpectDoubt(client.WaitFor(set), StatusCode::kClientWorkerDisconnect);
+  {
+    const std::lock_guard lock(directory.mutex);
+    directory.known["a"] = {99, 8192, {{7, 1}}, 0, 0};  // another worker's set won
+  }
+  worker.control = std::make_unique<FakeControl>(worker.process.workerAddress(), directory, 1);
+  worker.control->WaitAsked(Op::kCommit, 1);
+  Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "what lost is freed");
+  EXPECT_EQ(worker.control->Stats().objects, 0U);
+}
+
+TEST(SetEndTest, ClientKilledAfterCommitTheSetGoesThrough) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  DeviceMemory memory(1 << 20);
+  worker.control->Hold(Op::kCommit);
+  {
+    Client client(worker.process.workerAddress());
+    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 2, 4096)});
+    worker.control->WaitAsked(Op::kCommit, 1);
+    client.Die();
+  }
+  Eventually([&] { return worker.control->Stats().sessions == 0; }, "the session is closed");
+  worker.control->Unhold(Op::kCommit);
+  Eventually([&] { return worker.control->Stats().objects == 1; }, "the object is sealed all the same");
+}
+
+// ----- what the control process asks of objects -----
+
+std::vector<std::byte> HeldPayload(const Message& listed, size_t keyCount, size_t times) {
+  layout::CommitRecord record{};
+  std::memcpy(&record, listed.payload.data() + listed.payload.size() - keyCount * sizeof(record), sizeof(record));
+  const layout::HeldObject held{record.generation, record.slot, 0};
+  std::vector<std::byte> payload(times * sizeof(held));
+  for (size_t i = 0; i < times; ++i) std::memcpy(payload.data() + i * sizeof(held), &held, sizeof(held));
+  return payload;
+}
+
+TEST(DescribeTest, AnswerThatDoesNotFitIsRefused) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  const uint32_t region = client.MustRegister(0, memory);
+  ASSERT_EQ(client.Call(Op::kSetD2H, 0, {Blobs("a", region, 60'000, 16)}).results[0].code, 0U);
+  const Message listed = worker.control->Ask(Op::kListHeld, 0, {});
+  const Message one = worker.control->Ask(Op::kDescribe, 1, HeldPayload(listed, 1, 1));
+  EXPECT_EQ(one.payload.size(), 8U + 8U + 60'000U * 8U);
+  // 100 x 480,000 bytes are more than half of the channel's 64 MiB.
+  const Message refused = worker.control->Ask(Op::kDescribe, 100, HeldPayload(listed, 1, 100));
+  EXPECT_EQ(refused.entry.code, CodeOf(StatusCode::kOutOfRange));
+  const std::string text(reinterpret_cast<const char*>(refused.payload.data()), refused.payload.size());
+  EXPECT_NE(text.find("ask for fewer at once"), std::string::npos) << text;
+  EXPECT_EQ(worker.control->Ask(Op::kDescribe, 1, HeldPayload(listed, 1, 1)).entry.code, 0U) << "the session goes on";
+}
+
+TEST(DescribeTest, DeviceObjectsAreDescribedAndDropped) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  const uint32_t region = client.MustRegister(0, memory);
+  ASSERT_EQ(client.Call(Op::kDevMSet, 0, {Blobs("d", region, 3, 4096)}).results[0].code, 0U);
+  layout::HeldObject held{};
+  {
+    const std::lock_guard lock(directory.mutex);
+    held = {directory.known["d"].generation, directory.known["d"].locations.at(0).slot, 0};
+  }
+  ASSERT_NE(held.slot & layout::kDeviceSlot, 0U);
+  std::vector<std::byte> payload(sizeof(held));
+  std::memcpy(payload.data(), &held, sizeof(held));
+  const Message described = worker.control->Ask(Op::kDescribe, 1, payload);
+  ASSERT_EQ(described.payload.size(), 8U + 8U + 3 * 8U);
+  uint32_t code = 1;
+  std::memcpy(&code, described.payload.data(), sizeof(code));
+  EXPECT_EQ(code, 0U);
+  uint64_t size = 0;
+  std::memcpy(&size, described.payload.data() + 16, sizeof(size));
+  EXPECT_EQ(size, 4096U);
+  EXPECT_EQ(worker.control->Ask(Op::kDrop, 1, payload).payload.size(), 4U);
+  const Message gone = worker.control->Ask(Op::kDescribe, 1, payload);
+  std::memcpy(&code, gone.payload.data(), sizeof(code));
+  EXPECT_EQ(code, CodeOf(StatusCode::kTryAgain));
+}
+
+}  // namespace
+}  // namespace hbmesh::sidecar::testing
