@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import { Presence } from "../../../src/gen/hbmesh/v1/objects_pb.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
+import { FakeMemory, FakeSidecar } from "./fake-sidecar.js";
 
 /** Enough that each of three owners has several. */
 const KEYS = Array.from({ length: 40 }, (_, index) => `key-${index}`);
@@ -360,6 +361,29 @@ describe("a cluster of control processes", () => {
     // The predecessor was only cut off: it ends as soon as it sees who has its address.
     cluster.comeBack(a);
     await expect(cluster.drive(a.control.failed)).resolves.toMatchObject({ code: StatusCode.INTERRUPTED });
+  });
+
+  it("a control process that takes a living sidecar over announces what it holds, and starts none", async () => {
+    const [, b] = await threeWorkers();
+    const living = new FakeSidecar("127.0.0.1:20004", new FakeMemory(), cluster.fabric);
+    living.memory.objects.set(7, {
+      key: "kept",
+      family: 0,
+      slot: 7,
+      generation: 1n,
+      blobSizes: [10n, 20n],
+      content: "from before",
+      state: "sealed",
+    });
+    const again = await cluster.start(4, {}, { memory: living.memory, takeOver: living });
+    expect(again.sidecar).toBe(living);
+    const [got] = await cluster.drive(b.sidecar.get(["kept"]));
+    expect(got).toMatchObject({ code: StatusCode.OK, content: "from before" });
+    living.die("killed by the test");
+    await cluster.clock.advance(1_000);
+    await cluster.ready();
+    expect(again.sidecar).not.toBe(living);
+    expect(living.stopped).toBe(true);
   });
 
   it("close settles everything that is pending", async () => {

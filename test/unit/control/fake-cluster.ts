@@ -157,7 +157,7 @@ export class FakeCluster {
   async start(
     number: number,
     settings: Partial<WorkerConfig> = {},
-    options: { memory?: FakeMemory; settle?: boolean; log?: Logger } = {},
+    options: { memory?: FakeMemory; settle?: boolean; log?: Logger; takeOver?: FakeSidecar } = {},
   ): Promise<FakeWorker> {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
@@ -171,6 +171,10 @@ export class FakeCluster {
       random: createSeededRandom(number),
       store,
       network: this.network.forProcess((link) => this.#linkAddresses.set(address, link)),
+      takeOverSidecar: async () => {
+        first = options.takeOver;
+        return first;
+      },
       spawnSidecar: async () => {
         const sidecar = new FakeSidecar(address, memory, this.fabric);
         first ??= sidecar;
