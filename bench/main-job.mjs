@@ -3,7 +3,7 @@
  * this machine can do in the same run: one copy with the same number of threads and pieces, or raw sockets with as many
  * connections. Medians over the rounds, one warm-up before them; every round uses new keys and deletes them.
  *
- *   node bench/main-job.mjs [--rounds N] [--json] [--compare FILE] [--only NAME]
+ *   npm run bench -- [--rounds N] [--json] [--compare FILE] [--only NAME]
  *
  * --compare reads what an earlier --json printed and shows the change of each ratio. Ratios compare over runs and machines;
  * GB/s do not.
@@ -21,15 +21,51 @@ const shapes = ["28x1024KB", "61x72KB"];
 const file = process.execPath;
 const totalBytes = statSync(file).size;
 
-const { values: options } = parseArgs({
-  options: {
-    rounds: { type: "string", default: "9" },
-    json: { type: "boolean", default: false },
-    compare: { type: "string" },
-    only: { type: "string", default: "" },
-  },
-});
+const help = `Usage: npm run bench -- [options]
+
+Measures the main job on this machine: local set and get, remote get over tcp and over shm, at 1 MiB and at 72 KB blobs, each
+beside its limit, measured in the same rounds: one copy with as many threads, or raw sockets with as many connections.
+
+  --rounds N      rounds that count, after one warm-up; the table has medians (default 9)
+  --only TEXT     only cases whose name has this text, as in --only tcp
+  --json          one JSON document instead of the table, also to keep for --compare
+  --compare FILE  the change of each ratio against an earlier run's JSON
+  -h, --help      this
+
+Ratios compare over runs and machines; GB/s do not.
+`;
+
+/** Says what is wrong in a sentence, and how to go on. */
+function fail(message) {
+  process.stderr.write(`${message}\nnpm run bench -- --help lists the options.\n`);
+  process.exit(2);
+}
+
+function readOptions() {
+  try {
+    return parseArgs({
+      options: {
+        rounds: { type: "string", default: "9" },
+        json: { type: "boolean", default: false },
+        compare: { type: "string" },
+        only: { type: "string", default: "" },
+        help: { type: "boolean", short: "h", default: false },
+      },
+    }).values;
+  } catch (error) {
+    return fail(error.message);
+  }
+}
+
+const options = readOptions();
+if (options.help) {
+  process.stdout.write(help);
+  process.exit(0);
+}
 const rounds = Number(options.rounds);
+if (!Number.isInteger(rounds) || rounds < 1) {
+  fail(`--rounds ${options.rounds} must be a whole number from 1 on`);
+}
 
 function progress(text) {
   process.stderr.write(`${text}\n`);
