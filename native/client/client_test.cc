@@ -1,6 +1,5 @@
-// Goal: a client says clearly why it can't connect, and ends every request exactly
-// once, whatever the sidecar does. Method: a sidecar of this test's own that speaks the protocol and misbehaves on
-// order.
+// Goal: a client says clearly why it can't connect, and ends every request exactly once, whatever the sidecar does.
+// Method: a sidecar of this test's own that speaks the protocol and misbehaves on order.
 #include "client/client.h"
 
 #include <gtest/gtest.h>
