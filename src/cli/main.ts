@@ -23,6 +23,7 @@ Try it:
   $ hbmesh dev                          two workers on this machine until Ctrl-C
   $ hbmesh members --worker 127.0.0.1:31501
   $ hbmesh exist --worker 127.0.0.1:31501 some-key another-key
+  $ hbmesh explain some-key             where it is, or why it is gone
 
 A cluster, on each host:
   $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379

@@ -1,10 +1,10 @@
 /**
- * `hbmesh exist`, `hbmesh meta`, `hbmesh delete`: objects by key, asked of any worker over its Connect API.
+ * `hbmesh exist`, `hbmesh meta`, `hbmesh delete`, `hbmesh explain`: objects by key, asked of any worker over its Connect API.
  * Exit code 1 when a key could not be answered; a key that isn't there is an answer.
  */
 import type { Command } from "commander";
 import { StatusCode } from "../base/errors.js";
-import { Presence } from "../gen/hbmesh/v1/objects_pb.js";
+import { type ExplainResponse, Presence } from "../gen/hbmesh/v1/objects_pb.js";
 import type { KeyStatus } from "../gen/hbmesh/v1/status_pb.js";
 import { type ApiOptions, answerOf, objectClient, withApiOptions } from "./api-client.js";
 import { formatTable, grouped, toJson } from "./table.js";
@@ -90,6 +90,73 @@ async function remove(keys: string[], options: ApiOptions): Promise<number> {
   return exitCodeOf(rows);
 }
 
+const FAMILY_NAMES = ["host object", "published", "device cache"] as const;
+
+async function explain(key: string, options: ApiOptions): Promise<number> {
+  const {
+    $typeName: _type,
+    $unknown: _unknown,
+    ...known
+  } = await answerOf(options, objectClient(options).explain({ key }));
+  const status = statusOf(key, known.status);
+  const locations = known.locations.map(({ workerAddress, slot, status: at, blobSizes, detail }) => ({
+    ...statusOf(workerAddress, at),
+    slot,
+    blobSizes,
+    detail,
+  }));
+  if (options.json === true) {
+    const places = locations.map(({ key: workerAddress, ...location }) => ({ workerAddress, ...location }));
+    process.stdout.write(`${toJson({ ...known, ...status, family: FAMILY_NAMES[known.family], locations: places })}\n`);
+  } else {
+    process.stdout.write(explainText(status, known, locations));
+  }
+  return exitCodeOf([status]);
+}
+
+function explainText(
+  status: Row,
+  known: Omit<ExplainResponse, "$typeName" | "$unknown">,
+  locations: readonly (Row & { slot: number; blobSizes: readonly bigint[]; detail: string })[],
+): string {
+  const isThere = status.status === "OK";
+  const facts: [string, string][] = [
+    ["key", status.key],
+    ["status", status.status],
+    ["cause", status.message],
+    ["owner", known.owner],
+    ["epoch", known.epoch.toString()],
+    ["not announced yet", known.missing.join(" ")],
+    ["family", isThere ? (FAMILY_NAMES[known.family] ?? String(known.family)) : ""],
+    ["bytes", isThere ? grouped(known.sizeBytes) : ""],
+    ["generation", isThere ? known.generation.toString() : ""],
+    ["waiting gets", String(known.waiting)],
+    ["ended", known.ended],
+  ];
+  const table = formatTable(
+    [{ title: "what" }, { title: "value" }],
+    facts.filter(([, value]) => value !== ""),
+  );
+  if (locations.length === 0) {
+    return table;
+  }
+  const columns = [
+    { title: "at" },
+    { title: "slot", right: true },
+    { title: "status" },
+    { title: "blobs", right: true },
+    { title: "detail" },
+  ];
+  const rows = locations.map(({ key, slot, status: code, message, blobSizes, detail }) => [
+    key,
+    String(slot),
+    code,
+    grouped(blobSizes.length),
+    message === "" ? detail : message,
+  ]);
+  return `${table}\n${formatTable(columns, rows)}`;
+}
+
 export function addObjectCommands(program: Command, setExitCode: (code: number) => void): void {
   const add = (
     name: string,
@@ -121,4 +188,19 @@ export function addObjectCommands(program: Command, setExitCode: (code: number) 
     "  $ hbmesh delete layer-0 layer-1",
     remove,
   );
+  const command = program
+    .command("explain")
+    .description(
+      "Tell everything that is known of one key: its owner, where it is, what each holder says, why it is gone.",
+    )
+    .argument("<key>", "the key");
+  withApiOptions(command)
+    .addHelpText(
+      "after",
+      "\nExamples:\n  $ hbmesh explain layer-0\n  $ hbmesh explain --json --worker 10.0.0.1:31501 --token_file token layer-0\n\n" +
+        "Exit code 1 when it can't be told whether the key is there.",
+    )
+    .action(async (key: string, options: ApiOptions) => {
+      setExitCode(await explain(key, options));
+    });
 }
