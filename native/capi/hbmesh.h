@@ -129,7 +129,9 @@ HBMESH_API hbmesh_status hbmesh_client_create(const hbmesh_client_options* optio
  * HBMESH_NO_AVAILABLE_WORKER (nothing serves the address on this machine), HBMESH_NOT_AUTHORIZED (another user serves
  * it, or the token is refused), HBMESH_RPC_DEADLINE_EXCEEDED, HBMESH_DATA_INCONSISTENCY (another release). */
 HBMESH_API hbmesh_status hbmesh_client_init(hbmesh_client* client);
-/* Ends every call and future with HBMESH_SHUTTING_DOWN. May be called again. NULL is ignored. */
+/* Ends every call and future with HBMESH_SHUTTING_DOWN. Waits until the sidecar uses none of their device memory any
+ * more, 2 seconds at most; what it did not confirm by then says so in its message. May be called again. NULL is
+ * ignored. */
 HBMESH_API void hbmesh_client_close(hbmesh_client* client);
 /* Closes and frees. Results, futures and tickets of the client stay usable (ended) until they are freed themselves. */
 HBMESH_API void hbmesh_client_free(hbmesh_client* client);
