@@ -7,6 +7,7 @@
 import { existsSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { createSystemClock } from "../../src/base/clock.js";
+import { StatusCode } from "../../src/base/errors.js";
 import * as constants from "../../src/control/layout-constants.js";
 import { type LookupOptions, startLookup } from "../../src/control/lookup.js";
 import { Results, stampFirstLocation, stampMember } from "../../src/control/records.js";
@@ -152,9 +153,11 @@ describe("fields of the header's records", () => {
     expect([results.generation(0), results.sizeBytes(0)]).toEqual([101n, 102n]);
     expect(results.locations(0)).toEqual([location(0), location(1)]);
     const changed = Results.empty(1);
-    changed.setCode(0, 7);
+    changed.setCode(0, StatusCode.OUT_OF_MEMORY);
     changed.setExisted(0);
-    expect(changed.bytes).toEqual(build(structs.ResultRecord, { code: 7, flags: decision.FLAG_EXISTED }));
+    expect(changed.bytes).toEqual(
+      build(structs.ResultRecord, { code: StatusCode.OUT_OF_MEMORY, flags: decision.FLAG_EXISTED }),
+    );
     const stamped = stampFirstLocation(build(structs.ResultRecord, { generation: 1n }), 9);
     expect(decision.readResult(stamped, 0)).toMatchObject({ generation: 1n, locations: [{ member: 9, slot: 0 }] });
     const commit = { generation: 1n, bytes: 2n, slot: 3 };
