@@ -140,7 +140,7 @@ describe("arguments", () => {
     }
   });
 
-  it.each(["worker", "dev", "demo", "exist", "meta", "delete", "members", "health"])(
+  it.each(["worker", "dev", "demo", "exist", "meta", "explain", "delete", "members", "health"])(
     "hbmesh %s --help has examples",
     async (command) => {
       const result = await hbmesh(command, "--help");
