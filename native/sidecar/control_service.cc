@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "sidecar/explain.h"
 #include "sidecar/object_call.h"
 
 namespace hbmesh::sidecar {
@@ -144,6 +145,21 @@ void ControlService::Describe(Session& session, const Message& message) {
   }
 }
 
+void ControlService::Explain(Session& session, const Message& message) {
+  layout::KeyBatchHeader header{};
+  const size_t fixedBytes = sizeof(header) + sizeof(uint32_t);
+  if (message.payload.size() >= fixedBytes) std::memcpy(&header, message.payload.data(), sizeof(header));
+  if (header.count != 1 || header.keyBytes == 0 || header.keyBytes > message.payload.size() - fixedBytes) {
+    Refuse(session, message, {StatusCode::kInvalid, "one key can be explained at a time, which the batch must have"});
+    return;
+  }
+  const std::string_view key(reinterpret_cast<const char*>(message.payload.data()) + fixedBytes, header.keyBytes);
+  const std::string text = ExplainJson(store_, key, hooks_.nowMs());
+  std::vector<std::byte> payload;
+  Append(payload, text.data(), text.size());
+  Send(session, ReplyTo(message), std::move(payload));
+}
+
 void ControlService::ListHeld(Session& session, const Message& message) {
   ListPart part;
   auto family = layout::Family::kHost;
@@ -181,6 +197,9 @@ void ControlService::Handle(Session& session, const Message& message, const std:
       return;
     case layout::Op::kDescribe:
       Describe(session, message);
+      return;
+    case layout::Op::kExplain:
+      Explain(session, message);
       return;
     case layout::Op::kListHeld:
       ListHeld(session, message);

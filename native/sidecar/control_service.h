@@ -8,6 +8,8 @@
 // padded to 8, blob counts u32 x count padded to 8, blob sizes u64; an answer that the channel can't carry is refused
 // with OUT_OF_RANGE. A request that doesn't fit is answered INVALID, with a text.
 //
+// kExplain takes a KeyBatch of one key and answers JSON text (sidecar/explain.h).
+//
 // Thread rule: the loop.
 #pragma once
 
@@ -26,6 +28,7 @@ namespace hbmesh::sidecar {
 class ControlService {
  public:
   struct Hooks {
+    std::function<uint64_t()> nowMs;
     std::function<layout::SidecarStats()> stats;
     // Begins the shutdown; `done` is called when transfers were drained (or not waited for).
     std::function<void(bool drain, std::function<void()> done)> shutdown;
@@ -43,6 +46,7 @@ class ControlService {
   [[nodiscard]] StatusCode ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes) const;
   void Drop(Session& session, const Message& message);
   void Describe(Session& session, const Message& message);
+  void Explain(Session& session, const Message& message);
   void ListHeld(Session& session, const Message& message);
 
   ObjectStore& store_;

@@ -81,7 +81,8 @@ void Copier::Advance(uint32_t device) {
 void Copier::Cancel(const CompletionTarget* target) {
   for (const std::deque<Job*>& queue : waiting_) {
     for (Job* job : queue) {
-      if (job->target == target && job->status.ok()) job->status = {StatusCode::kRpcCancelled, "nobody needs the bytes"};
+      if (job->target == target && job->status.ok())
+        job->status = {StatusCode::kRpcCancelled, "nobody needs the bytes"};
     }
   }
 }

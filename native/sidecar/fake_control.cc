@@ -103,7 +103,7 @@ Message FakeControl::Ask(layout::Op op, uint32_t count, std::vector<std::byte> p
       [&] {
         const std::lock_guard lock(mutex_);
         const auto found = replies_.find(id);
-        if (found == replies_.end()) return false;
+        if (found == replies_.end() || (found->second.entry.flags & layout::kFlagMore) != 0) return false;
         reply = std::move(found->second);
         replies_.erase(found);
         return true;

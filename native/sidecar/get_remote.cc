@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/crc32c.h"
 #include "base/log.h"
 #include "sidecar/get_transfer.h"
 #include "sidecar/lookup.h"
+#include "sidecar/store_keeper.h"
 
 namespace hbmesh::sidecar {
 
@@ -122,6 +124,7 @@ void GetTransfer::OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint6
   } else {
     remote.connection = connection;
     remote.hold = opened.hold;
+    remote.payloadCrc32c = opened.payloadCrc32c;
     StartReads(index, opened);
   }
   Advance();
@@ -151,7 +154,7 @@ Status GetTransfer::Stage(Remote& remote) {
   const uint64_t bytes = call_.objectBytes(remote.key);
   ObjectView staging;
   // Never sealed: no one finds it by its key, and it is freed when a restarted process adopts the store.
-  Status status = core_.store.Allocate(call_.key(remote.key), std::span(&bytes, 1), &staging);
+  Status status = core_.keeper.Allocate(call_.key(remote.key), std::span(&bytes, 1), {}, &staging);
   if (!status.ok()) return status;
   remote.stagingSlot = staging.slot;
   remote.staging = staging.payload;
@@ -239,12 +242,28 @@ void GetTransfer::EndReads(uint32_t index) {
     source.path.nanoseconds = core_.clock.NowNs() - source.startNs;
     break;
   }
+  if (!IsWhole(remote)) {
+    Unstage(remote);
+    FailRemote(remote, Damaged(link != nullptr ? link->Name() : "member " + std::to_string(member)));
+    return;
+  }
   if (remote.stagingSlot.has_value()) {
     Scatter(index);
     return;
   }
   SetOk(remote.key, remote.found.generation);
   EndRemote(remote);
+}
+
+bool GetTransfer::IsWhole(const Remote& remote) const {
+  if (remote.payloadCrc32c == 0) return true;
+  const uint64_t bytes = call_.objectBytes(remote.key);
+  if (remote.stagingSlot.has_value()) return Crc32c({remote.staging, bytes}) == remote.payloadCrc32c;
+  // Bytes that went straight to a device that the CPU can't address are not looked at.
+  if (!core_.devices[call_.device()]->capabilities().hostAddressable) return true;
+  uint32_t crc = 0;
+  for (const LocalPiece& piece : call_.PiecesOf(remote.key, 0, bytes)) crc = Crc32c({piece.address, piece.bytes}, crc);
+  return crc == remote.payloadCrc32c;
 }
 
 void GetTransfer::Scatter(uint32_t index) {

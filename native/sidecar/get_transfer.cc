@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/crc32c.h"
 #include "sidecar/lookup.h"
 
 namespace hbmesh::sidecar {
@@ -37,6 +38,11 @@ void GetTransfer::AddLocal(uint32_t key, const ObjectView& object, LocalBatch* b
     --open_;
     return;
   }
+  if (object.payloadCrc32c.has_value() && Crc32c({object.payload, object.payloadBytes}) != *object.payloadCrc32c) {
+    reply_.Fail(key, Damaged(core_.options.workerAddress));
+    --open_;
+    return;
+  }
   core_.store.Hold(object.slot);
   batch->keys.push_back(key);
   batch->slots.push_back(object.slot);
@@ -55,6 +61,12 @@ constexpr uint64_t kLocalTag = 0;
 constexpr uint64_t kReadTag = 1;
 constexpr uint64_t MakeTag(uint64_t kind, size_t index) { return (static_cast<uint64_t>(index) << 2) | kind; }
 }  // namespace
+
+Status GetTransfer::Damaged(const std::string& where) {
+  return {StatusCode::kDataInconsistency,
+          "the bytes of the object are not those that were set (its checksum differs; it was read from " + where +
+              "): delete the key and set it again"};
+}
 
 void GetTransfer::StartLocal(LocalBatch batch) {
   if (batch.keys.empty()) return;

@@ -39,8 +39,9 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
     uint32_t location = 0;  // that is being tried
     uint64_t connection = 0;
     uint64_t hold = 0;
-    uint32_t outstanding = 0;  // reads
-    Status fault;              // why the last location failed
+    uint32_t payloadCrc32c = 0;  // 0: not known
+    uint32_t outstanding = 0;    // reads
+    Status fault;                // why the last location failed
     std::optional<uint32_t> stagingSlot;
     std::byte* staging = nullptr;
   };
@@ -72,6 +73,7 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   // ----- local -----
   // Adds a key to the batch, or ends it because its shape differs.
   void AddLocal(uint32_t key, const ObjectView& object, LocalBatch* batch);
+  [[nodiscard]] static Status Damaged(const std::string& where);
   void StartLocal(LocalBatch batch);
   void EndLocal(LocalBatch& batch, const Status& status);
 
@@ -93,6 +95,8 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   [[nodiscard]] std::vector<LocalPiece> PiecesOf(const Remote& remote, const layout::SliceRecord& slice) const;
   [[nodiscard]] Status Stage(Remote& remote);
   void EndReads(uint32_t remote);
+  // False: the checksum is known, and differs.
+  [[nodiscard]] bool IsWhole(const Remote& remote) const;
   void Scatter(uint32_t remote);
   void Unstage(Remote& remote);
   void ReportMissing(const Remote& remote);

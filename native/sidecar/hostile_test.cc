@@ -80,7 +80,7 @@ TEST_F(HostileTest, BadCallsAreInvalidAndNothingIsDone) {
   ExpectInvalid(client.Call(Op::kExist, 0, many), "is in the call twice (numbers 1 and 10001)");
   EXPECT_EQ(client.Call(static_cast<Op>(999), 0, {good}).code, StatusCode::kNotSupported);
   EXPECT_EQ(client.Call(Op::kReserve, 0, {good}).code, StatusCode::kNotSupported);
-  EXPECT_EQ(client.Call(Op::kSetD2H, 0, {good}, {0, 1000, 0, 0}).code, StatusCode::kNotSupported);
+  EXPECT_EQ(client.Call(Op::kSetD2H, 0, {good}, {0, 0, 8, 0}).code, StatusCode::kNotSupported);
   EXPECT_EQ(control.Asked(Op::kReserve), 0) << "nothing was asked for a refused call";
   EXPECT_EQ(control.Stats().arenaUsedBytes, 0U);
   many.pop_back();

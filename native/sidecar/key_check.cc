@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "generated/key_rule.h"
+#include "sidecar/tenants.h"
 
 namespace hbmesh::sidecar {
 
@@ -17,7 +18,8 @@ constexpr uint32_t kCompareAllMax = 8;  // up to here comparing each with each i
 
 }  // namespace
 
-std::string ShowKey(std::string_view key) {
+std::string ShowKey(std::string_view whole) {
+  const std::string_view key = UserKey(whole);
   std::string text = "\"";
   for (const char c : key.substr(0, kShownBytesMax)) {
     const auto byte = static_cast<unsigned char>(c);

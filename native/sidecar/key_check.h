@@ -16,7 +16,8 @@ namespace hbmesh::sidecar {
 // Finds equal keys. `ends` and `bytes` as in a KeyBatch.
 [[nodiscard]] Status CheckDuplicates(const uint32_t* ends, uint32_t count, std::string_view bytes);
 
-// A key as it may be shown to people: quoted, other bytes than visible ASCII as \xNN, shortened.
+// A key as it may be shown to people: without its tenant's prefix, quoted, other bytes than visible ASCII as \xNN,
+// shortened.
 [[nodiscard]] std::string ShowKey(std::string_view key);
 
 }  // namespace hbmesh::sidecar

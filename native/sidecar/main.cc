@@ -25,6 +25,7 @@ struct Flags {
   uint64_t arenaMb = 1024;
   int readyFd = -1;
   std::string tokenFile;
+  std::string tenantsFile;
   uint32_t copyThreads = 0;
   uint64_t simBandwidthMbPerSecond = 0;
   hbmesh::SimOptions sim;
@@ -43,6 +44,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "descriptor of the memory of a sidecar that ended, to go on with its objects");
   app.add_option("--ready_fd", flags.readyFd, "descriptor that gets the line `ready` or `error: ...`, and is closed");
   app.add_option("--token_file", flags.tokenFile, "file with the token that sessions must present");
+  app.add_option("--tenants_file", flags.tenantsFile,
+                 "lines of `token tenant`: whose keys a client sees; without it all clients are one tenant");
+  app.add_option("--eviction_high", options.eviction.highPercent,
+                 "above this share of the arena, in percent, objects are evicted, the longest not used first")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  app.add_option("--eviction_low", options.eviction.lowPercent, "until at most this share is used, percent")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
   app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
       ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
           {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))
@@ -111,6 +121,10 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
     return {hbmesh::StatusCode::kInvalid, "--worker_address \"" + options.workerAddress + "\" is not IP:PORT"};
   }
   if (Status status = ReadToken(flags.tokenFile, &flags.options.token); !status.ok()) return status;
+  if (!flags.tenantsFile.empty()) {
+    Status status = hbmesh::sidecar::Tenants::Load(flags.tenantsFile, &flags.options.tenants);
+    if (!status.ok()) return status;
+  }
   flags.options.arenaBytes = flags.arenaMb << 20;
   flags.sim.bytesPerSecondMax = flags.simBandwidthMbPerSecond * 1'000'000;
   flags.sim.engineThreads = flags.copyThreads;

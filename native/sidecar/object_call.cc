@@ -38,6 +38,7 @@ Status ObjectCall::Parse(Message&& message, const RegionTable& regions, const Pa
   blobCount_ = request.blobCount;
   keyBatch_ = payload.subspan(sizeof(request), request.keyBatchBytes);
   if (Status status = ParseKeys(keyBatch_, limits); !status.ok()) return status;
+  if (!limits.keyPrefix.empty()) PrefixKeys(limits.keyPrefix);
   if (message.entry.count != count_) return Malformed("its entry and its key batch name different numbers of keys");
   const std::span<const std::byte> rest = payload.subspan(sizeof(request) + request.keyBatchBytes);
   if (!limits.blobs) {
@@ -74,6 +75,28 @@ Status ObjectCall::ParseKeys(std::span<const std::byte> batch, const ParseLimits
   if (begin != header.keyBytes) return Malformed("its keys don't fill their bytes");
   count_ = header.count;
   return CheckDuplicates(keyEnds_, count_, keyBytes_);
+}
+
+void ObjectCall::PrefixKeys(std::string_view prefix) {
+  const layout::KeyBatchHeader header{count_,
+                                      static_cast<uint32_t>(keyBytes_.size() + uint64_t{count_} * prefix.size())};
+  const size_t endsBytes = 4ULL * count_;
+  std::vector<std::byte> batch(AlignTo8(sizeof(header) + endsBytes + header.keyBytes));
+  std::memcpy(batch.data(), &header, sizeof(header));
+  auto* ends = reinterpret_cast<uint32_t*>(batch.data() + sizeof(header));
+  auto* bytes = reinterpret_cast<char*>(batch.data()) + sizeof(header) + endsBytes;
+  uint32_t end = 0;
+  for (uint32_t i = 0; i < count_; ++i) {
+    const std::string_view own = key(i);
+    std::memcpy(bytes + end, prefix.data(), prefix.size());
+    std::memcpy(bytes + end + prefix.size(), own.data(), own.size());
+    end += static_cast<uint32_t>(prefix.size() + own.size());
+    ends[i] = end;
+  }
+  prefixed_ = std::move(batch);
+  keyBatch_ = prefixed_;
+  keyEnds_ = ends;
+  keyBytes_ = {bytes, header.keyBytes};
 }
 
 Status ObjectCall::ParseBlobs(std::span<const std::byte> rest, const RegionTable& regions) {

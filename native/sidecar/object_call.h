@@ -33,7 +33,8 @@ struct ParseLimits {
   KeyRule keyRule = KeyRule::kStrict;
   uint32_t keysMax = layout::kKeysPerCallMax;
   uint32_t devices = 0;
-  bool blobs = false;  // does this operation carry blobs
+  bool blobs = false;          // does this operation carry blobs
+  std::string_view keyPrefix;  // put before each key; texts about faults don't show it
 };
 
 class ObjectCall {
@@ -47,7 +48,7 @@ class ObjectCall {
     const uint32_t begin = i == 0 ? 0 : keyEnds_[i - 1];
     return keyBytes_.substr(begin, keyEnds_[i] - begin);
   }
-  // The keys as they came, for handing on.
+  // The keys, for handing on.
   [[nodiscard]] std::span<const std::byte> keyBatch() const { return keyBatch_; }
 
   [[nodiscard]] uint32_t blobBegin(uint32_t i) const { return i == 0 ? 0 : blobEnds_[i - 1]; }
@@ -75,12 +76,15 @@ class ObjectCall {
   [[nodiscard]] Status ParseBlobs(std::span<const std::byte> rest, const RegionTable& regions);
   [[nodiscard]] Status ResolveBlob(uint32_t key, const layout::BlobRecord& blob, const RegionTable& regions);
 
+  void PrefixKeys(std::string_view prefix);
+
   std::vector<std::byte> payload_;
+  std::vector<std::byte> prefixed_;  // the key batch with the tenant's prefix, if it has one
   uint32_t count_ = 0;
   uint32_t device_ = 0;
   uint32_t blobCount_ = 0;
   uint64_t totalBytes_ = 0;
-  const uint32_t* keyEnds_ = nullptr;  // in payload_, as all pointers and spans below
+  const uint32_t* keyEnds_ = nullptr;  // in payload_ or prefixed_, as all pointers and spans below
   std::string_view keyBytes_;
   std::span<const std::byte> keyBatch_;
   const uint32_t* blobEnds_ = nullptr;

@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <string>
 
+#include "sidecar/tenants.h"
+#include "store/object_life.h"
+
 namespace hbmesh::sidecar {
 
 // Which transport carries bytes between sidecars. kAuto: shm where the peer shares this machine, else tcp.
@@ -19,6 +22,9 @@ struct SidecarOptions {
   bool hugePages = false;
   int adoptFd = -1;   // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
   std::string token;  // what a session must present; empty: anything is right
+
+  Tenants tenants;  // whose keys a client sees, by its token; empty: all are one tenant
+  EvictionPolicy eviction;
 
   TransportChoice transport = TransportChoice::kAuto;
   std::string transportListen;  // IP:PORT of the tcp transport; empty: the worker's IP and a free port

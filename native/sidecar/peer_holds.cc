@@ -91,6 +91,7 @@ peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::
   answer.hold = ++lastHold_;
   peer.holds.emplace(answer.hold, object.slot);
   peer::SetShape(object.blobSizes, &answer);
+  answer.payloadCrc32c = object.payloadCrc32c.value_or(0);
   answer.region = transports_[from.transport].arena.id;
   answer.offset = object.payloadFdOffset;  // the region is the whole memfd
   return answer;

@@ -106,7 +106,7 @@ struct OpenedRecord {
   uint32_t code;
   uint32_t region;  // of the transport that the message came on
   uint32_t blobCount;
-  uint32_t reserved;
+  uint32_t payloadCrc32c;  // of an object that has a checksum; 0: none, or it is 0 and is not checked
   uint64_t firstSizes[kShownSizes];
 };
 static_assert(sizeof(OpenedRecord) == 128);

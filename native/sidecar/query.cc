@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "sidecar/explain.h"
 #include "sidecar/lookup.h"
 
 namespace hbmesh::sidecar {
@@ -16,6 +17,8 @@ layout::Op QuestionOf(layout::Op op) {
       return layout::Op::kRemove;
     case layout::Op::kExist:
       return layout::Op::kPresence;
+    case layout::Op::kExplain:
+      return layout::Op::kExplainOwner;
     default:
       return layout::Op::kMeta;
   }
@@ -28,6 +31,8 @@ const char* NameOf(layout::Op op) {
       return "deleting";
     case layout::Op::kExist:
       return "asking for presence";
+    case layout::Op::kExplain:
+      return "explaining the key";
     default:
       return "asking for metadata";
   }
@@ -43,7 +48,7 @@ Query::~Query() {
 }
 
 bool Query::AnswerHere(uint32_t key) {
-  if (op_ == layout::Op::kDelete || op_ == layout::Op::kDevDelete) return false;
+  if (op_ == layout::Op::kDelete || op_ == layout::Op::kDevDelete || op_ == layout::Op::kExplain) return false;
   const auto sealed = core_.store.FindSealed(call_.key(key));
   if (!sealed.has_value()) return false;
   layout::KeyResult& result = reply_.result(key);
@@ -79,7 +84,10 @@ void Query::Start() {
 void Query::OnControlReply(uint64_t /*tag*/, const Message& reply, bool last) {
   if (!last) core_.control.Forget(questionId_);
   questionId_ = 0;
-  if (reply.entry.code != static_cast<uint32_t>(StatusCode::kOk)) {
+  if (op_ == layout::Op::kExplain && reply.entry.code == static_cast<uint32_t>(StatusCode::kOk)) {
+    Explain({reinterpret_cast<const char*>(reply.payload.data()), reply.payload.size()});
+    End();
+  } else if (reply.entry.code != static_cast<uint32_t>(StatusCode::kOk)) {
     FailAsked(RefusalOf(reply, NameOf(op_)));
   } else if (!TakeRecords(reply)) {
     FailAsked({StatusCode::kDataInconsistency,
@@ -132,8 +140,17 @@ void Query::TakeRecord(uint32_t key, const layout::ResultRecord& record) {
 }
 
 void Query::FailAsked(const Status& status) {
-  for (const uint32_t key : asked_) reply_.Fail(key, status);
+  if (op_ == layout::Op::kExplain) {
+    Explain(RefusalJson(status));  // what is known here is an answer, too
+  } else {
+    for (const uint32_t key : asked_) reply_.Fail(key, status);
+  }
   End();
+}
+
+void Query::Explain(std::string_view owner) {
+  const std::string here = ExplainJson(core_.store, call_.key(0), core_.clock.NowMs());
+  reply_.Fail(0, StatusCode::kOk, MergeExplanations(owner, here));
 }
 
 void Query::OnControlLost(uint64_t /*tag*/, const Status& why) {

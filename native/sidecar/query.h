@@ -1,7 +1,8 @@
-// Query: kExist, kGetMeta, kDelete and kDevDelete. What is sealed here is answered here (not for delete); the owners
-// are asked for the rest.
+// Query: kExist, kGetMeta, kDelete, kDevDelete and kExplain. What is sealed here is answered here (not for delete); the
+// owners are asked for the rest.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 #include "sidecar/request.h"
@@ -26,6 +27,8 @@ class Query final : public Request, private ControlWaiter {
   // kMeta: the records, then blob counts and sizes. False: sizes don't fit.
   [[nodiscard]] bool TakeMeta(std::span<const std::byte> payload);
   void TakeRecord(uint32_t key, const layout::ResultRecord& record);
+  // kExplain: the answer, whose text has what the owner said.
+  void Explain(std::string_view owner);
   void FailAsked(const Status& status);
   void End();
 

@@ -27,6 +27,7 @@
 namespace hbmesh::sidecar {
 
 class DeviceObjects;
+class StoreKeeper;
 class Layers;
 class PeerLinks;
 class Request;
@@ -56,6 +57,7 @@ struct Core {
   Clock& clock;
   Timers& timers;
   ObjectStore& store;
+  StoreKeeper& keeper;
   std::vector<std::unique_ptr<Device>>& devices;
   TokenTable& tokens;
   Copier& copier;

@@ -33,6 +33,9 @@ class Session {
   [[nodiscard]] session::Kind kind() const { return kind_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
   [[nodiscard]] Channel& channel() { return *channel_; }
+  // What the keys of its tenant begin with inside (sidecar/tenants.h); empty for the tenant `default`.
+  [[nodiscard]] const std::string& keyPrefix() const { return keyPrefix_; }
+  void SetKeyPrefix(std::string prefix) { keyPrefix_ = std::move(prefix); }
   [[nodiscard]] RegionTable& regions() { return regions_; }
   // Requests under way, by the number that the client gave them.
   [[nodiscard]] std::unordered_map<uint64_t, Request*>& requests() { return requests_; }
@@ -60,6 +63,7 @@ class Session {
   const session::Kind kind_;
   const pid_t pid_;
   const uint64_t payloadBytesMax_;
+  std::string keyPrefix_;
   std::string broken_;
   std::unique_ptr<Channel> channel_;
   RegionTable regions_;

@@ -39,17 +39,6 @@ void SendRefusal(int socket, const Status& status) {
   (void)SendPacket(socket, std::as_bytes(std::span(&welcome, 1))).ok();
 }
 
-// Takes as long as the longer text: a token must not be guessed byte by byte.
-bool SameToken(const std::string& a, const std::string& b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
-    const char left = i < a.size() ? a[i] : '\0';
-    const char right = i < b.size() ? b[i] : '\0';
-    difference |= static_cast<unsigned char>(left ^ right);
-  }
-  return difference == 0;
-}
-
 }  // namespace
 
 // A socket that was accepted; a session once it has greeted.
@@ -164,7 +153,15 @@ Status SessionServer::CheckGreeting(const session::Hello& hello) {
   if (!control && hello.kind != static_cast<uint32_t>(session::Kind::kClient)) {
     return {StatusCode::kInvalid, "session kind " + std::to_string(hello.kind) + " doesn't exist"};
   }
-  if (!options_.token.empty() && !SameToken(FieldText(hello.token, sizeof(hello.token)), options_.token)) {
+  const std::string token = FieldText(hello.token, sizeof(hello.token));
+  if (!control && !options_.tenants.empty()) {
+    if (options_.tenants.PrefixOf(token) == nullptr) {
+      return {StatusCode::kNotAuthorized, std::string(token.empty() ? "you gave no token" : "the token is nobody's") +
+                                              " at worker " + options_.workerAddress +
+                                              ": give the token of a tenant; whoever runs the worker has them in its " +
+                                              "tenants file"};
+    }
+  } else if (!options_.token.empty() && !SameToken(token, options_.token)) {
     return {StatusCode::kNotAuthorized, "the token is not that of worker " + options_.workerAddress +
                                             ": give the one that the worker was started with"};
   }
@@ -187,6 +184,10 @@ Status SessionServer::OpenChannel(Connection& connection, const session::Hello& 
   if (Status status = Channel::Create(options, loop_.wakeFd(), &channel); !status.ok()) return status;
   connection.session = std::make_unique<Session>(connection.id, static_cast<session::Kind>(hello.kind), connection.pid,
                                                  std::move(channel), kPayloadCapacity / 2);
+  if (connection.session->kind() == session::Kind::kClient && !options_.tenants.empty()) {
+    const std::string* prefix = options_.tenants.PrefixOf(FieldText(hello.token, sizeof(hello.token)));
+    if (prefix != nullptr) connection.session->SetKeyPrefix(*prefix);
+  }
   return Status::Ok();
 }
 

@@ -33,7 +33,8 @@ TEST(SetEndTest, ClientKilledWhileItsBytesAreCopiedLeavesNothing) {
     EXPECT_GT(worker.control->Stats().arenaUsedBytes, 0U);
     client.Die();
   }
-  Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "the memory of the dead client's set is free");
+  Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; },
+             "the memory of the dead client's set is free");
   EXPECT_EQ(worker.control->Stats().objects, 0U);
   EXPECT_EQ(worker.control->Stats().sessions, 0U);
   EXPECT_EQ(worker.control->Asked(Op::kCommit), 0) << "nothing of it was committed";

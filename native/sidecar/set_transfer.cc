@@ -3,7 +3,9 @@
 #include <cstring>
 #include <utility>
 
+#include "base/crc32c.h"
 #include "sidecar/lookup.h"
+#include "sidecar/store_keeper.h"
 
 namespace hbmesh::sidecar {
 
@@ -37,6 +39,7 @@ void SetTransfer::Start() {
   std::vector<CopyPiece> pieces = Prepare();
   if (!asked_.empty()) {
     SetDeadline(TransferLimitMs(call_.totalBytes()));
+    core_.keeper.Flush();  // owners hear of a key's end here before it is reserved anew
     Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
   }
   // After the question: the owners work while the bytes move. Nothing is copied when it could not be asked.
@@ -49,6 +52,9 @@ void SetTransfer::Start() {
 
 std::vector<CopyPiece> SetTransfer::Prepare() {
   std::vector<CopyPiece> pieces;
+  ObjectAttributes attributes;
+  attributes.ttlMs = entry().args[1];
+  attributes.pin = static_cast<Pin>(entry().args[2] & layout::kSetPinMask);
   for (uint32_t i = 0; i < call_.count(); ++i) {
     Key& key = keys_[i];
     const auto sealed = existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
@@ -65,12 +71,14 @@ std::vector<CopyPiece> SetTransfer::Prepare() {
       continue;
     }
     ObjectView object;
-    if (const Status status = core_.store.Allocate(call_.key(i), call_.blobSizes(i), &object); !status.ok()) {
+    if (const Status status = core_.keeper.Allocate(call_.key(i), call_.blobSizes(i), attributes, &object);
+        !status.ok()) {
       FailKey(i, status);
       continue;
     }
     key.allocated = true;
     key.slot = object.slot;
+    key.payload = object.payload;
     std::byte* target = object.payload;
     for (uint32_t blob = call_.blobBegin(i); blob < call_.blobEnd(i); ++blob) {
       pieces.push_back({target, call_.blobAddress(blob), call_.blobSize(blob)});
@@ -197,7 +205,10 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
     }
     // A delete may have reached this worker before the owner's answer: then the slot is someone else's by now.
     ObjectView written;
-    if (core_.store.FindSlot(keys_[i].slot, keys_[i].generation, &written).ok()) core_.store.Seal(keys_[i].slot, nowMs);
+    if (core_.store.FindSlot(keys_[i].slot, keys_[i].generation, &written).ok()) {
+      core_.store.Seal(keys_[i].slot, nowMs);
+      core_.keeper.OnSealed();
+    }
     keys_[i].state = State::kEnded;
     keys_[i].allocated = false;  // it is the store's now
     result.flags = record.flags & layout::kExisted;
@@ -210,7 +221,11 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
 
 void SetTransfer::OnCompletion(uint64_t /*tag*/, const Status& status) {
   copying_ = false;
-  if (!status.ok()) FailRest(status);
+  if (status.ok()) {
+    Checksum();
+  } else {
+    FailRest(status);
+  }
   layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
   path.lanes = core_.devices[call_.device()]->capabilities().copyThreads;
   path.slices = slices_;
@@ -218,6 +233,15 @@ void SetTransfer::OnCompletion(uint64_t /*tag*/, const Status& status) {
   path.nanoseconds = core_.clock.NowNs() - startNs_;
   if (status.ok()) reply_.AddPath(path);
   Advance();
+}
+
+void SetTransfer::Checksum() {
+  if ((entry().args[2] & layout::kSetChecksum) == 0) return;
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    const Key& key = keys_[i];
+    if (!key.allocated || key.state == State::kEnded) continue;
+    core_.store.SetPayloadCrc(key.slot, Crc32c({key.payload, call_.objectBytes(i)}));
+  }
 }
 
 void SetTransfer::End(uint32_t i) {

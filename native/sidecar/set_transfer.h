@@ -30,6 +30,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
     bool allocated = false;
     bool written = false;  // the slot carries the generation; before that nobody else knows the slot
     uint32_t slot = 0;
+    const std::byte* payload = nullptr;
     uint64_t generation = 0;  // from the owner, with its answer to the reservation
   };
 
@@ -44,6 +45,8 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void Ask(layout::Op op, std::vector<std::byte> payload);
   void OnReserved(const layout::ResultRecord* records);
   void OnCommitted(const layout::ResultRecord* records);
+  // Of what was copied, if the caller asked for it. REQUIRES: nothing is marked written yet.
+  void Checksum();
   void Commit();
   // Asks the owners to commit the keys in this state.
   void AskToCommit(State state);

@@ -4,6 +4,7 @@
 
 #include "base/event_fd.h"
 #include "base/log.h"
+#include "store/spiller.h"
 
 namespace hbmesh::sidecar {
 
@@ -60,24 +61,32 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   events_ = std::make_unique<CompletionQueue>(loop_.wakeFd());
   deviceEvents_ = std::make_unique<DeviceEvents>(*events_);
   if (Status status = OpenStore(); !status.ok()) return status;
+  if (Status status = store_->SetEvictionPolicy(options_.eviction); !status.ok()) return status;
   if (Status status = OpenDevices(devices); !status.ok()) return status;
   copier_ = std::make_unique<Copier>(devices_, tokens_);
   if (Status status = OpenTransports(options_, transports, *events_, *store_, &transports_); !status.ok())
     return status;
   links_ = std::make_unique<PeerLinks>(PeerLink::Environment{options_, clock_, timers_, tokens_, transports_});
+  keeper_ = std::make_unique<StoreKeeper>(*store_, control_, *links_, clock_, timers_);
+  if (const uint64_t lost = Spiller::DropSpilled(*store_, keeper_->sink()); lost != 0) {
+    Log().warn("{} objects of the adopted store were on an SSD tier, which this sidecar has none of: they are gone",
+               lost);
+  }
+  if (options_.tenants.empty()) Log().info("there is no tenants file: all sessions are one tenant");
   objects_ = std::make_unique<DeviceObjects>(control_, *links_);
   holds_ = std::make_unique<PeerHolds>(*store_, *objects_, layers_, transports_);
-  service_ = std::make_unique<ControlService>(*store_, *objects_, *links_,
-                                              ControlService::Hooks{[this] { return Stats(); },
-                                                                    [this](bool drain, std::function<void()> done) {
-                                                                      BeginStop(drain, Status::Ok(), std::move(done));
-                                                                    }});
+  service_ = std::make_unique<ControlService>(
+      *store_, *objects_, *links_,
+      ControlService::Hooks{
+          [this] { return clock_.NowMs(); }, [this] { return Stats(); },
+          [this](bool drain, std::function<void()> done) { BeginStop(drain, Status::Ok(), std::move(done)); }});
   sessions_ =
       std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, static_cast<SessionListener&>(*this));
   core_ = std::make_unique<Core>(Core{options_,
                                       clock_,
                                       timers_,
                                       *store_,
+                                      *keeper_,
                                       devices_,
                                       tokens_,
                                       *copier_,
@@ -107,6 +116,7 @@ bool Sidecar::Poll() {
   bool worked = PollSessions();
   worked = PollEvents() || worked;
   worked = copier_->Poll() || worked;
+  worked = keeper_->Poll() || worked;
   worked = objects_->Flush() || worked;
   worked = links_->Poll() || worked;
   worked = holds_->Poll() || worked;

@@ -24,6 +24,7 @@
 #include "sidecar/peer_links.h"
 #include "sidecar/request.h"
 #include "sidecar/session_server.h"
+#include "sidecar/store_keeper.h"
 #include "sidecar/timers.h"
 #include "sidecar/transports.h"
 
@@ -95,6 +96,7 @@ class Sidecar final : private LoopWork, private SessionListener {
   std::unique_ptr<Copier> copier_;
   ControlPort control_;
   std::unique_ptr<PeerLinks> links_;
+  std::unique_ptr<StoreKeeper> keeper_;
   std::unique_ptr<DeviceObjects> objects_;
   Layers layers_;
   std::unique_ptr<PeerHolds> holds_;

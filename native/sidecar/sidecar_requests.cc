@@ -14,6 +14,7 @@ namespace hbmesh::sidecar {
 namespace {
 
 constexpr uint64_t kWaitMsMax = 1'800'000;  // of a get
+constexpr uint64_t kTtlMsMax = 3'153'600'000'000;
 
 }  // namespace
 
@@ -41,6 +42,7 @@ void Sidecar::HandleClient(Session& session, Message& message) {
     case layout::Op::kDevDelete:
     case layout::Op::kExist:
     case layout::Op::kGetMeta:
+    case layout::Op::kExplain:
       HandleQuery(session, message);
       return;
     case layout::Op::kCancel:
@@ -87,12 +89,18 @@ Status CheckSet(const layout::Entry& entry) {
     return {StatusCode::kInvalid,
             "existence " + std::to_string(entry.args[0]) + " doesn't exist: give 0 (skip), 1 (fail) or 2 (replace)"};
   }
-  if (entry.args[1] != 0) {
-    return {StatusCode::kNotSupported,
-            "a time to live is not supported by this worker: leave ttlSeconds out, delete the keys"};
+  if (entry.args[1] > kTtlMsMax) {
+    return {StatusCode::kInvalid, "a time to live of " + std::to_string(entry.args[1]) + " ms is more than " +
+                                      std::to_string(kTtlMsMax) + " (100 years): give less, or none to keep the key"};
   }
-  if (entry.args[2] != 0) {
-    return {StatusCode::kNotSupported, "pin and checksum are not supported by this worker: leave them out"};
+  const uint64_t flags = entry.args[2];
+  if ((flags & layout::kSetPinMask) > static_cast<uint64_t>(Pin::kHard)) {
+    return {StatusCode::kInvalid, "pin " + std::to_string(flags & layout::kSetPinMask) +
+                                      " doesn't exist: give 0 (none), 1 (soft) or 2 (hard)"};
+  }
+  if ((flags & ~uint64_t{layout::kSetPinMask | layout::kSetChecksum}) != 0) {
+    return {StatusCode::kNotSupported,
+            "flags " + std::to_string(flags) + " of a set are not known to this worker: use its release"};
   }
   return Status::Ok();
 }
@@ -124,7 +132,11 @@ void Sidecar::HandleTransfer(Session& session, Message& message) {
   Status status = CheckRoom(session, entry);
   if (status.ok()) status = CheckArgs(entry);
   ObjectCall call;
-  const ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), true};
+  ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), true,
+                     session.keyPrefix()};
+  const auto op = static_cast<layout::Op>(entry.op);
+  // Layers are named by numbers and tickets, which are secrets of their own.
+  if (op == layout::Op::kReserveLayers || op == layout::Op::kPushLayer) limits.keyPrefix = {};
   if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);
   if (!status.ok()) {
     Refuse(session, entry, status);
@@ -157,7 +169,8 @@ void Sidecar::HandleTransfer(Session& session, Message& message) {
 
 void Sidecar::HandleLocalDelete(Session& session, Message& message) {
   const layout::Entry entry = message.entry;
-  const ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), false};
+  const ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), false,
+                           session.keyPrefix()};
   ObjectCall call;
   Status status = CheckRoom(session, entry);
   if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);
@@ -190,8 +203,10 @@ void Sidecar::HandleQuery(Session& session, Message& message) {
   const layout::Entry entry = message.entry;
   const auto op = static_cast<layout::Op>(entry.op);
   const bool deleting = op == layout::Op::kDelete || op == layout::Op::kDevDelete;
-  const uint32_t keysMax = deleting ? layout::kKeysPerCallMax : layout::kKeysPerQueryMax;
-  const ParseLimits limits{options_.keyRule, keysMax, static_cast<uint32_t>(devices_.size()), false};
+  uint32_t keysMax = deleting ? layout::kKeysPerCallMax : layout::kKeysPerQueryMax;
+  if (op == layout::Op::kExplain) keysMax = 1;
+  const ParseLimits limits{options_.keyRule, keysMax, static_cast<uint32_t>(devices_.size()), false,
+                           session.keyPrefix()};
   ObjectCall call;
   Status status = CheckRoom(session, entry);
   if (status.ok()) status = call.Parse(std::move(message), session.regions(), limits);

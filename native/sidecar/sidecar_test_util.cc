@@ -44,10 +44,11 @@ SidecarProcess::SidecarProcess(std::string workerAddress, std::vector<std::strin
     : workerAddress_(std::move(workerAddress)) {
   int pipe[2];
   EXPECT_EQ(::pipe2(pipe, O_CLOEXEC), 0);
-  std::vector<std::string> words = {HBMESH_SIDECAR_PATH, "--worker_address=" + workerAddress_, "--ready_fd=3",
-                                    "--arena_mb=64"};
-  const auto isDevices = [](const std::string& flag) { return flag.starts_with("--devices="); };
-  if (std::none_of(flags.begin(), flags.end(), isDevices)) words.push_back("--devices=4");
+  std::vector<std::string> words = {HBMESH_SIDECAR_PATH, "--worker_address=" + workerAddress_, "--ready_fd=3"};
+  for (const std::string name : {"--arena_mb=", "--devices="}) {
+    const auto isGiven = [&](const std::string& flag) { return flag.starts_with(name); };
+    if (std::none_of(flags.begin(), flags.end(), isGiven)) words.push_back(name + (name[2] == 'a' ? "64" : "4"));
+  }
   if (adoptFd >= 0) words.push_back("--adopt_fd=4");
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> arguments;

@@ -129,7 +129,8 @@ struct Events {
 
 class Client : public Peer {
  public:
-  explicit Client(const std::string& workerAddress) : Peer(workerAddress, session::Kind::kClient) {}
+  explicit Client(const std::string& workerAddress, const std::string& token = "")
+      : Peer(workerAddress, session::Kind::kClient, token) {}
   // The answer; *region is set when it is OK.
   Status Register(uint32_t device, uint64_t bytes, int fd, uint32_t* region);
   uint32_t MustRegister(uint32_t device, const DeviceMemory& memory);
@@ -197,7 +198,7 @@ class FakeControl {
   // How often this operation was asked.
   int Asked(layout::Op op);
   void WaitAsked(layout::Op op, int times);
-  // Sends a message and, unless it is one-way, waits for the first reply.
+  // Sends a message and, unless it is one-way, waits for the last reply.
   Message Ask(layout::Op op, uint32_t count, std::vector<std::byte> payload, std::array<uint64_t, 4> args = {},
               bool oneWay = false);
   [[nodiscard]] Peer& peer() { return *peer_; }
