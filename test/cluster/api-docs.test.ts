@@ -1,11 +1,9 @@
 /**
  * Goal: the TypeScript examples of docs/API.md do what they say, with both clients at one worker and at two.
- * Method: each is run as it stands, as the body of an async function, against the two workers that `hbmesh dev` starts. Examples of what
- * workers don't support yet must say just that, until they work.
+ * Method: each is run as it stands, as the body of an async function, against the two workers that `hbmesh dev` starts.
  */
 import assert from "node:assert/strict";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { HbmeshError, StatusCode } from "../../src/base/errors.js";
 import * as hbmesh from "../../src/client/index.js";
 import { read } from "../contract/sources.js";
 import { type Fixture, startFixture } from "./fixture.js";
@@ -13,9 +11,6 @@ import { type Fixture, startFixture } from "./fixture.js";
 const examples = [...read("docs/API.md").matchAll(/<!-- example: ([\w-]+) -->\n```ts\n([\s\S]*?)```/g)].map(
   ([, name = "", code = ""]) => ({ name, code }),
 );
-
-/** May end with NOT_SUPPORTED. */
-const NOT_EVERYWHERE = new Set(["set-options", "explain"]);
 
 /** A function's class that has no name of its own. */
 const AsyncFunction = (async () => {}).constructor as new (
@@ -42,7 +37,7 @@ async function runExample(code: string, workers: readonly [number, number]): Pro
 describe("docs/API.md", () => {
   it("has the examples that this test knows", () => {
     const names = examples.map(({ name }) => name);
-    expect(names).toEqual(expect.arrayContaining(["client", "set-get", "questions", ...NOT_EVERYWHERE]));
+    expect(names).toEqual(expect.arrayContaining(["client", "set-get", "questions", "set-options", "explain"]));
   });
 
   const cases = examples.flatMap(({ name, code }) => [
@@ -51,13 +46,6 @@ describe("docs/API.md", () => {
   ]);
 
   it.each(cases)("$name, clients of $where", async ({ name, code, workers }) => {
-    try {
-      await runExample(code, workers);
-    } catch (error) {
-      const known = NOT_EVERYWHERE.has(name) && error instanceof HbmeshError;
-      if (!known || error.code !== StatusCode.NOT_SUPPORTED) {
-        throw error;
-      }
-    }
+    await runExample(code, workers);
   });
 });

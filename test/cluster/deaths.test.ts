@@ -266,10 +266,8 @@ describe("the arena is full", () => {
     fixture = await startFixture({ sharedMemorySizeMb: 16 });
     const client = await fixture.client(0);
     const large = [6 << 20];
-    expect(codesOf(await client.mSetD2H(["a", "b"], [memory(0, large, 1).list, memory(0, large, 2).list]))).toEqual([
-      "OK",
-      "OK",
-    ]);
+    const lists = [memory(0, large, 1).list, memory(0, large, 2).list];
+    expect(codesOf(await client.mSetD2H(["a", "b"], lists, { pin: "hard" }))).toEqual(["OK", "OK"]);
     const full = await client.mSetD2H(["c", "small"], [memory(0, large, 3).list, memory(0, [64], 4).list]);
     expect(codesOf(full)).toEqual(["OUT_OF_MEMORY", "OK"]);
     expect(full.failedKeys).toEqual(["c"]);
@@ -280,5 +278,24 @@ describe("the arena is full", () => {
     expect(kept.holds(2)).toBe(true);
     await client.delete(["a"]);
     expect(codesOf(await client.mSetD2H(["c"], [memory(0, large, 3).list]))).toEqual(["OK"]);
+  });
+
+  it("what is not pinned makes room, the one read longest ago first, and is then a miss everywhere", async () => {
+    fixture = await startFixture({ sharedMemorySizeMb: 16 });
+    const client = await fixture.client(0);
+    const other = await fixture.client(1);
+    const large = [5 << 20];
+    expect(
+      codesOf(await client.mSetD2H(["first", "second"], [memory(0, large, 1).list, memory(0, large, 2).list])),
+    ).toEqual(["OK", "OK"]);
+    const read = memory(1, large);
+    expect(codesOf(await client.mGetH2D(["first"], [read.list]))).toEqual(["OK"]);
+    expect(codesOf(await client.mSetD2H(["third"], [memory(0, large, 3).list]))).toEqual(["OK"]);
+    expect(codesOf(await client.mSetD2H(["fourth"], [memory(0, [4 << 20], 4).list]))).toEqual(["OK"]);
+    const keys = ["first", "second", "third", "fourth"];
+    await until("the owners have heard of it", async () =>
+      (await other.exist(keys)).presences.every((presence, index) => presence === (index === 1 ? "MISS" : "HIT")),
+    );
+    expect(JSON.stringify(await client.explain("second"))).toMatch(/evicted/);
   });
 });
