@@ -45,7 +45,7 @@ describe("docs/API.md", () => {
     { name, code, where: "two workers", workers: [0, 1] as const },
   ]);
 
-  it.each(cases)("$name, clients of $where", async ({ name, code, workers }) => {
+  it.each(cases)("$name, clients of $where", async ({ code, workers }) => {
     await runExample(code, workers);
   });
 });
