@@ -173,10 +173,11 @@ export class HeteroClient {
   }
 
   /**
-   * Says all that is known of an object: where it is, how big, who holds it, when it expires, why it was or can't be evicted. For
-   * people and for tools that show it; which fields there are depends on the object.
+   * Says all that is known of an object: where it is, how big, who holds it, when it expires, why it was or can't be evicted; of a
+   * key that isn't there, why it went, as far as that is remembered. For people and for tools that show it; which fields there are
+   * depends on the object. When the key's owner can't be asked, code and message stand in its place.
    *
-   * Rejects, in this order, with INVALID, NOT_FOUND, RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now).
+   * Rejects with INVALID for a key that is not allowed.
    *
    * @example console.log(await client.explain("layer0"));
    */
