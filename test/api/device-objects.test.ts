@@ -1,5 +1,5 @@
 /**
- * Goal: device objects keep the promises of semantics.md over the whole path: publish and subscribe, the device cache, layers; also
+ * Goal: device objects keep the promises of semantics.md over the whole path: publish and subscribe, the device cache; also
  * with wrong input, and when a process at either end is killed.
  * Method: the same cases for two workers over tcp, two over shm, and one worker; device memory is filled with patterns of known seeds.
  * Killed clients are processes of their own (client-process.mjs). What waits, waits for conditions.
@@ -475,81 +475,6 @@ describe.each(places)("device objects: $place", ({ transport, workers }) => {
       expect(target.holds(55)).toBe(true);
       expect(codesOf(await sender.devDelete([key]))).toEqual(["OK"]);
       expect((await sender.devDelete([key])).existed).toEqual([false]);
-    });
-  });
-
-  describe("layers", () => {
-    it.each([
-      ["in order", [0, 1, 2, 3]],
-      ["out of order", [2, 0, 3, 1]],
-    ])("%s: each layer's bytes are there when it resolves", async (_order, order) => {
-      const targets = order.map(() => memory(1));
-      const ticket = await receiver.reserveLayers(targets.map((target) => target.list));
-      const source = memory(0);
-      for (const layer of order) {
-        source.fill(60 + layer);
-        const result = await sender.push(ticket.text, layer, source.list);
-        expect(codesOf(result)).toEqual(["OK"]);
-        expect(await ticket.layer(layer, waitMs)).toMatchObject({ bytes: totalBytes });
-        expect(targets[layer]?.holds(60 + layer)).toBe(true);
-      }
-      expect(await ticket.all(waitMs)).toHaveLength(order.length);
-      expect(targets.map((target, layer) => target.holds(60 + layer))).toEqual(order.map(() => true));
-    });
-
-    it("pushes while layer(i) is awaited, all at once", async () => {
-      const targets = [memory(1), memory(1), memory(1), memory(1)];
-      const ticket = await receiver.reserveLayers(targets.map((target) => target.list));
-      const awaited = targets.map(async (target, layer) => {
-        await ticket.layer(layer, waitMs);
-        return target.holds(70 + layer);
-      });
-      await expect(ticket.layer(0, 0)).rejects.toMatchObject({ code: StatusCode.FUTURE_TIMEOUT });
-      await Promise.all(targets.map((_, layer) => sender.push(ticket.text, layer, memory(0, 70 + layer).list)));
-      expect(await Promise.all(awaited)).toEqual([true, true, true, true]);
-    });
-
-    it("twice: KEY_ALREADY_EXISTS; out of range: OUT_OF_RANGE; other blobs: INVALID naming both", async () => {
-      const targets = [memory(1), memory(1)];
-      const ticket = await receiver.reserveLayers(targets.map((target) => target.list));
-      await sender.push(ticket.text, 0, memory(0, 80).list);
-      const twice = await failureOf(sender.push(ticket.text, 0, memory(0, 81).list));
-      expect(twice.code).toBe(StatusCode.KEY_ALREADY_EXISTS);
-      const beyond = await failureOf(sender.push(ticket.text, 2, memory(0, 82).list));
-      expect(beyond.code).toBe(StatusCode.OUT_OF_RANGE);
-      const shape = await failureOf(sender.push(ticket.text, 1, memory(0, 83, [10, 20]).list));
-      expect(shape.code).toBe(StatusCode.INVALID);
-      await expect(ticket.layer(2, 0)).rejects.toMatchObject({ code: StatusCode.OUT_OF_RANGE });
-      await sender.push(ticket.text, 1, memory(0, 84).list);
-      await ticket.all(waitMs);
-      expect(targets.map((target, layer) => target.holds(layer === 0 ? 80 : 84))).toEqual([true, true]);
-    });
-
-    it("no ticket: INVALID; wrong secret: NOT_AUTHORIZED; unknown or ended: NOT_FOUND", async () => {
-      const ticket = await receiver.reserveLayers([memory(1).list]);
-      const source = memory(0, 85).list;
-      expect((await failureOf(sender.push("no ticket", 0, source))).code).toBe(StatusCode.INVALID);
-      const last = ticket.text.endsWith("0") ? "1" : "0";
-      const wrong = await failureOf(sender.push(ticket.text.slice(0, -1) + last, 0, source));
-      expect(wrong.code).toBe(StatusCode.NOT_AUTHORIZED);
-      expect(wrong.message).not.toContain(ticket.text.slice(-8));
-      const [member, number, secret] = ticket.text.split("-");
-      const unknown = await failureOf(sender.push(`${member}-${Number(number) + 1_000}-${secret}`, 0, source));
-      expect(unknown.code).toBe(StatusCode.NOT_FOUND);
-      ticket.cancel();
-      await expect(ticket.layer(0, waitMs)).rejects.toMatchObject({ code: StatusCode.RPC_CANCELLED });
-      await until("the worker has ended it", async () => {
-        const { code } = await failureOf(sender.push(ticket.text, 0, memory(0, 1, [3]).list));
-        return code === StatusCode.NOT_FOUND;
-      });
-    });
-
-    it("expired: the layers end with FUTURE_TIMEOUT, and pushes get NOT_FOUND", async () => {
-      const ticket = await receiver.reserveLayers([memory(1).list, memory(1).list], { ttlSeconds: 0.02 });
-      await expect(ticket.layer(1, waitMs)).rejects.toMatchObject({ code: StatusCode.FUTURE_TIMEOUT });
-      await expect(ticket.all(waitMs)).rejects.toMatchObject({ code: StatusCode.FUTURE_TIMEOUT });
-      const late = await failureOf(sender.push(ticket.text, 0, memory(0, 86).list));
-      expect(late.code).toBe(StatusCode.NOT_FOUND);
     });
   });
 });
