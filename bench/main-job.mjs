@@ -156,7 +156,7 @@ function rowsOf({ transport, shapeName, samples, lanes }) {
   ];
 }
 
-/** The goals of the design card for these cases, as ratios; the issue's own goal for now in `now`. */
+/** What a case is to reach, as shares of its limit; where there are two, the first is the floor today. */
 function goalOf(name) {
   if (name.startsWith("local") && name.includes("1024KB")) {
     return "70% now, 90%";

@@ -321,7 +321,7 @@ struct SidecarStats {
 };
 static_assert(sizeof(SidecarStats) == 64);
 
-// Limits of semantics.md that native code needs.
+// Limits of docs/API.md that native code needs.
 inline constexpr uint32_t kKeysPerCallMax = 10'000;
 inline constexpr uint32_t kKeysPerQueryMax = 100'000;  // exist, getMetaInfo
 inline constexpr uint32_t kKeyBytesMax = 1'024;        // rule `extended`; 255 under `strict`

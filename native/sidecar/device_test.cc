@@ -1,4 +1,4 @@
-// Goal: device objects do what semantics.md promises on one worker: publish and subscribe in any order, the cache with
+// Goal: device objects do what docs/API.md promises on one worker: publish and subscribe in any order, the cache with
 // several readers, families that don't mix, cancel, time limits, and the death of either end. Method: one real sidecar
 // process with simulated devices, limited in speed where something is to happen in the middle; bytes are compared.
 #include <algorithm>

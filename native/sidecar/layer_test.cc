@@ -1,4 +1,4 @@
-// Goal: layer by layer as part 5 of requirements.md has it: the decode side reserves, the prefill side pushes layer
+// Goal: layer by layer as it goes between prefill and decode: the decode side reserves, the prefill side pushes layer
 // after layer in any order, each is seen when it is complete; every misuse is told its cause; either end's death
 // reaches the other. Method: real sidecar processes, one or two, over both transports; devices are slow where something
 // is to happen in the middle.

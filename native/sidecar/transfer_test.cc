@@ -1,4 +1,4 @@
-// Goal: sets and gets do what semantics.md promises, on one worker and between two, over both transports, and what ends
+// Goal: sets and gets do what docs/API.md promises, on one worker and between two, over both transports, and what ends
 // in the middle leaves nothing half-done. Method: real sidecar processes with simulated devices; a client and a control
 // process that speak the real socket and channel; bytes are compared.
 #include <unistd.h>

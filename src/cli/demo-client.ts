@@ -11,7 +11,7 @@ import { loadAddon } from "../sidecar/addon.js";
 import { type Answer, type CarriedBy, type ClientSettings, layOut, type Order } from "./demo-job.js";
 import { parseAddress } from "./options.js";
 
-/** semantics.md: keys a call. */
+/** docs/API.md: keys a call. */
 const keysPerCallMax = 10_000;
 
 class JobClient {

@@ -1,5 +1,5 @@
 /**
- * Goal: device objects keep the promises of semantics.md over the whole path: publish and subscribe, the device cache; also
+ * Goal: device objects keep the promises of docs/API.md over the whole path: publish and subscribe, the device cache; also
  * with wrong input, and when a process at either end is killed.
  * Method: the same cases for two workers over tcp, two over shm, and one worker; device memory is filled with patterns of known seeds.
  * Killed clients are processes of their own (client-process.mjs). What waits, waits for conditions.

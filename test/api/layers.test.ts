@@ -1,5 +1,5 @@
 /**
- * Goal: layers pushed by ticket keep the promises of semantics.md over the whole path, in any order, and with wrong input.
+ * Goal: layers pushed by ticket keep the promises of docs/API.md over the whole path, in any order, and with wrong input.
  * Method: the same cases for two workers over tcp, two over shm, and one worker; device memory is filled with patterns of known seeds.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";

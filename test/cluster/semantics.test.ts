@@ -1,5 +1,5 @@
 /**
- * Goal: the host-object calls keep the promises of semantics.md over the whole path: existence modes, waiting, delete, exist,
+ * Goal: the host-object calls keep the promises of docs/API.md over the whole path: existence modes, waiting, delete, exist,
  * getMetaInfo, paths, the API for people.
  * Method: two workers over tcp, and two over shm; clients at both; device memory is filled with patterns of known seeds.
  */
