@@ -53,6 +53,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--eviction_low", options.eviction.lowPercent, "until at most this share is used, percent")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
+  app.add_option("--replica_percent", options.replicaPercent,
+                 "most of the arena, in percent, that copies of objects read from other workers take; 0: none are kept")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
   app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
       ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
           {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))

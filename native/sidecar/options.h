@@ -25,6 +25,7 @@ struct SidecarOptions {
 
   Tenants tenants;  // whose keys a client sees, by its token; empty: all are one tenant
   EvictionPolicy eviction;
+  uint32_t replicaPercent = 0;  // of the arena, for copies of objects that remote gets read; 0: none are kept
 
   TransportChoice transport = TransportChoice::kAuto;
   std::string transportListen;  // IP:PORT of the tcp transport; empty: the worker's IP and a free port

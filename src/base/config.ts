@@ -27,6 +27,8 @@ export interface WorkerConfig {
   devices: number;
   /** Host memory for objects. Default 1 GiB, at least 1 MiB. */
   arenaBytes: number;
+  /** Most of the arena, in percent, that copies of remotely read objects may take; 0, the default: none are kept. */
+  replicaPercent: number;
   /** Back the arena with huge pages. Default false. */
   hugePages: boolean;
   /** How bytes travel between sidecars. `auto`: shm on one host, else tcp. */
@@ -69,6 +71,7 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   weight: 1,
   devices: 8,
   arenaBytes: 2 ** 30,
+  replicaPercent: 0,
   hugePages: false,
   transport: "auto",
   leaseMs: 5_000,
@@ -89,6 +92,7 @@ const RANGES: readonly [keyof WorkerConfig, number, number][] = [
   ["weight", 0, 1_000],
   ["devices", 0, 64],
   ["arenaBytes", 2 ** 20, BYTES_MAX],
+  ["replicaPercent", 0, 100],
   ["leaseMs", 1_000, 600_000],
   ["sliceBytesMax", 4_096, 2 ** 30],
   ["lanes", 1, 64],

@@ -12,6 +12,7 @@ interface DevOptions {
   devices: number;
   transport: TransportChoice;
   shared_memory_size_mb: number;
+  replica_percent: number;
   port: number;
   json?: boolean;
 }
@@ -64,6 +65,7 @@ async function dev(options: DevOptions): Promise<number> {
     devices: options.devices,
     transport: options.transport,
     sharedMemorySizeMb: options.shared_memory_size_mb,
+    replicaPercent: options.replica_percent,
     port: options.port,
     onWorkerExit: (worker, reason) => {
       process.stderr.write(`hbmesh: the worker at ${worker.ready.workerAddress} ended with ${reason}\n`);
@@ -89,6 +91,12 @@ export function addDevCommand(program: Command, setExitCode: (code: number) => v
         .default("tcp"),
     )
     .option("--shared_memory_size_mb <N>", "arena of each worker", wholeNumber(16, 16_777_216), 1024)
+    .option(
+      "--replica_percent <N>",
+      "most of it that copies of remotely read objects may take; 0 keeps none",
+      wholeNumber(0, 100),
+      0,
+    )
     .option("--port <N>", "port of the first worker, counting up; 0 picks free ones", wholeNumber(0, 65_000), 31501)
     .option("--json", "print the addresses as one JSON document")
     .addHelpText(

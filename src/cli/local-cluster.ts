@@ -22,6 +22,8 @@ export interface LocalClusterOptions {
   transport?: TransportChoice;
   /** Arena of each worker. Defaults to 1,024. */
   sharedMemorySizeMb?: number;
+  /** Most of it that copies of remotely read objects may take, in percent. Defaults to 0: none are kept. */
+  replicaPercent?: number;
   /** First worker's port, counting up; 0 (the default) picks free ones. */
   port?: number;
   /** Further arguments for `hbmesh worker`, the same for each. */
@@ -108,6 +110,7 @@ function workerArgs(workerAddress: string, store: HostedStore, options: LocalClu
     ["--devices", String(options.devices ?? 8)],
     ["--transport", options.transport ?? "tcp"],
     ["--shared_memory_size_mb", String(options.sharedMemorySizeMb ?? 1024)],
+    ["--replica_percent", String(options.replicaPercent ?? 0)],
     ["--orphan_grace_ms", "0"],
   ];
   return ["worker", ...flags.flat(), ...(options.workerArgs ?? [])];

@@ -19,6 +19,7 @@ interface WorkerOptions {
   weight: number;
   devices: number;
   shared_memory_size_mb: number;
+  replica_percent: number;
   enable_huge_tlb: boolean;
   transport: TransportChoice;
   key_rule: "strict" | "extended";
@@ -65,6 +66,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     weight: options.weight,
     devices: options.devices,
     arenaBytes: options.shared_memory_size_mb * 2 ** 20,
+    replicaPercent: options.replica_percent,
     hugePages: options.enable_huge_tlb,
     transport: options.transport,
     keyRule: options.key_rule,
@@ -120,6 +122,12 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
     .option("--weight <N>", "share of the metadata it keeps; 0 keeps none", wholeNumber(0, 1_000), 1)
     .option("--devices <N>", "simulated devices", wholeNumber(0, 64), 8)
     .option("--shared_memory_size_mb <N>", "host memory for objects", wholeNumber(1, 16_777_216), 1_024)
+    .option(
+      "--replica_percent <N>",
+      "most of it that copies of remotely read objects may take; 0 keeps none",
+      wholeNumber(0, 100),
+      0,
+    )
     .option("--enable_huge_tlb <BOOL>", "back it with huge pages", yesOrNo, false)
     .addOption(
       new Option("--transport <NAME>", "between sidecars; auto: shm on one host, else tcp")

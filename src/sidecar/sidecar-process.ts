@@ -20,6 +20,8 @@ export interface SidecarFlags {
   devices: number;
   /** Rounded up to whole MiB. A store that is adopted keeps its own size. */
   arenaBytes: number;
+  /** Most of the arena that copies of remotely read objects may take. Default: none are kept. */
+  replicaPercent?: number | undefined;
   transport: TransportChoice;
   /** IP:PORT of the tcp transport. Default: the worker's IP and a free port. */
   transportListen?: string | undefined;
@@ -76,6 +78,7 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["worker_address", flags.workerAddress],
     ["devices", flags.devices],
     ["arena_mb", Math.max(1, Math.ceil(flags.arenaBytes / 2 ** 20))],
+    ["replica_percent", flags.replicaPercent === 0 ? undefined : flags.replicaPercent],
     ["transport", flags.transport],
     ["transport_listen", flags.transportListen],
     ["lanes", flags.lanes],
