@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "client/fork_guard.h"
 #include "client/region_session.h"
 #include "client/session_connect.h"
 #include "client/session_pump.h"
@@ -37,6 +38,7 @@ class Client::Impl final : public PumpHandler {
       : options_(options),
         callbacks_(std::move(callbacks)),
         session_(std::move(session)),
+        forkGuard_(session_.socket.get()),
         exporter_(exporter),
         registrar_(session_.socket.get(), options.workerAddress, options.registerTimeoutMs),
         regions_(exporter == nullptr ? &noMemory_ : exporter, &registrar_, options.regionsMax),
@@ -111,6 +113,7 @@ class Client::Impl final : public PumpHandler {
   const ClientCallbacks callbacks_;
   const pid_t pid_ = ::getpid();
   Session session_;
+  const ForkGuard forkGuard_;
   NoDeviceMemory noMemory_;
   DeviceExporter* const exporter_;
   RegionSession registrar_;
