@@ -83,6 +83,14 @@ uint32_t SharedObjectStore::TakeSlot(EvictionScope scope, const EndedSink* evict
   return slotsTouched_ < header_.slots ? slotsTouched_++ : KeyIndex::kNone;
 }
 
+uint64_t ObjectStore::ExtentBytes(std::string_view key, std::span<const uint64_t> blobSizes) {
+  uint64_t bytes = object_format::PayloadOffset(blobSizes.size(), key.size());
+  for (const uint64_t blob : blobSizes) {
+    bytes += blob;
+  }
+  return AlignUp(bytes, ArenaAllocator::kAlignment);
+}
+
 Status SharedObjectStore::ArenaFull(uint64_t bytes) const {
   return {StatusCode::kOutOfMemory,
           "the arena has no room for " + std::to_string(bytes) + " bytes: " + std::to_string(arena_.usedBytes()) +

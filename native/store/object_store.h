@@ -160,6 +160,8 @@ class ObjectStore {
   // is not as it must be, or whose extent overlaps another's, is freed, logged and counted (StoreUsage::damaged); of
   // two under one key the higher generation stays. Payload bytes are not read. kDataInconsistency: not a store.
   [[nodiscard]] static Status Adopt(Fd memory, std::unique_ptr<ObjectStore>* store);
+  // What an object takes of the arena.
+  [[nodiscard]] static uint64_t ExtentBytes(std::string_view key, std::span<const uint64_t> blobSizes);
   virtual ~ObjectStore() = default;
 
   // Room for an object, state kWriting. Several may be writing under the same key. kOutOfMemory names used, held, and
@@ -256,6 +258,8 @@ class ObjectStore {
   // Calls `each` for every sealed object, spilled ones too. `each` must not change the store.
   virtual void ForEachSealed(const std::function<void(const ObjectView&)>& each) const = 0;
   [[nodiscard]] virtual StoreUsage usage() const = 0;
+  // In one piece, now.
+  [[nodiscard]] virtual uint64_t largestFreeBytes() const = 0;
   // The whole memfd and its mapping, for registration with transports and devices.
   [[nodiscard]] virtual int memoryFd() const = 0;
   [[nodiscard]] virtual std::span<std::byte> memory() = 0;

@@ -60,6 +60,7 @@ class SharedObjectStore final : public ObjectStore {
 
   void ForEachSealed(const std::function<void(const ObjectView&)>& each) const override;
   [[nodiscard]] StoreUsage usage() const override;
+  [[nodiscard]] uint64_t largestFreeBytes() const override { return arena_.largestFreeBytes(); }
   [[nodiscard]] int memoryFd() const override { return fd_.get(); }
   [[nodiscard]] std::span<std::byte> memory() override { return map_.span(); }
 

@@ -34,13 +34,23 @@ uint32_t CrcOf(SpillFooter footer) {
   return Crc32c(std::as_bytes(std::span(&footer, 1)));
 }
 
+Status NoDirectory(int error, const std::string& doing, const std::string& directory) {
+  const Status cause = StatusFromErrno(error, doing + " the spill directory " + directory);
+  return {cause.code(), cause.message() +
+                            "; give a directory in which this user may make files, and whose parent is "
+                            "there"};
+}
+
 Status OpenDirectory(const std::string& directory, Fd* opened) {
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    return StatusFromErrno(errno, "making the spill directory " + directory);
+    return NoDirectory(errno, "making", directory);
   }
   Fd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) {
-    return StatusFromErrno(errno, "opening the spill directory " + directory);
+    return NoDirectory(errno, "opening", directory);
+  }
+  if (::faccessat(fd.get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
+    return NoDirectory(errno, "writing to", directory);
   }
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {

@@ -82,8 +82,8 @@ class SpillFile {
   SpillFile(const SpillFile&) = delete;
   SpillFile& operator=(const SpillFile&) = delete;
 
-  // The file stays for a process that adopts the store.
-  void Keep() { keep_ = true; }
+  // Whether the file stays, for a process that adopts the store.
+  void Keep(bool keep) { keep_ = keep; }
   [[nodiscard]] int fd() const { return file_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] bool direct() const { return direct_; }

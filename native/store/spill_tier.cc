@@ -39,7 +39,7 @@ Status SpillTier::MakeWorkers() {
       }
       uring = status.ok();
       if (!uring) {
-        Log().info("SSD tier: {}", status.message());
+        Log().info("SSD tier: plain reads and writes instead of io_uring: {}", status.message());
       }
     }
     if (worker->io == nullptr) {

@@ -300,18 +300,18 @@ TEST(SpillFile, TakesOverTheFileOfItsOwnStoreOnly) {
   ASSERT_TRUE(OpenFile(directory.path, 1 << 20, 1, &file).ok());
   EXPECT_FALSE(file->reopened());
   EXPECT_EQ(file->capacityBytes(), (1U << 20) - 4096);
-  file->Keep();
+  file->Keep(true);
   file.reset();
   ASSERT_TRUE(OpenFile(directory.path, 1 << 20, 1, &file).ok());
   EXPECT_TRUE(file->reopened());
   EXPECT_EQ(file->Adopt({{4096, 100}, {8192, 5000}, {12288, 1}, {100, 1}, {0, 1}, {1 << 20, 1}, {1040384, 8192}}),
             (std::vector<bool>{true, true, false, false, false, false, false}));
   EXPECT_EQ(file->usedBytes(), 3 * 4096U);
-  file->Keep();
+  file->Keep(true);
   file.reset();
   ASSERT_TRUE(OpenFile(directory.path, 1 << 20, 2, &file).ok());
   EXPECT_FALSE(file->reopened()) << "another store";
-  file->Keep();
+  file->Keep(true);
   file.reset();
   ASSERT_TRUE(OpenFile(directory.path, 2 << 20, 2, &file).ok());
   EXPECT_FALSE(file->reopened()) << "another size";

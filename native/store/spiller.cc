@@ -28,8 +28,11 @@ Status Spiller::Open(const SpillOptions& options, ObjectStore& store, EndedSink 
   }
   made->TakeOver();
   store.AttachSpill(made.get());
-  Log().info("SSD tier: {} of {} bytes, {}, {}", made->tier_->file().path(), made->tier_->file().capacityBytes(),
-             made->tier_->ioName(), made->tier_->file().direct() ? "O_DIRECT" : "through the page cache");
+  const SpillFile& file = made->tier_->file();
+  const char* cache = options.direct ? "through the page cache, because its file system refuses O_DIRECT" : "cached";
+  Log().info("SSD tier: {} of {} bytes{}, {}, {}", file.path(), file.capacityBytes(),
+             file.reopened() ? ", taken over with its objects" : "", made->tier_->ioName(),
+             file.direct() ? "O_DIRECT" : cache);
   *spiller = std::move(made);
   return Status::Ok();
 }
@@ -152,9 +155,9 @@ void Spiller::Balance() {
   }
 }
 
-uint64_t Spiller::MakeRoom(uint64_t arenaBytes, std::function<void()> done) {
+uint64_t Spiller::MakeRoom(uint64_t arenaBytes, uint64_t extentBytes, std::function<void()> done) {
   const uint64_t ticket = ++lastId_;
-  rooms_.push_back({ticket, arenaBytes, std::move(done)});
+  rooms_.push_back({ticket, arenaBytes, extentBytes, 0, std::move(done)});
   Pump();
   if (wake_) {
     wake_();  // there may be nothing to wait for
@@ -167,7 +170,7 @@ bool Spiller::WantsRoom() const {
   const uint64_t usedSoon = usage.usedBytes - std::min(usage.usedBytes, writingBytes_);
   uint64_t wanted = 0;
   for (const Room& room : rooms_) {
-    wanted += std::min(room.arenaBytes, usage.arenaBytes - std::min(wanted, usage.arenaBytes));
+    wanted += std::min(room.arenaBytes + room.moreBytes, usage.arenaBytes - std::min(wanted, usage.arenaBytes));
   }
   return (balancing_ && usedSoon > store_.lowWatermark()) || usage.arenaBytes - usedSoon < wanted;
 }
@@ -231,11 +234,23 @@ std::optional<uint64_t> Spiller::ReservePlace(uint64_t payloadBytes) {
   return offset;
 }
 
+bool Spiller::IsThere(const Room& room) const {
+  const StoreUsage usage = store_.usage();
+  return usage.arenaBytes - usage.usedBytes >= room.arenaBytes && store_.largestFreeBytes() >= room.extentBytes;
+}
+
 void Spiller::ServeRooms() {
   // Only those that are there now: a callback may ask again.
   for (size_t left = rooms_.size(); left > 0 && !rooms_.empty(); left--) {
-    const StoreUsage usage = store_.usage();
-    const bool there = usage.arenaBytes - usage.usedBytes >= rooms_.front().arenaBytes;
+    const bool there = IsThere(rooms_.front());
+    if (!there && writing_ == 0) {
+      // In a fragmented arena the next neighbours to go are found by going on in order of use.
+      Room& front = rooms_.front();
+      const StoreUsage usage = store_.usage();
+      const uint64_t freeBytes = usage.arenaBytes - usage.usedBytes;
+      front.moreBytes = freeBytes + front.extentBytes - std::min(freeBytes + front.extentBytes, front.arenaBytes);
+      Pump();
+    }
     if (!there && writing_ > 0) {
       return;  // more room comes
     }
@@ -275,8 +290,8 @@ void Spiller::BeginRead(uint64_t ticket, uint32_t slot, uint64_t generation, boo
   }
   const Status room = store_.BeginBringBack(slot, hadRoom ? &ended_ : nullptr, &object);
   if (room.code() == StatusCode::kOutOfMemory && !hadRoom) {
-    const uint64_t bytes = object.payloadBytes + kSpillBlockBytes;
-    (void)MakeRoom(bytes, [this, ticket] { StartReturn(ticket); });
+    const uint64_t bytes = store_.SlotAt(slot).extentBytes + object.payloadBytes;
+    (void)MakeRoom(bytes, bytes, [this, ticket] { StartReturn(ticket); });
     return;
   }
   if (!room.ok()) {

@@ -59,16 +59,16 @@ class Spiller final : private SpillSink, private SpillSpace {
   void Poll();
   // If more than the high watermark is used: begins to spill down to the low one. Cheap; after each seal, say.
   void Balance();
-  // Spills until `arenaBytes` are free, then calls `done`; at once if nothing more can be done. No promise: allocate
-  // with eviction then. The ticket is for Forget.
-  uint64_t MakeRoom(uint64_t arenaBytes, std::function<void()> done);
+  // Spills until `arenaBytes` are free, `extentBytes` of them in one piece, then calls `done`; at once if nothing more
+  // can be done. No promise: allocate with eviction then. The ticket is for Forget.
+  uint64_t MakeRoom(uint64_t arenaBytes, uint64_t extentBytes, std::function<void()> done);
   // Gets a spilled object into memory, one read for all who ask; an object in memory is told too.
   uint64_t BringBack(uint32_t slot, uint64_t generation, BroughtBack done);
   // The callback of this ticket will not be called any more. A job under way ends all the same.
   void Forget(uint64_t ticket);
 
-  // The file stays when this object goes, for who adopts the store.
-  void Keep() { tier_->file().Keep(); }
+  // Whether the file stays when this object goes, for who adopts the store.
+  void Keep(bool keep) { tier_->file().Keep(keep); }
   [[nodiscard]] SpillUsage usage() const;
   // Nothing under way and no callback open.
   [[nodiscard]] bool idle() const { return jobs_.empty() && rooms_.empty() && returns_.empty() && done_.empty(); }
@@ -85,6 +85,8 @@ class Spiller final : private SpillSink, private SpillSpace {
   struct Room {
     uint64_t ticket;
     uint64_t arenaBytes;
+    uint64_t extentBytes;
+    uint64_t moreBytes;  // beyond arenaBytes, because what is free is in too small pieces
     std::function<void()> done;
   };
   struct Return {
@@ -105,6 +107,7 @@ class Spiller final : private SpillSink, private SpillSpace {
   void WasRead(const Job& job, const Status& status);
   void Pump();
   [[nodiscard]] bool WantsRoom() const;
+  [[nodiscard]] bool IsThere(const Room& room) const;
   [[nodiscard]] bool SpillOne();
   [[nodiscard]] std::optional<uint64_t> ReservePlace(uint64_t payloadBytes);
   void ServeRooms();

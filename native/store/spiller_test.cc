@@ -178,7 +178,7 @@ TEST_P(SpillerTest, ManyMoreThanMemoryAllComeBack) {
   if (IsSkipped()) return;
   for (int i = 0; i < 150; i++) {
     bool room = false;
-    spiller_->MakeRoom(12'000, [&] { room = true; });
+    spiller_->MakeRoom(12'000, 0, [&] { room = true; });
     RunAll();
     ASSERT_TRUE(room);
     Put("key" + std::to_string(i), 10'000);
@@ -217,7 +217,7 @@ TEST_P(SpillerTest, TheTierIsBoundedAndDropsTheLeastRecentlyUsed) {
   OpenOrSkip(10 * 12'288 + 4096);
   if (IsSkipped()) return;
   for (int i = 0; i < 60; i++) {
-    spiller_->MakeRoom(12'000, [] {});
+    spiller_->MakeRoom(12'000, 0, [] {});
     RunAll();
     Put("key" + std::to_string(i), 10'000);
     ASSERT_LE(spiller_->usage().usedBytes, 10U * 12'288);
@@ -229,7 +229,7 @@ TEST_P(SpillerTest, TheTierIsBoundedAndDropsTheLeastRecentlyUsed) {
   EXPECT_EQ(store_->usage().spilledObjects, 10U);
   Put("huge", 200'000);
   ended_.clear();
-  spiller_->MakeRoom(kArena, [] {});
+  spiller_->MakeRoom(kArena, 0, [] {});
   RunAll();
   EXPECT_EQ(Find("huge").generation, 0U) << "larger than the tier: dropped";
 }
@@ -241,12 +241,31 @@ TEST_P(SpillerTest, ReplicasAreDroppedAndHardPinsStay) {
   Put("soft", 10'000, {.pin = Pin::kSoft});
   Put("replica", 10'000, {.replica = true});
   bool done = false;
-  spiller_->MakeRoom(kArena, [&] { done = true; });
+  spiller_->MakeRoom(kArena, 0, [&] { done = true; });
   RunAll();
   EXPECT_TRUE(done);
   EXPECT_EQ(Find("hard").state, SlotState::kSealed);
   EXPECT_EQ(Find("soft").state, SlotState::kSpilled);
   EXPECT_EQ(ended_, (std::vector<std::pair<std::string, EndReason>>{{"replica", EndReason::kEvicted}}));
+}
+
+TEST_P(SpillerTest, RoomInOnePieceIsMadeWithoutLoss) {
+  OpenOrSkip(4 << 20);
+  if (IsSkipped()) return;
+  for (int i = 0; i < 24; i++) {
+    Put("key" + std::to_string(i), 10'000);
+  }
+  // Least recently used is now every second object: what they leave is enough, but nowhere in one piece.
+  for (int i = 0; i < 24; i += 2) {
+    store_->Touch(Find("key" + std::to_string(i)).slot);
+  }
+  spiller_->MakeRoom(40'000, 40'000, [&] {
+    EXPECT_GE(store_->largestFreeBytes(), 40'000U);
+    EXPECT_GT(store_->usage().arenaBytes - store_->usage().usedBytes, 80'000U);
+  });
+  RunAll();
+  EXPECT_TRUE(ended_.empty());
+  EXPECT_EQ(store_->usage().objects, 24U);
 }
 
 TEST_P(SpillerTest, ReplaceDeleteAndExpiryFreeThePlaceInTheFile) {
@@ -318,7 +337,7 @@ TEST_P(SpillerTest, WhatIsUsedOrGoneWhileItIsWrittenStaysAsItIs) {
   }
   {
     const std::lock_guard closed(gate);
-    spiller_->MakeRoom(kArena, [] {});
+    spiller_->MakeRoom(kArena, 0, [] {});
     ASSERT_EQ(spiller_->usage().writing, 5U);
     EXPECT_EQ(store_->Explain("key0").reason, "can't be evicted: it is being written to the SSD tier");
     EXPECT_TRUE(HasPattern(Find("key0"), 1)) << "readable all the time";
@@ -368,7 +387,7 @@ TEST_P(SpillerTest, ItEndsInTheMiddleOfItsWorkAndLeavesTheStoreWhole) {
   FillAndSpill();
   const ObjectView found = Find("key0");
   spiller_->BringBack(found.slot, found.generation, [](const Status&, const ObjectView*) { ADD_FAILURE(); });
-  spiller_->MakeRoom(kArena, [] { ADD_FAILURE(); });
+  spiller_->MakeRoom(kArena, 0, [] { ADD_FAILURE(); });
   spiller_.reset();
   EXPECT_EQ(store_->usage().heldBytes, 0U);
   EXPECT_EQ(store_->usage().holds, 0U);
