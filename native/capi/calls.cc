@@ -1,5 +1,5 @@
 // How calls go: sent, awaited for their time, ended.
-#include <array>
+#include <regex>
 
 #include "capi/handles.h"
 
@@ -9,8 +9,6 @@ namespace {
 
 // How long the sidecar may take to confirm that a request was stopped.
 constexpr uint32_t kStopGraceMs = 2000;
-
-Clock::time_point In(uint64_t ms) { return Clock::now() + std::chrono::milliseconds(ms); }
 
 Status Expired(uint32_t ms, const std::string& workerAddress, const char* doing) {
   return {StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(ms) + " ms for worker " + workerAddress +
@@ -41,6 +39,29 @@ hbmesh_status Report(const Status& status) {
 
 Status IsNull(const char* what) { return {StatusCode::kInvalid, std::string(what) + " is NULL"}; }
 
+Status CheckTimeout(uint64_t ms, const char* name) {
+  if (ms <= kFutureTimeoutMaxMs) return Status::Ok();
+  return {StatusCode::kInvalid, std::string(name) + " is " + std::to_string(ms) + ": it must be from 0 to " +
+                                    std::to_string(kFutureTimeoutMaxMs)};
+}
+
+Status StillOpen(uint32_t timeoutMs) {
+  return {StatusCode::kFutureTimeout,
+          "waited " + std::to_string(timeoutMs) + " ms for a transfer, which goes on: wait again, or cancel it"};
+}
+
+Status CheckDescriptor(int eventFd) {
+  if (eventFd >= 0) return Status::Ok();
+  return {StatusCode::kInvalid, "event_fd is " + std::to_string(eventFd) + ": give an eventfd"};
+}
+
+uint32_t KeyNamedIn(const std::string& message) {
+  // `key "name" (number 3)`, `key "name" is in the call twice (numbers 1 and 3)`, `key number 3 is empty`.
+  static const std::regex pattern(R"re(\b[Kk]ey (?:"[^"]*"[^"(]*\(numbers? |number )(\d{1,6}))re");
+  std::smatch found;
+  return std::regex_search(message, found, pattern) ? static_cast<uint32_t>(std::stoul(found[1])) : 0;
+}
+
 Status OpenConnection(hbmesh_client* client, std::shared_ptr<Connection>* connection) {
   if (client == nullptr) return IsNull("client");
   const std::lock_guard lock(client->mutex);
@@ -48,6 +69,7 @@ Status OpenConnection(hbmesh_client* client, std::shared_ptr<Connection>* connec
   if (!client->connection) {
     return {StatusCode::kNotReady, "the client is not connected: call hbmesh_client_init first"};
   }
+  if (Status lost = client->connection->lost(); !lost.ok()) return lost;
   *connection = client->connection;
   return Status::Ok();
 }
@@ -57,8 +79,9 @@ Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& pl
   if (client == nullptr) return IsNull("client");
   if (Status status = CopyStruct(batch, "hbmesh_batch", &given); !status.ok()) return status;
   if (Status status = OpenConnection(client, &sent->connection); !status.ok()) return status;
+  if (!plan.fault.ok()) return plan.fault;
   FlatCall flat;
-  if (Status status = MakeCall(plan.op, given, plan.keys, &flat); !status.ok()) return status;
+  if (Status status = sent->connection->MakeCall(plan.op, given, plan.keys, &flat); !status.ok()) return status;
   std::copy(std::begin(plan.args), std::end(plan.args), std::begin(flat.call.args));
   const uint64_t transferMs = flat.totalBytes / (client->floorBytesPerSecond / 1000 + 1);
   sent->limitMs = static_cast<uint32_t>(
@@ -97,7 +120,23 @@ Status CallAndWait(hbmesh_client* client, const hbmesh_batch* batch, const CallP
   Sent sent;
   if (Status status = Send(client, batch, plan, &sent); !status.ok()) return status;
   if (Status status = Await(sent, client->options.workerAddress); !status.ok()) return status;
-  return Deliver(sent.operation->result(), result);
+  return DeliverEnded(*sent.operation, result);
+}
+
+Status DeliverEnded(const Operation& operation, hbmesh_result** result) {
+  hbmesh_result finished = operation.result();
+  const bool alone = operation.op() == layout::Op::kPushLayer || operation.op() == layout::Op::kExplain;
+  if (alone && finished.statuses[0] != HBMESH_OK) return Deliver(std::move(finished), nullptr);
+  return Deliver(std::move(finished), result);
+}
+
+Status NewFuture(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, hbmesh_future** future) {
+  if (future == nullptr) return IsNull("future");
+  *future = nullptr;
+  Sent sent;
+  if (Status status = Send(client, batch, plan, &sent); !status.ok()) return status;
+  *future = new hbmesh_future{sent.operation, sent.connection, sent.id, hbmesh_future::kWholeCall};
+  return Status::Ok();
 }
 
 Status AwaitAcceptance(const Sent& sent, uint32_t requestTimeoutMs, const std::string& workerAddress) {

@@ -2,7 +2,12 @@
 // Method: the C cases that need no worker, and a sidecar of this test's own. The same C cases run against a real worker
 // with capi_suite.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "base/fd.h"
 #include "capi/capi_cases.h"
 #include "capi/hbmesh.h"
 #include "client/fake_sidecar.h"
@@ -165,6 +170,98 @@ TEST(Capi, PublishReturnsWhenAcceptedAndFuturesEndOneByOne) {
   EXPECT_EQ(hbmesh_result_bytes(result)[0], 64U);
   hbmesh_result_free(result);
   EXPECT_EQ(hbmesh_future_get(fixture.futures[2], kLongMs, nullptr), HBMESH_OK);
+}
+
+// How often the eventfd was signalled since the last look; waits for the first.
+uint64_t Signals(int eventFd) {
+  pollfd entry{eventFd, POLLIN, 0};
+  EXPECT_EQ(::poll(&entry, 1, kLongMs), 1);
+  uint64_t count = 0;
+  EXPECT_EQ(::read(eventFd, &count, sizeof(count)), static_cast<ssize_t>(sizeof(count)));
+  return count;
+}
+
+bool IsQuiet(int eventFd) {
+  pollfd entry{eventFd, POLLIN, 0};
+  return ::poll(&entry, 1, 0) == 0;
+}
+
+TEST(Capi, EventLoopsAreToldOfTheEndOfFutures) {
+  layout::Entry request{};
+  Fixture fixture([&request](FakeSidecar& self, Message& message) {
+    if (!Is(message, Op::kDevPublish)) return;
+    request = message.entry;
+    SendReply(self, request, true, StatusCode::kOk,
+              {Event(0, KeyStage::kAccepted), Event(1, KeyStage::kAccepted), Event(2, KeyStage::kAccepted)});
+  });
+  const Fd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  ASSERT_EQ(hbmesh_dev_publish(fixture.client, &fixture.batch, fixture.futures), HBMESH_OK) << hbmesh_last_message();
+  EXPECT_EQ(hbmesh_future_notify(nullptr, event.get()), HBMESH_INVALID);
+  EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], -1), HBMESH_INVALID);
+  for (hbmesh_future* future : fixture.futures) EXPECT_EQ(hbmesh_future_notify(future, event.get()), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], event.get()), HBMESH_OK);  // instead, not in addition
+  EXPECT_TRUE(IsQuiet(event.get()));
+  fixture.sidecar.RunSoon(
+      [&] { SendReply(fixture.sidecar, request, true, StatusCode::kOk, {Event(0, KeyStage::kEnded)}); });
+  EXPECT_EQ(Signals(event.get()), 1U);
+  EXPECT_EQ(hbmesh_future_done(fixture.futures[0]), 1U);
+  EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], event.get()), HBMESH_OK);  // has ended: at once
+  EXPECT_EQ(Signals(event.get()), 1U);
+  hbmesh_future_free(fixture.futures[2]);  // nobody asks for its end any more
+  fixture.futures[2] = nullptr;
+  hbmesh_client_close(fixture.client);
+  EXPECT_EQ(Signals(event.get()), 1U);
+  EXPECT_EQ(hbmesh_future_get(fixture.futures[1], 0, nullptr), HBMESH_SHUTTING_DOWN);
+}
+
+TEST(Capi, WholeCallsAndLayersTellToo) {
+  Fixture fixture([](FakeSidecar& self, Message& message) {
+    if (Is(message, Op::kReserveLayers)) {
+      SendReply(self, message.entry, true, StatusCode::kOk,
+                {Event(0, KeyStage::kAccepted, StatusCode::kOk, 1), Event(1, KeyStage::kAccepted, StatusCode::kOk, 1),
+                 Event(2, KeyStage::kAccepted, StatusCode::kOk, 1)},
+                "t");
+      SendReply(self, message.entry, true, StatusCode::kOk, {Event(1, KeyStage::kEnded)});
+    } else if (!Is(message, Op::kCancel)) {
+      self.Reply(message.entry, StatusCode::kOk, test::MakeReply(message.entry.count));
+    }
+  });
+  const Fd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  hbmesh_future* future = nullptr;
+  ASSERT_EQ(hbmesh_dev_mget_async(fixture.client, &fixture.batch, 1000, 1, &future), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_notify(future, event.get()), HBMESH_OK);
+  EXPECT_EQ(Signals(event.get()), 1U);
+  EXPECT_EQ(hbmesh_future_get(future, 0, nullptr), HBMESH_OK);
+  hbmesh_future_free(future);
+  ASSERT_EQ(hbmesh_dev_delete_async(fixture.client, &fixture.keysOnly, &future), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_get(future, kLongMs, nullptr), HBMESH_OK);
+  hbmesh_future_free(future);
+  fixture.batch.keys = nullptr;
+  hbmesh_ticket* ticket = nullptr;
+  ASSERT_EQ(hbmesh_reserve_layers(fixture.client, &fixture.batch, 0, &ticket), HBMESH_OK) << hbmesh_last_message();
+  EXPECT_EQ(hbmesh_ticket_notify(ticket, 3, event.get()), HBMESH_OUT_OF_RANGE);
+  EXPECT_EQ(hbmesh_ticket_notify(ticket, 1, event.get()), HBMESH_OK);
+  EXPECT_EQ(Signals(event.get()), 1U);
+  EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 1, 0), HBMESH_OK);
+  hbmesh_client_close(fixture.client);
+  hbmesh_ticket_free(ticket);
+}
+
+TEST(Capi, ChildOfAForkHasDeviceMemoryOfItsOwn) {
+  uint64_t parents = 0;
+  ASSERT_EQ(hbmesh_sim_allocate(0, 4096, &parents), HBMESH_OK);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    uint64_t mine = 0;
+    const bool good = hbmesh_sim_free(parents) == HBMESH_INVALID && hbmesh_sim_allocate(0, 4096, &mine) == HBMESH_OK &&
+                      mine != parents && hbmesh_sim_free(mine) == HBMESH_OK;
+    ::_exit(good ? 0 : 1);
+  }
+  int result = 0;
+  ASSERT_EQ(::waitpid(child, &result, 0), child);
+  EXPECT_TRUE(WIFEXITED(result) && WEXITSTATUS(result) == 0);
+  EXPECT_EQ(hbmesh_sim_free(parents), HBMESH_OK);
 }
 
 TEST(Capi, SubscribeWaitsAsLongAsItIsTold) {

@@ -1,4 +1,4 @@
-// Client, host objects and the rest of hbmesh.h that isn't about futures, device objects or results.
+// Client, registration, keys, health.
 #include <sys/random.h>
 
 #include <array>
@@ -15,46 +15,6 @@ using hbmesh::layout::Op;
 using namespace hbmesh::capi;
 
 uint32_t Or(uint32_t given, uint32_t usual) { return given == 0 ? usual : given; }
-
-Status SetArguments(const hbmesh_set_options* options, CallPlan* plan) {
-  if (options == nullptr) return Status::Ok();
-  hbmesh_set_options given{};
-  if (Status status = CopyStruct(options, "hbmesh_set_options", &given); !status.ok()) return status;
-  if (given.existence > HBMESH_EXISTENCE_REPLACE || given.pin > HBMESH_PIN_HARD || given.checksum > 1) {
-    return {StatusCode::kInvalid, "existence " + std::to_string(given.existence) + ", pin " +
-                                      std::to_string(given.pin) + " or checksum " + std::to_string(given.checksum) +
-                                      " is none: use 0 to 2, 0 to 2, and 0 or 1"};
-  }
-  plan->args[0] = given.existence;
-  plan->args[1] = given.ttl_ms;
-  plan->args[2] = given.pin | (given.checksum != 0 ? uint64_t{hbmesh::layout::kSetChecksum} : 0);
-  return Status::Ok();
-}
-
-Status NewFuture(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, hbmesh_future** future) {
-  if (future == nullptr) return IsNull("future");
-  *future = nullptr;
-  Sent sent;
-  if (Status status = Send(client, batch, plan, &sent); !status.ok()) return status;
-  *future = new hbmesh_future{sent.operation, sent.connection, sent.id, hbmesh_future::kWholeCall};
-  return Status::Ok();
-}
-
-hbmesh_status Set(hbmesh_client* client, Op op, const hbmesh_batch* batch, const hbmesh_set_options* options,
-                  hbmesh_result** result) {
-  return Guard([&]() -> Status {
-    CallPlan plan{op, {}, 0, nullptr};
-    if (Status status = SetArguments(options, &plan); !status.ok()) return status;
-    return CallAndWait(client, batch, plan, result);
-  });
-}
-
-hbmesh_status Ask(hbmesh_client* client, Op op, const hbmesh_batch* batch, hbmesh_result** result, bool needsResult) {
-  return Guard([&]() -> Status {
-    if (needsResult && result == nullptr) return IsNull("result");
-    return CallAndWait(client, batch, {op, {}, 0, nullptr}, result);
-  });
-}
 
 // A version 4 UUID.
 Status Uuid(std::string* text) {
@@ -129,6 +89,8 @@ const char* hbmesh_status_name(hbmesh_status status) {
 
 const char* hbmesh_last_message(void) { return LastMessage().c_str(); }
 
+uint32_t hbmesh_last_key(void) { return KeyNamedIn(LastMessage()); }
+
 hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_client** client) {
   return Guard([&]() -> Status {
     if (client == nullptr) return IsNull("client");
@@ -174,82 +136,6 @@ void hbmesh_client_close(hbmesh_client* client) {
 void hbmesh_client_free(hbmesh_client* client) {
   hbmesh_client_close(client);
   delete client;
-}
-
-hbmesh_status hbmesh_set_d2h(hbmesh_client* client, const hbmesh_batch* batch, const hbmesh_set_options* options,
-                             hbmesh_result** result) {
-  return Set(client, Op::kSetD2H, batch, options, result);
-}
-
-hbmesh_status hbmesh_dev_mset(hbmesh_client* client, const hbmesh_batch* batch, const hbmesh_set_options* options,
-                              hbmesh_result** result) {
-  return Set(client, Op::kDevMSet, batch, options, result);
-}
-
-hbmesh_status hbmesh_get_h2d(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
-                             hbmesh_result** result) {
-  return Guard([&] {
-    return CallAndWait(client, batch, {Op::kGetH2D, {timeout_ms, 0, 0}, timeout_ms, nullptr}, result);
-  });
-}
-
-hbmesh_status hbmesh_dev_mget(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
-                              uint32_t share_replica, hbmesh_result** result) {
-  const uint64_t flags = share_replica != 0 ? uint64_t{hbmesh::layout::kShareReplica} : 0;
-  return Guard([&] {
-    return CallAndWait(client, batch, {Op::kDevMGet, {timeout_ms, flags, 0}, timeout_ms, nullptr}, result);
-  });
-}
-
-hbmesh_status hbmesh_set_d2h_async(hbmesh_client* client, const hbmesh_batch* batch, const hbmesh_set_options* options,
-                                   hbmesh_future** future) {
-  return Guard([&]() -> Status {
-    CallPlan plan{Op::kSetD2H, {}, 0, nullptr};
-    if (Status status = SetArguments(options, &plan); !status.ok()) return status;
-    return NewFuture(client, batch, plan, future);
-  });
-}
-
-hbmesh_status hbmesh_get_h2d_async(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
-                                   hbmesh_future** future) {
-  return Guard([&] { return NewFuture(client, batch, {Op::kGetH2D, {timeout_ms, 0, 0}, 0, nullptr}, future); });
-}
-
-hbmesh_status hbmesh_delete(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result) {
-  return Ask(client, Op::kDelete, batch, result, false);
-}
-
-hbmesh_status hbmesh_dev_delete(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result) {
-  return Ask(client, Op::kDevDelete, batch, result, false);
-}
-
-hbmesh_status hbmesh_dev_local_delete(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result) {
-  return Ask(client, Op::kDevLocalDelete, batch, result, false);
-}
-
-hbmesh_status hbmesh_exist(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result) {
-  return Ask(client, Op::kExist, batch, result, true);
-}
-
-hbmesh_status hbmesh_get_meta_info(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result) {
-  return Ask(client, Op::kGetMeta, batch, result, false);
-}
-
-hbmesh_status hbmesh_explain(hbmesh_client* client, const char* key, hbmesh_result** result) {
-  return Guard([&]() -> Status {
-    if (key == nullptr) return IsNull("key");
-    if (result == nullptr) return IsNull("result");
-    *result = nullptr;
-    const std::vector<std::string> keys = {key};
-    hbmesh_batch batch = HBMESH_INIT(hbmesh_batch);
-    batch.key_count = 1;
-    Sent sent;
-    if (Status status = Send(client, &batch, {Op::kExplain, {}, 0, &keys}, &sent); !status.ok()) return status;
-    if (Status status = Await(sent, client->options.workerAddress); !status.ok()) return status;
-    hbmesh_result explained = sent.operation->result();
-    if (explained.statuses[0] != HBMESH_OK) return Deliver(std::move(explained), nullptr);
-    return Deliver(std::move(explained), result);
-  });
 }
 
 hbmesh_status hbmesh_pre_register(hbmesh_client* client, const uint64_t* pointers, const uint64_t* bytes,

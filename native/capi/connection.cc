@@ -1,5 +1,8 @@
 #include "capi/connection.h"
 
+#include <pthread.h>
+
+#include <atomic>
 #include <utility>
 
 #include "client/key_batch.h"
@@ -33,9 +36,18 @@ Status CollectKeys(const hbmesh_batch& batch, std::vector<std::string_view>* key
 }  // namespace
 
 Status ProcessSimHeap(SimHeap** heap) {
-  static std::mutex mutex;
-  static SimHeap* made = nullptr;  // until the process ends: other threads may still use its memory then
-  const std::lock_guard lock(mutex);
+  static std::atomic<SimHeap*> made{nullptr};  // until the process ends: other threads may still use its memory then
+  static std::mutex* making = nullptr;
+  static std::once_flag prepared;
+  // A child made by fork starts anew: the parent's memory stays the parent's, and its locks may be held for ever.
+  std::call_once(prepared, [] {
+    making = new std::mutex;
+    ::pthread_atfork(nullptr, nullptr, [] {
+      made = nullptr;
+      making = new std::mutex;
+    });
+  });
+  const std::lock_guard lock(*making);
   if (made == nullptr) {
     SimHeapOptions options;
     options.deviceCount = kDevicesMax;
@@ -45,38 +57,6 @@ Status ProcessSimHeap(SimHeap** heap) {
   }
   *heap = made;
   return Status::Ok();
-}
-
-Status MakeCall(layout::Op op, const hbmesh_batch& batch, const std::vector<std::string>* keys, FlatCall* flat) {
-  if (batch.key_count == 0) return Invalid("no keys given: a call needs at least one");
-  if (batch.key_count > KeysMax(op)) {
-    return Invalid(std::to_string(batch.key_count) + " keys in one call, at most " + std::to_string(KeysMax(op)) +
-                   " are allowed: make several calls");
-  }
-  std::vector<std::string_view> views;
-  if (keys != nullptr) {
-    views.assign(keys->begin(), keys->end());
-  } else if (Status status = CollectKeys(batch, &views); !status.ok()) {
-    return status;
-  }
-  if (Status status = EncodeKeyBatch(views, &flat->keys); !status.ok()) return status;
-  if (batch.blob_count > 0 &&
-      (batch.blob_ends == nullptr || batch.pointers == nullptr || batch.blob_bytes == nullptr)) {
-    return Invalid("there are " + std::to_string(batch.blob_count) +
-                   " blobs, but blob_ends, pointers or blob_bytes is NULL");
-  }
-  ObjectCall& call = flat->call;
-  call.op = op;
-  call.deviceIndex = batch.device_index;
-  call.keys = flat->keys;
-  call.keyCount = batch.key_count;
-  if (batch.blob_count > 0) {
-    call.blobEnds = {batch.blob_ends, batch.key_count};
-    call.pointers = {batch.pointers, batch.blob_count};
-    call.sizes = {batch.blob_bytes, batch.blob_count};
-  }
-  for (const uint64_t bytes : call.sizes) flat->totalBytes += bytes;
-  return CheckObjectCall(call);
 }
 
 Status Connection::Open(const ClientOptions& options, std::shared_ptr<Connection>* connection) {
@@ -113,6 +93,43 @@ std::shared_ptr<Operation> Connection::Find(uint64_t id, bool remove) {
   std::shared_ptr<Operation> operation = found->second;
   if (remove) operations_.erase(found);
   return operation;
+}
+
+Status Connection::MakeCall(layout::Op op, const hbmesh_batch& batch, const std::vector<std::string>* keys,
+                            FlatCall* flat) const {
+  if (batch.key_count == 0) return Invalid("no keys given: a call needs at least one");
+  if (batch.key_count > KeysMax(op)) {
+    return Invalid(std::to_string(batch.key_count) + " keys in one call, at most " + std::to_string(KeysMax(op)) +
+                   " are allowed: make several calls");
+  }
+  std::vector<std::string_view> views;
+  if (keys != nullptr) {
+    views.assign(keys->begin(), keys->end());
+  } else if (Status status = CollectKeys(batch, &views); !status.ok()) {
+    return status;
+  }
+  if (Status status = EncodeKeyBatch(views, &flat->keys); !status.ok()) return status;
+  if (batch.blob_count > 0 &&
+      (batch.blob_ends == nullptr || batch.pointers == nullptr || batch.blob_bytes == nullptr)) {
+    return Invalid("there are " + std::to_string(batch.blob_count) +
+                   " blobs, but blob_ends, pointers or blob_bytes is NULL");
+  }
+  if (CarriesBlobs(op) && batch.device_index >= client_->deviceCount()) {
+    return Invalid("the worker has no device " + std::to_string(batch.device_index) + ": its devices are 0 to " +
+                   std::to_string(client_->deviceCount() - 1));
+  }
+  ObjectCall& call = flat->call;
+  call.op = op;
+  call.deviceIndex = batch.device_index;
+  call.keys = flat->keys;
+  call.keyCount = batch.key_count;
+  if (batch.blob_count > 0) {
+    call.blobEnds = {batch.blob_ends, batch.key_count};
+    call.pointers = {batch.pointers, batch.blob_count};
+    call.sizes = {batch.blob_bytes, batch.blob_count};
+  }
+  for (const uint64_t bytes : call.sizes) flat->totalBytes += bytes;
+  return CheckObjectCall(call);
 }
 
 Status Connection::Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id) {

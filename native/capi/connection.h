@@ -1,5 +1,5 @@
-// Connection: a client core and the operations that are under way on it; MakeCall: a caller's batch as the core takes
-// it.
+// Connection: a client core and the operations that are under way on it. A FlatCall is a caller's batch as the core
+// takes it.
 //
 // Thread rule: any thread. Ownership: operations are shared with whoever waits for them; futures hold the connection
 // weakly, so that it ends with its client.
@@ -30,10 +30,6 @@ struct FlatCall {
   uint64_t totalBytes = 0;
 };
 
-// kInvalid names what is wrong. `keys` replaces those of the batch, where the operation has others.
-[[nodiscard]] Status MakeCall(layout::Op op, const hbmesh_batch& batch, const std::vector<std::string>* keys,
-                              FlatCall* flat);
-
 class Connection {
  public:
   [[nodiscard]] static Status Open(const ClientOptions& options, std::shared_ptr<Connection>* connection);
@@ -41,6 +37,10 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
+  // kInvalid names what is wrong: keys and their number, then arrays that are NULL, the device, the blobs key by key.
+  // `keys` replaces those of the batch, where the operation has others.
+  [[nodiscard]] Status MakeCall(layout::Op op, const hbmesh_batch& batch, const std::vector<std::string>* keys,
+                                FlatCall* flat) const;
   // Registers memory where needed, and submits. Errors are those of Client::Submit and RegisterDeviceMemory.
   [[nodiscard]] Status Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id);
   [[nodiscard]] Client& client() { return *client_; }

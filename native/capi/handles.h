@@ -29,7 +29,7 @@ struct hbmesh_client {
 };
 
 struct hbmesh_future {
-  static constexpr uint32_t kWholeCall = UINT32_MAX;
+  static constexpr uint32_t kWholeCall = hbmesh::capi::Operation::kWholeCall;
 
   std::shared_ptr<hbmesh::capi::Operation> operation;
   std::weak_ptr<hbmesh::capi::Connection> connection;
@@ -71,6 +71,15 @@ hbmesh_status Guard(Body body) {
 }
 
 [[nodiscard]] Status IsNull(const char* what);
+// kInvalid above kFutureTimeoutMaxMs.
+[[nodiscard]] Status CheckTimeout(uint64_t ms, const char* name = "timeout_ms");
+// Of a wait that ended before what it waited for.
+[[nodiscard]] Status StillOpen(uint32_t timeoutMs);
+[[nodiscard]] inline Clock::time_point In(uint64_t ms) { return Clock::now() + std::chrono::milliseconds(ms); }
+// kInvalid for what can be no eventfd.
+[[nodiscard]] Status CheckDescriptor(int eventFd);
+// The number, counted from 1, of the key that a message about a call names; 0: none.
+[[nodiscard]] uint32_t KeyNamedIn(const std::string& message);
 
 // A caller's struct as this library knows it; fields that the caller's release didn't have are 0.
 template <typename Struct>
@@ -110,6 +119,7 @@ struct CallPlan {
   uint64_t args[3] = {0, 0, 0};
   uint32_t waitMs = 0;                             // what the caller waits, on top of the request timeout
   const std::vector<std::string>* keys = nullptr;  // in place of the batch's
+  Status fault = Status::Ok();                     // what is wrong with the call's numbers; told once there is a worker
 };
 
 [[nodiscard]] Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent);
@@ -117,9 +127,14 @@ struct CallPlan {
 [[nodiscard]] Status Await(const Sent& sent, const std::string& workerAddress);
 // Hands the result over. Without `result`: the first failing key's status.
 [[nodiscard]] Status Deliver(hbmesh_result&& finished, hbmesh_result** result);
+// The same of an operation that has ended. A call about one key alone (a push, an explanation) fails as that key did.
+[[nodiscard]] Status DeliverEnded(const Operation& operation, hbmesh_result** result);
 // All of it.
 [[nodiscard]] Status CallAndWait(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan,
                                  hbmesh_result** result);
+// Sends, with a future for the whole call.
+[[nodiscard]] Status NewFuture(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan,
+                               hbmesh_future** future);
 // Waits until every key was accepted; ends the request where that takes too long or where it was refused.
 [[nodiscard]] Status AwaitAcceptance(const Sent& sent, uint32_t requestTimeoutMs, const std::string& workerAddress);
 

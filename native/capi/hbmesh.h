@@ -9,20 +9,26 @@
  * status.
  *
  * Order of errors of a call, unless it says otherwise: HBMESH_INVALID for a NULL that is not allowed or a struct whose
- * `size` is unknown; HBMESH_NOT_READY before hbmesh_client_init; HBMESH_SHUTTING_DOWN after hbmesh_client_close;
- * HBMESH_INVALID for what else is wrong with the arguments (naming the key as `key "name" (number 3)`, counted from 1);
- * HBMESH_TRY_AGAIN when too many calls are under way; HBMESH_OUT_OF_RANGE for a call larger than the queue;
- * HBMESH_CLIENT_WORKER_DISCONNECT when the worker's sidecar ended; HBMESH_RPC_DEADLINE_EXCEEDED when it did not answer
- * in time; HBMESH_WORKER_TIMEOUT when it did not even confirm that it stopped (don't reuse the call's device memory
- * before hbmesh_client_close); HBMESH_OUT_OF_MEMORY when this process has no memory.
+ * `size` is unknown; HBMESH_SHUTTING_DOWN after hbmesh_client_close, HBMESH_NOT_READY before hbmesh_client_init,
+ * HBMESH_CLIENT_WORKER_DISCONNECT after the worker's sidecar ended (hbmesh_client_init connects anew); HBMESH_INVALID
+ * for what this process sees wrong with the arguments: options and times, the number of keys, the device, the blobs key
+ * by key, their memory; HBMESH_OUT_OF_RANGE for a call larger than the queue; HBMESH_TRY_AGAIN when too many calls are
+ * under way; HBMESH_INVALID for the first key that is not allowed, then for one that comes twice (`key "name" (number
+ * 3)`, counted from 1). Then what happens to a call that was tried: HBMESH_CLIENT_WORKER_DISCONNECT;
+ * HBMESH_RPC_DEADLINE_EXCEEDED when it was not answered in time; HBMESH_WORKER_TIMEOUT when the worker did not even
+ * confirm that it stopped (don't reuse the call's device memory before hbmesh_client_close). HBMESH_OUT_OF_MEMORY when
+ * this process has no memory.
  *
  * Ownership. Arrays, strings and structs that are passed in are borrowed for the time of the call. Device memory of a
  * call must stay valid until the call returned, or its future has ended. What a function named ..._create, ... or an
  * out parameter hands back is freed by the matching ..._free; strings and arrays got from a handle live as long as it.
  *
  * Threads. Every function may be called from any thread, on one handle at the same time too, but a handle must not be
- * used while or after it is freed. A client made before fork() answers HBMESH_NOT_SUPPORTED in the child. No call
- * throws, none calls back.
+ * used while or after it is freed. No call throws, none calls back.
+ *
+ * fork(). A client made before answers HBMESH_NOT_SUPPORTED in the child, which may make clients of its own; the
+ * parent's sessions are the parent's alone, and end with it. Simulated device memory from before the fork is the
+ * parent's too: the child allocates its own.
  *
  * Structs carry their size in the first field: set it to sizeof(the struct) and zero the rest (HBMESH_INIT does both);
  * a later library accepts a shorter struct and takes its defaults for the fields that are not there.
@@ -108,6 +114,8 @@ HBMESH_API uint32_t hbmesh_version(void);
 HBMESH_API const char* hbmesh_status_name(hbmesh_status status);
 /* Why the calling thread's last call failed; "" after one that did not. Valid until that thread's next call. */
 HBMESH_API const char* hbmesh_last_message(void);
+/* The number, counted from 1, of the key that this message is about; 0: of none. */
+HBMESH_API uint32_t hbmesh_last_key(void);
 
 /* ---- Client ------------------------------------------------------------------------------------------------------ */
 
@@ -172,7 +180,7 @@ enum { HBMESH_PATH_FALLBACK = 1, HBMESH_PATH_STAGED = 2 };
 /* What really carried bytes: one for each source and transport. */
 typedef struct hbmesh_path {
   uint32_t size;
-  uint32_t transport; /* 0 local, 1 shm, 2 tcp, 3 rdma, 4 hccs */
+  uint32_t transport; /* see hbmesh_transport_name */
   uint32_t device_index;
   uint32_t lanes;
   uint32_t slices;
@@ -201,37 +209,49 @@ HBMESH_API const uint32_t* hbmesh_result_blob_ends(const hbmesh_result* result);
 HBMESH_API uint32_t hbmesh_result_path_count(const hbmesh_result* result);
 /* HBMESH_OUT_OF_RANGE: no such path. */
 HBMESH_API hbmesh_status hbmesh_result_path(const hbmesh_result* result, uint32_t index, hbmesh_path* path);
+/* "local" (0), "shm", "tcp", "rdma", "hccs"; "unknown" for another number. Lives for ever. */
+HBMESH_API const char* hbmesh_transport_name(uint32_t transport);
 HBMESH_API void hbmesh_result_free(hbmesh_result* result); /* NULL is ignored */
 
 /* ---- Host objects ------------------------------------------------------------------------------------------------ */
 
+/* Each call about keys has a form that ends in _async: it returns once it was sent, with a future for the whole call,
+ * whose result has a status a key. A future can be cancelled, which ends the call. */
+
 /* Copies device memory into host objects, visible on every node when the call returns, and only whole. options may be
- * NULL. Status of a key: HBMESH_INVALID (of a device family), HBMESH_KEY_ALREADY_EXISTS (existence fail),
- * HBMESH_OUT_OF_MEMORY, HBMESH_RPC_UNAVAILABLE or HBMESH_TRY_AGAIN (its owner can't answer now),
- * HBMESH_RUNTIME_ERROR. */
+ * NULL. Status of a key, in this order: HBMESH_KEY_ALREADY_EXISTS (existence fail, and set here), HBMESH_OUT_OF_MEMORY,
+ * HBMESH_INVALID (of a device family), HBMESH_KEY_ALREADY_EXISTS (set elsewhere), HBMESH_RPC_UNAVAILABLE or
+ * HBMESH_TRY_AGAIN (its owner can't answer now), HBMESH_RUNTIME_ERROR. */
 HBMESH_API hbmesh_status hbmesh_set_d2h(hbmesh_client* client, const hbmesh_batch* batch,
                                         const hbmesh_set_options* options, hbmesh_result** result);
-/* Reads host objects, of this node or another, into device memory. timeout_ms: how long to wait for keys that are not
- * there yet, each on its own; 0: not at all. Status of a key: HBMESH_INVALID (of a device family, or blobs other than
- * those of the set), HBMESH_NOT_FOUND, HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN, HBMESH_RPC_CANCELLED. */
-HBMESH_API hbmesh_status hbmesh_get_h2d(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
-                                        hbmesh_result** result);
-/* The same with a future for the whole call; its result has a status a key. */
 HBMESH_API hbmesh_status hbmesh_set_d2h_async(hbmesh_client* client, const hbmesh_batch* batch,
                                               const hbmesh_set_options* options, hbmesh_future** future);
+/* Reads host objects, of this node or another, into device memory. timeout_ms: how long to wait for keys that are not
+ * there yet, each on its own; 0: not at all; at most 1,800,000. Status of a key: HBMESH_INVALID (of a device family, or
+ * blobs other than those of the set), HBMESH_NOT_FOUND, HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN,
+ * HBMESH_DATA_INCONSISTENCY (its checksum does not fit), HBMESH_RPC_CANCELLED. */
+HBMESH_API hbmesh_status hbmesh_get_h2d(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
+                                        hbmesh_result** result);
 HBMESH_API hbmesh_status hbmesh_get_h2d_async(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
                                               hbmesh_future** future);
 /* Removes objects everywhere. A key that is not there is HBMESH_OK, without HBMESH_EXISTED. Status of a key:
  * HBMESH_INVALID (of a device family), HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN. */
 HBMESH_API hbmesh_status hbmesh_delete(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_delete_async(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_future** future);
 /* Status of a key: HBMESH_OK is a hit, HBMESH_NOT_FOUND a miss, all else unknown, and never a miss. `result` must not
  * be NULL. */
 HBMESH_API hbmesh_status hbmesh_exist(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result);
-/* Size, blob sizes, generation. Status of a key as of hbmesh_exist. */
+HBMESH_API hbmesh_status hbmesh_exist_async(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_future** future);
+/* Size, blob sizes, generation. Status of a key as of hbmesh_exist. Where the blob sizes of all keys are more than one
+ * answer carries (some 4,000,000), it asks in several calls; the _async form does not, and answers HBMESH_OUT_OF_RANGE,
+ * as the status of some keys or of the call. */
 HBMESH_API hbmesh_status hbmesh_get_meta_info(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result);
-/* All that is known of an object, as JSON text: message 0 of the result. HBMESH_NOT_FOUND, HBMESH_RPC_UNAVAILABLE,
- * HBMESH_TRY_AGAIN. `result` must not be NULL. */
+HBMESH_API hbmesh_status hbmesh_get_meta_info_async(hbmesh_client* client, const hbmesh_batch* batch,
+                                                    hbmesh_future** future);
+/* All that is known of an object, as JSON text: message 0 of the result. Answers for keys that are not there, too.
+ * `result` must not be NULL. */
 HBMESH_API hbmesh_status hbmesh_explain(hbmesh_client* client, const char* key, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_explain_async(hbmesh_client* client, const char* key, hbmesh_future** future);
 
 /* ---- Futures ----------------------------------------------------------------------------------------------------- */
 
@@ -245,6 +265,10 @@ HBMESH_API hbmesh_status hbmesh_future_get(hbmesh_future* future, uint32_t timeo
 HBMESH_API hbmesh_status hbmesh_future_cancel(hbmesh_future* future);
 /* 1: it has ended. */
 HBMESH_API uint32_t hbmesh_future_done(const hbmesh_future* future);
+/* Adds 1 to the eventfd `event_fd` when the future ends, at once if it has: for event loops, which can't wait in
+ * hbmesh_future_get. The descriptor is borrowed until the future has ended or was freed; several futures may share one,
+ * and a later call replaces an earlier one. HBMESH_INVALID: no descriptor. */
+HBMESH_API hbmesh_status hbmesh_future_notify(hbmesh_future* future, int event_fd);
 /* Forgets it; the transfer itself goes on. NULL is ignored. */
 HBMESH_API void hbmesh_future_free(hbmesh_future* future);
 
@@ -267,15 +291,23 @@ HBMESH_API hbmesh_status hbmesh_dev_subscribe(hbmesh_client* client, const hbmes
  * blobs), HBMESH_KEY_ALREADY_EXISTS (existence fail), HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN. */
 HBMESH_API hbmesh_status hbmesh_dev_mset(hbmesh_client* client, const hbmesh_batch* batch,
                                          const hbmesh_set_options* options, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_dev_mset_async(hbmesh_client* client, const hbmesh_batch* batch,
+                                               const hbmesh_set_options* options, hbmesh_future** future);
 /* Reads it. share_replica 1: this memory serves further readers, so it stays valid until dev_local_delete. Status of a
  * key: HBMESH_INVALID (blobs, same card, another family), HBMESH_NOT_FOUND, HBMESH_RPC_PEER_DEAD (its last holder
  * ended), HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN, HBMESH_RPC_CANCELLED. */
 HBMESH_API hbmesh_status hbmesh_dev_mget(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
                                          uint32_t share_replica, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_dev_mget_async(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
+                                               uint32_t share_replica, hbmesh_future** future);
 /* Ends such objects everywhere; or only what this client offers of them. As hbmesh_delete. */
 HBMESH_API hbmesh_status hbmesh_dev_delete(hbmesh_client* client, const hbmesh_batch* batch, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_dev_delete_async(hbmesh_client* client, const hbmesh_batch* batch,
+                                                 hbmesh_future** future);
 HBMESH_API hbmesh_status hbmesh_dev_local_delete(hbmesh_client* client, const hbmesh_batch* batch,
                                                  hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_dev_local_delete_async(hbmesh_client* client, const hbmesh_batch* batch,
+                                                       hbmesh_future** future);
 
 /* ---- Layer by layer ---------------------------------------------------------------------------------------------- */
 
@@ -285,21 +317,31 @@ HBMESH_API hbmesh_status hbmesh_reserve_layers(hbmesh_client* client, const hbme
                                                hbmesh_ticket** ticket);
 /* What the pushing side needs; a secret. */
 HBMESH_API const char* hbmesh_ticket_text(const hbmesh_ticket* ticket);
+HBMESH_API uint32_t hbmesh_ticket_layer_count(const hbmesh_ticket* ticket);
+/* A future for one layer (from 0), with its bytes and what carried them; frees nothing of the ticket when it is freed.
+ * HBMESH_OUT_OF_RANGE: no such layer. */
+HBMESH_API hbmesh_status hbmesh_ticket_layer(const hbmesh_ticket* ticket, uint32_t layer, hbmesh_future** future);
 /* HBMESH_OK when the layer (from 0) is in its memory, all of it. Errors: HBMESH_OUT_OF_RANGE, HBMESH_INVALID (timeout
  * over 1,800,000), HBMESH_RPC_PEER_DEAD (the pusher ended within a layer), HBMESH_FUTURE_TIMEOUT (the ticket expired,
  * or not there yet), HBMESH_RPC_CANCELLED, HBMESH_CLIENT_WORKER_DISCONNECT, HBMESH_SHUTTING_DOWN. */
 HBMESH_API hbmesh_status hbmesh_ticket_wait_layer(hbmesh_ticket* ticket, uint32_t layer, uint32_t timeout_ms);
 HBMESH_API hbmesh_status hbmesh_ticket_wait_all(hbmesh_ticket* ticket, uint32_t timeout_ms);
+/* As hbmesh_future_notify, for one layer. HBMESH_OUT_OF_RANGE: no such layer. The descriptor is borrowed until the
+ * ticket is freed. */
+HBMESH_API hbmesh_status hbmesh_ticket_notify(hbmesh_ticket* ticket, uint32_t layer, int event_fd);
 /* Ends the reservation; layers that are not there end with HBMESH_RPC_CANCELLED. */
 HBMESH_API hbmesh_status hbmesh_ticket_cancel(hbmesh_ticket* ticket);
 /* Cancels what is open, and forgets it. NULL is ignored. */
 HBMESH_API void hbmesh_ticket_free(hbmesh_ticket* ticket);
 /* Pushes one layer. `blobs` has key_count 1 and keys NULL. HBMESH_OK when its bytes are complete at the other side.
- * Errors: HBMESH_INVALID (no ticket, other blobs than reserved), HBMESH_NOT_FOUND (ticket unknown or expired),
+ * Errors, in this order: HBMESH_INVALID (no ticket), HBMESH_NOT_FOUND (ticket unknown or expired),
  * HBMESH_NOT_AUTHORIZED (wrong secret), HBMESH_OUT_OF_RANGE (no such layer), HBMESH_KEY_ALREADY_EXISTS (pushed before),
- * HBMESH_RPC_PEER_DEAD (the reserving side ended), HBMESH_RPC_UNAVAILABLE. `result` may be NULL. */
+ * HBMESH_INVALID (other blobs than reserved, naming both), HBMESH_RPC_PEER_DEAD (the reserving side ended),
+ * HBMESH_RPC_UNAVAILABLE. `result` may be NULL. */
 HBMESH_API hbmesh_status hbmesh_push_layer(hbmesh_client* client, const char* ticket_text, uint32_t layer,
                                            const hbmesh_batch* blobs, hbmesh_result** result);
+HBMESH_API hbmesh_status hbmesh_push_layer_async(hbmesh_client* client, const char* ticket_text, uint32_t layer,
+                                                 const hbmesh_batch* blobs, hbmesh_future** future);
 
 /* ---- More -------------------------------------------------------------------------------------------------------- */
 

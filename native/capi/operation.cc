@@ -1,10 +1,22 @@
 #include "capi/operation.h"
 
+#include <unistd.h>
+
 #include <utility>
 
 #include "client/object_codec.h"
 
 namespace hbmesh::capi {
+
+namespace {
+
+// An eventfd whose count is full is readable already; one that its owner closed has nobody to tell.
+void Signal(int eventFd) {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(eventFd, &one, sizeof(one));
+}
+
+}  // namespace
 
 Operation::Operation(layout::Op op, uint32_t keyCount) : op_(op), keyCount_(keyCount), result_(keyCount) {
   if (!EndsByKey(op)) return;
@@ -66,7 +78,7 @@ void Operation::TakeEvents(const RequestEvents& events) {
   const std::lock_guard lock(mutex_);
   DeviceReplyView view;
   if (DecodeDeviceReply(keyCount_, events.payload, &view).ok()) Take(view);  // the core has checked it
-  changed_.notify_all();
+  Tell();
 }
 
 void Operation::Complete(Completion&& completion) {
@@ -90,7 +102,7 @@ void Operation::Complete(Completion&& completion) {
   }
   EndOpenKeys(call_);
   ended_ = true;
-  changed_.notify_all();
+  Tell();
 }
 
 bool Operation::WaitEnd(Clock::time_point deadline) {
@@ -106,6 +118,31 @@ bool Operation::WaitAccepted(Clock::time_point deadline) {
 bool Operation::WaitKey(uint32_t keyIndex, Clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   return changed_.wait_until(lock, deadline, [this, keyIndex] { return ended_ || keyEnded_[keyIndex]; });
+}
+
+bool Operation::HasEnded(uint32_t keyIndex) const { return ended_ || (keyIndex != kWholeCall && keyEnded_[keyIndex]); }
+
+void Operation::Tell() {
+  changed_.notify_all();
+  for (auto watch = watches_.begin(); watch != watches_.end();) {
+    if (!HasEnded(watch->first)) {
+      ++watch;
+      continue;
+    }
+    Signal(watch->second);
+    watch = watches_.erase(watch);
+  }
+}
+
+void Operation::Watch(uint32_t keyIndex, int eventFd) {
+  const std::lock_guard lock(mutex_);
+  watches_.erase(keyIndex);
+  if (eventFd < 0) return;
+  if (HasEnded(keyIndex)) {
+    Signal(eventFd);
+  } else {
+    watches_.emplace(keyIndex, eventFd);
+  }
 }
 
 bool Operation::ended() const {

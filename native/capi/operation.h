@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/status.h"
@@ -37,6 +38,8 @@ using Clock = std::chrono::steady_clock;
 
 class Operation {
  public:
+  static constexpr uint32_t kWholeCall = UINT32_MAX;
+
   Operation(layout::Op op, uint32_t keyCount);
 
   // From the client core, in its order; Complete comes last and once.
@@ -57,9 +60,13 @@ class Operation {
   [[nodiscard]] hbmesh_result KeyResult(uint32_t keyIndex) const;
   // Did the request fail before anything was said of a key?
   [[nodiscard]] bool refused() const;
+  // Adds 1 to this eventfd when the key (kWholeCall: the request) ends, at once if it has; instead of what was asked
+  // before for the same key. -1: asks for nothing any more. The descriptor is borrowed until then.
+  void Watch(uint32_t keyIndex, int eventFd);
   // The first text that came with an acceptance: a ticket.
   [[nodiscard]] std::string note() const;
   [[nodiscard]] uint32_t keyCount() const { return keyCount_; }
+  [[nodiscard]] layout::Op op() const { return op_; }
 
  private:
   using Paths = std::shared_ptr<const std::vector<layout::PathRecord>>;
@@ -68,6 +75,9 @@ class Operation {
   void Take(const DeviceReplyView& view);
   void FillFrom(const ObjectReplyView& view);
   void EndOpenKeys(const Status& reason);
+  [[nodiscard]] bool HasEnded(uint32_t keyIndex) const;
+  // Tells waiters and watchers.
+  void Tell();
 
   const layout::Op op_;
   const uint32_t keyCount_;
@@ -81,6 +91,7 @@ class Operation {
   std::vector<Paths> keyPaths_;
   uint32_t toldCount_ = 0;
   std::string note_;
+  std::unordered_map<uint32_t, int> watches_;  // key index to eventfd
 };
 
 }  // namespace hbmesh::capi

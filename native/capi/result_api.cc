@@ -90,6 +90,22 @@ hbmesh_status hbmesh_result_path(const hbmesh_result* result, uint32_t index, hb
   });
 }
 
+const char* hbmesh_transport_name(uint32_t transport) {
+  switch (static_cast<hbmesh::layout::TransportId>(transport)) {
+    case hbmesh::layout::TransportId::kLocal:
+      return "local";
+    case hbmesh::layout::TransportId::kShm:
+      return "shm";
+    case hbmesh::layout::TransportId::kTcp:
+      return "tcp";
+    case hbmesh::layout::TransportId::kRdma:
+      return "rdma";
+    case hbmesh::layout::TransportId::kHccs:
+      return "hccs";
+  }
+  return "unknown";
+}
+
 void hbmesh_result_free(hbmesh_result* result) { delete result; }
 
 hbmesh_status hbmesh_sim_allocate(uint32_t device_index, uint64_t bytes, uint64_t* pointer) {
