@@ -73,7 +73,7 @@ export interface BatchLimits {
   node: string;
 }
 
-/** Checks a set or get and flattens it. Errors in this order: keys, numbers of lists, then list by list. */
+/** Checks a set or get and flattens it. Errors in this order: keys, numbers of lists, then list by list, each with its blobs. */
 export function flattenBatch(
   keys: readonly string[],
   blobLists: readonly DeviceBlobList[],
@@ -86,7 +86,11 @@ export function flattenBatch(
   }
   let blobCount = 0;
   for (const [index, list] of blobLists.entries()) {
-    checkList(list, blobLists[0] as DeviceBlobList, keys[index] as string, index, limits);
+    const key = keys[index] as string;
+    checkList(list, blobLists[0] as DeviceBlobList, key, index, limits);
+    for (const [number, blob] of list.blobs.entries()) {
+      checkBlob(blob, number, key, index);
+    }
     blobCount += list.blobs.length;
   }
   const batch: FlatBatch = {
@@ -100,8 +104,7 @@ export function flattenBatch(
   };
   let at = 0;
   for (const [index, list] of blobLists.entries()) {
-    for (const [number, blob] of list.blobs.entries()) {
-      checkBlob(blob, number, keys[index] as string, index);
+    for (const blob of list.blobs) {
       batch.pointers[at] = blob.pointer;
       batch.sizes[at] = blob.size;
       batch.totalBytes += blob.size;

@@ -4,9 +4,11 @@
  *
  * Every batch call answers for each key. It rejects with an HbmeshError (`code`, `key`, `node`) only when nothing could be
  * tried; then nothing was done. Errors that every call may reject with, in this order: NOT_READY before init(), SHUTTING_DOWN
- * after close(), INVALID for what is wrong with the arguments (the message names the key and the remedy), RPC_CANCELLED for an
- * aborted signal, TRY_AGAIN when too many calls are under way, CLIENT_WORKER_DISCONNECT when the worker's sidecar ended,
- * RPC_DEADLINE_EXCEEDED when it didn't answer in time, WORKER_TIMEOUT when it doesn't even stop.
+ * after close(), CLIENT_WORKER_DISCONNECT after the worker's sidecar ended; INVALID for what this process sees wrong with the
+ * arguments (the message names the key and the remedy); RPC_CANCELLED for an aborted signal; OUT_OF_RANGE for a call larger than the
+ * queue, TRY_AGAIN when too many calls are under way; INVALID for keys that are not allowed. Then what happens to a call that was
+ * tried: CLIENT_WORKER_DISCONNECT, RPC_DEADLINE_EXCEEDED when it wasn't answered in time, WORKER_TIMEOUT when the worker doesn't
+ * even stop.
  *
  * Calls with futures hand a TransferFuture back for each key; every one of them ends. docs/API.md has all calls with examples, side by
  * side with those of the C API.
@@ -15,10 +17,11 @@ import { randomUUID } from "node:crypto";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { fromNativeError } from "../sidecar/native-errors.js";
 import { checkNumber, flattenBatch, flattenKeys, flattenRanges } from "./arguments.js";
-import { type BatchResult, ExistResult, MetaResult, type Presence, WriteResult } from "./batch-result.js";
+import { type BatchResult, ExistResult, type MetaResult, type Presence, WriteResult } from "./batch-result.js";
 import type { DeviceBlobList } from "./blobs.js";
 import { askHealth, type WorkerHealth } from "./health.js";
 import { LayerTicket } from "./layer-ticket.js";
+import { askMetadata } from "./metadata.js";
 import {
   type CallOptions,
   type ClientSettings,
@@ -77,9 +80,9 @@ export class HeteroClient {
    * @param blobLists one a key, all on one device of the node; each has at least one blob.
    * @returns a status a key, and `existed`: the key was there and was left (existence `skip`).
    *
-   * Status of a key, in this order: INVALID (published or cached for devices under this key), KEY_ALREADY_EXISTS (`fail` only:
-   * delete it first), OUT_OF_MEMORY (arena full and nothing
-   * evictable), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), ACL_ERROR (the copy failed).
+   * Status of a key, in this order: KEY_ALREADY_EXISTS (`fail` only, set at this worker: delete it first), OUT_OF_MEMORY (arena full
+   * and nothing evictable), INVALID (published or cached for devices under this key), KEY_ALREADY_EXISTS (set at another worker),
+   * RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), ACL_ERROR (the copy failed).
    *
    * @example
    * const result = await client.mSetD2H(["layer0"], [new DeviceBlobList(0, [new Blob(pointer, 4096n)])]);
@@ -161,15 +164,7 @@ export class HeteroClient {
    * @example (await client.getMetaInfo(["layer0"])).metas[0]?.blobSizes
    */
   async getMetaInfo(keys: readonly string[], options: CallOptions = {}): Promise<MetaResult> {
-    const batch = flattenKeys(keys, this.#session.limit("KeysPerQueryMax"));
-    const call = { name: "getMetaInfo", op: "GetMeta", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
-    const { decoded, context } = await this.#session.ask(call);
-    const metas = decoded.answers.map((answer, index) =>
-      answer.code === StatusCode.OK
-        ? { sizeBytes: answer.bytes, blobSizes: decoded.blobSizes[index] ?? [], generation: answer.generation }
-        : undefined,
-    );
-    return new MetaResult(toBatchResult(decoded, context), metas);
+    return await askMetadata(this.#session, keys, options.signal);
   }
 
   /**
@@ -182,6 +177,7 @@ export class HeteroClient {
    * @example console.log(await client.explain("layer0"));
    */
   async explain(key: string, options: CallOptions = {}): Promise<Record<string, unknown>> {
+    this.#session.connection();
     const keys = [key];
     const batch = flattenKeys(keys, 1);
     const call = { name: "explain", op: "Explain", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
@@ -248,9 +244,10 @@ export class HeteroClient {
     options: SubscribeOptions = {},
   ): Promise<readonly TransferFuture[]> {
     const { subscribeTimeoutMs, subscribeManyTimeoutMs } = this.#settings;
-    const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
-    const usual = keys.length === 1 ? subscribeTimeoutMs : subscribeManyTimeoutMs;
+    const limits = this.#session.batchLimits();
+    const usual = keys?.length === 1 ? subscribeTimeoutMs : subscribeManyTimeoutMs;
     const waitMs = checkNumber(options.timeoutMs ?? usual, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
+    const batch = flattenBatch(keys, blobLists, limits);
     const args = [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n] as const;
     const call = { name: "devSubscribe", op: "DevSubscribe", args, keys, batch, waitMs, signal: options.signal };
     return this.#session.open(call, true).futures;
@@ -329,8 +326,8 @@ export class HeteroClient {
   /**
    * Pushes one layer into memory that reserveLayers reserved, on this node or another. Resolves when its bytes are complete there.
    *
-   * Rejects, in this order, with INVALID (no ticket; other blobs than reserved, naming both), NOT_FOUND (ticket unknown or
-   * expired), NOT_AUTHORIZED (wrong secret), OUT_OF_RANGE (no such layer), KEY_ALREADY_EXISTS (that layer was pushed before),
+   * Rejects, in this order, with INVALID (no ticket), NOT_FOUND (ticket unknown or expired), NOT_AUTHORIZED (wrong secret),
+   * OUT_OF_RANGE (no such layer), KEY_ALREADY_EXISTS (that layer was pushed before), INVALID (other blobs than reserved, naming both),
    * RPC_PEER_DEAD (the reserving side ended), RPC_UNAVAILABLE, RPC_CANCELLED.
    */
   async push(
@@ -339,11 +336,12 @@ export class HeteroClient {
     blobList: DeviceBlobList,
     options: CallOptions = {},
   ): Promise<BatchResult> {
+    const limits = this.#session.batchLimits();
     if (!Number.isInteger(layer) || layer < 0 || layer > U32_MAX) {
       throw new HbmeshError(StatusCode.INVALID, `layer ${String(layer)} must be an integer from 0 on`);
     }
     const keys = [ticketText];
-    const batch = flattenBatch(keys, [blobList], this.#session.batchLimits());
+    const batch = flattenBatch(keys, [blobList], limits);
     const args = [BigInt(layer), 0n, 0n, 0n] as const;
     const call = { name: `the push of layer ${layer}`, op: "PushLayer", args, keys, batch, signal: options.signal };
     const { decoded, context } = await this.#session.ask(call);
