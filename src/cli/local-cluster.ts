@@ -26,8 +26,8 @@ export interface LocalClusterOptions {
   replicaPercent?: number;
   /** First worker's port, counting up; 0 (the default) picks free ones. */
   port?: number;
-  /** Further arguments for `hbmesh worker`, the same for each. */
-  workerArgs?: readonly string[];
+  /** Further arguments for `hbmesh worker`: the same for each, or those of the worker with this number. */
+  workerArgs?: readonly string[] | ((index: number) => readonly string[]);
   /** How long a worker may take to be ready. Defaults to 30,000. */
   startTimeoutMs?: number;
   /** Called when a worker ends that was not asked to. */
@@ -79,8 +79,8 @@ export async function startLocalCluster(options: LocalClusterOptions = {}): Prom
   };
   try {
     const addresses = await pickAddresses(options.workers ?? 2, options.port ?? 0);
-    for (const workerAddress of addresses) {
-      starting.push(spawnWorker(workerArgs(workerAddress, store, options)));
+    for (const [index, workerAddress] of addresses.entries()) {
+      starting.push(spawnWorker(workerArgs(workerAddress, index, store, options)));
     }
     const timeoutMs = options.startTimeoutMs ?? 30_000;
     const workers = await Promise.all(
@@ -103,7 +103,8 @@ export async function startLocalCluster(options: LocalClusterOptions = {}): Prom
   }
 }
 
-function workerArgs(workerAddress: string, store: HostedStore, options: LocalClusterOptions): string[] {
+function workerArgs(workerAddress: string, index: number, store: HostedStore, options: LocalClusterOptions): string[] {
+  const { workerArgs: further = [] } = options;
   const flags: [string, string][] = [
     ["--worker_address", workerAddress],
     ["--metadata_address", store.address],
@@ -113,7 +114,7 @@ function workerArgs(workerAddress: string, store: HostedStore, options: LocalClu
     ["--replica_percent", String(options.replicaPercent ?? 0)],
     ["--orphan_grace_ms", "0"],
   ];
-  return ["worker", ...flags.flat(), ...(options.workerArgs ?? [])];
+  return ["worker", ...flags.flat(), ...(typeof further === "function" ? further(index) : further)];
 }
 
 interface StartingWorker {

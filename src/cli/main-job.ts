@@ -6,11 +6,12 @@
 import { randomBytes } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { measureRawSockets } from "../bench/limits.js";
+import { median } from "../bench/statistics.js";
 import { type CarriedBy, type ClientSettings, layOut } from "./demo-job.js";
 import { ClientProcess } from "./demo-process.js";
 import { startLocalCluster, type TransportChoice } from "./local-cluster.js";
 import type { Shape } from "./options.js";
-import { measureRawSockets } from "./raw-sockets.js";
 
 export interface MainJobOptions {
   file: string;
@@ -204,13 +205,6 @@ function measured(job: Job, samples: readonly Sample[]): Measured {
     ratio: bytes / seconds / limit,
     lanes: samples[0]?.lanes ?? 0,
   };
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  const upper = sorted[middle] ?? 0;
-  return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? 0)) / 2;
 }
 
 async function finish(client: ClientProcess): Promise<void> {

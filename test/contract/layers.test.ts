@@ -17,7 +17,8 @@ const typescriptLayers: Record<string, readonly string[]> = {
   control: ["decision", "metadata", "rpc", "sidecar", "base", "gen"],
   client: ["decision", "sidecar", "base", "gen"],
   server: ["control", "metadata", "rpc", "base", "gen"],
-  cli: ["server", "client", "control", "decision", "metadata", "rpc", "sidecar", "base", "gen"],
+  bench: ["decision", "sidecar", "base", "gen"],
+  cli: ["bench", "server", "client", "control", "decision", "metadata", "rpc", "sidecar", "base", "gen"],
 };
 
 /** Folder of native/ to the other folders whose headers it may include. */
@@ -33,6 +34,7 @@ const nativeLayers: Record<string, readonly string[]> = {
   capi: ["client", "queue", "device", "base"],
   addon: ["client", "queue", "device", "base"],
   probe: ["base"],
+  bench: ["capi", "base"],
 };
 
 /** Decided exceptions, each with its reason. */

@@ -1,0 +1,35 @@
+/** What the benchmarks of src/bench are given by the command line: workers of this machine, progress, Ctrl-C. */
+import type { BenchContext, OpenCluster } from "../bench/cluster.js";
+import { startLocalCluster } from "./local-cluster.js";
+import { ExitError } from "./options.js";
+
+/** Workers on this machine, as `hbmesh dev` starts them. */
+export const openLocalCluster: OpenCluster = async (options) => {
+  const cluster = await startLocalCluster(options);
+  return {
+    addresses: cluster.workers.map((worker) => worker.ready.workerAddress),
+    close: () => cluster.close(),
+  };
+};
+
+/** Runs a benchmark with progress on stderr; Ctrl-C ends it at its next step, cleaned up, with exit code 130. */
+export async function withBenchContext<Result>(use: (context: BenchContext) => Promise<Result>): Promise<Result> {
+  const started = performance.now();
+  const interrupted = new AbortController();
+  const interrupt = (): void => interrupted.abort(new ExitError(130, "interrupted"));
+  process.on("SIGINT", interrupt);
+  process.on("SIGTERM", interrupt);
+  const progress = (text: string): void => {
+    const seconds = ((performance.now() - started) / 1000).toFixed(1).padStart(6);
+    process.stderr.write(`${seconds} s  ${text}\n`);
+  };
+  try {
+    return await use({ openCluster: openLocalCluster, progress, signal: interrupted.signal });
+  } catch (error) {
+    // Processes that Ctrl-C ended fail in ways of their own.
+    throw interrupted.signal.aborted ? new ExitError(130, "interrupted") : error;
+  } finally {
+    process.off("SIGINT", interrupt);
+    process.off("SIGTERM", interrupt);
+  }
+}
