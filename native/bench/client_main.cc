@@ -64,6 +64,7 @@ class BenchClient {
   // Throws Failure.
   [[nodiscard]] std::string Follow(const std::string& text);
   [[nodiscard]] uint32_t deviceCount() const { return deviceCount_; }
+  [[nodiscard]] const std::string& backend() const { return backend_; }
 
  private:
   void MakeMemory(const Order& order);
@@ -78,6 +79,7 @@ class BenchClient {
   Published published_;
   Ticket ticket_;
   uint32_t deviceCount_ = 0;
+  std::string backend_;
 };
 
 BenchClient::BenchClient(const std::string& address) {
@@ -92,6 +94,7 @@ BenchClient::BenchClient(const std::string& address) {
   hbmesh_health_info health = HBMESH_INIT(hbmesh_health_info);
   Check(hbmesh_health(client, &health), "health");
   deviceCount_ = health.device_count;
+  backend_ = health.backend;
 }
 
 ObjectMemory& BenchClient::MemoryOf(const Order& order, const char* argument) {
@@ -196,7 +199,7 @@ int Serve(const std::string& address) {
     Say(FailureLine(failure.codeName(), failure.what()));
     return 1;
   }
-  Say(JsonLine().Flag("ok", true).Number("devices", client->deviceCount()).Finish());
+  Say(JsonLine().Flag("ok", true).Number("devices", client->deviceCount()).Text("backend", client->backend()).Finish());
   for (std::string line; std::getline(std::cin, line);) {
     try {
       Say(client->Follow(line));

@@ -85,7 +85,9 @@ export class BenchClient {
   readonly #waiting: { resolve: (line: Line) => void; reject: (cause: Error) => void }[] = [];
   #output = "";
   #end: HbmeshError | undefined;
+  /** Devices of the worker's node, and what they are: "sim". */
   deviceCount = 0;
+  backend = "";
 
   private constructor(name: string, address: string) {
     this.#name = name;
@@ -116,8 +118,9 @@ export class BenchClient {
   static async start(name: string, address: string): Promise<BenchClient> {
     const client = new BenchClient(name, address);
     try {
-      const { devices } = await client.#answer<{ devices: number }>();
+      const { devices, backend } = await client.#answer<{ devices: number; backend: string }>();
       client.deviceCount = devices;
+      client.backend = backend;
       return client;
     } catch (error) {
       await client.end();

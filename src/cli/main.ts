@@ -10,11 +10,12 @@ import { readFileSync, realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HbmeshError } from "../base/errors.js";
+import { addBenchCommand } from "./bench.js";
 import { addClusterCommands } from "./cluster.js";
 import { addDemoCommand } from "./demo.js";
 import { addDevCommand } from "./dev.js";
 import { addObjectCommands } from "./objects.js";
-import { ExitError, unifySpelling } from "./options.js";
+import { commandsOf, ExitError, unifySpelling } from "./options.js";
 import { addWorkerCommand } from "./worker.js";
 
 const overview = `
@@ -24,6 +25,7 @@ Try it:
   $ hbmesh members --worker 127.0.0.1:31501
   $ hbmesh exist --worker 127.0.0.1:31501 some-key another-key
   $ hbmesh explain some-key             where it is, or why it is gone
+  $ hbmesh bench hetero                 how fast this machine sets and gets, and how fast it could
 
 A cluster, on each host:
   $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379
@@ -45,7 +47,8 @@ function buildProgram(setExitCode: (code: number) => void): Command {
   addDemoCommand(program, setExitCode);
   addObjectCommands(program, setExitCode);
   addClusterCommands(program, setExitCode);
-  for (const command of program.commands) {
+  addBenchCommand(program);
+  for (const command of commandsOf(program)) {
     command.showSuggestionAfterError(true).exitOverride();
   }
   return program;

@@ -19,13 +19,18 @@ export function usageError(message: string): ExitError {
   return new ExitError(2, message);
 }
 
+/** The commands below this one, and those below them. */
+export function commandsOf(program: Command): Command[] {
+  return program.commands.flatMap((command) => [command, ...commandsOf(command)]);
+}
+
 /**
  * Rewrites options to the spelling with which they are declared: `--worker-address` to `--worker_address` and the other way
  * round. What is not an option of any command stays, so that commander refuses it under the name the user typed.
  */
 export function unifySpelling(program: Command, args: readonly string[]): string[] {
   const declared = new Map<string, string>();
-  for (const command of [program, ...program.commands]) {
+  for (const command of [program, ...commandsOf(program)]) {
     for (const option of command.options) {
       if (option.long !== undefined && option.long !== null) {
         declared.set(option.long.replaceAll("_", "-"), option.long);
