@@ -1,6 +1,5 @@
 // Goal: the C API says what hbmesh.h promises, also when the sidecar hangs, dies or refuses; every future ends.
-// Method: the C cases that need no worker, and a sidecar of this test's own. The same C cases run against a real worker
-// with capi_suite.
+// Method: C cases that need no worker, and a sidecar of this test's own. Cases with real workers are in suite/.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -189,6 +188,7 @@ bool IsQuiet(int eventFd) {
 TEST(Capi, EventLoopsAreToldOfTheEndOfFutures) {
   layout::Entry request{};
   Fixture fixture([&request](FakeSidecar& self, Message& message) {
+    if (Is(message, Op::kCancel)) SendReply(self, request, false, StatusCode::kRpcCancelled, {});
     if (!Is(message, Op::kDevPublish)) return;
     request = message.entry;
     SendReply(self, request, true, StatusCode::kOk,
@@ -215,14 +215,18 @@ TEST(Capi, EventLoopsAreToldOfTheEndOfFutures) {
 }
 
 TEST(Capi, WholeCallsAndLayersTellToo) {
-  Fixture fixture([](FakeSidecar& self, Message& message) {
-    if (Is(message, Op::kReserveLayers)) {
+  layout::Entry reservation{};
+  Fixture fixture([&reservation](FakeSidecar& self, Message& message) {
+    if (Is(message, Op::kCancel)) {
+      SendReply(self, reservation, false, StatusCode::kRpcCancelled, {});
+    } else if (Is(message, Op::kReserveLayers)) {
+      reservation = message.entry;
       SendReply(self, message.entry, true, StatusCode::kOk,
                 {Event(0, KeyStage::kAccepted, StatusCode::kOk, 1), Event(1, KeyStage::kAccepted, StatusCode::kOk, 1),
                  Event(2, KeyStage::kAccepted, StatusCode::kOk, 1)},
                 "t");
       SendReply(self, message.entry, true, StatusCode::kOk, {Event(1, KeyStage::kEnded)});
-    } else if (!Is(message, Op::kCancel)) {
+    } else {
       self.Reply(message.entry, StatusCode::kOk, test::MakeReply(message.entry.count));
     }
   });
@@ -239,11 +243,17 @@ TEST(Capi, WholeCallsAndLayersTellToo) {
   fixture.batch.keys = nullptr;
   hbmesh_ticket* ticket = nullptr;
   ASSERT_EQ(hbmesh_reserve_layers(fixture.client, &fixture.batch, 0, &ticket), HBMESH_OK) << hbmesh_last_message();
-  EXPECT_EQ(hbmesh_ticket_notify(ticket, 3, event.get()), HBMESH_OUT_OF_RANGE);
-  EXPECT_EQ(hbmesh_ticket_notify(ticket, 1, event.get()), HBMESH_OK);
-  EXPECT_EQ(Signals(event.get()), 1U);
-  EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 1, 0), HBMESH_OK);
+  hbmesh_future* again = nullptr;
+  EXPECT_EQ(hbmesh_ticket_layer(ticket, 3, &future), HBMESH_OUT_OF_RANGE);
+  ASSERT_EQ(hbmesh_ticket_layer(ticket, 2, &future), HBMESH_OK);
+  ASSERT_EQ(hbmesh_ticket_layer(ticket, 2, &again), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_notify(future, event.get()), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_notify(again, event.get()), HBMESH_OK);
+  hbmesh_future_free(again);  // the other one still wants to know
+  EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 1, kLongMs), HBMESH_OK);
   hbmesh_client_close(fixture.client);
+  EXPECT_EQ(Signals(event.get()), 1U);
+  hbmesh_future_free(future);
   hbmesh_ticket_free(ticket);
 }
 

@@ -75,14 +75,14 @@ hbmesh_status hbmesh_future_notify(hbmesh_future* future, int event_fd) {
   return Guard([&]() -> Status {
     if (future == nullptr) return IsNull("future");
     if (Status status = CheckDescriptor(event_fd); !status.ok()) return status;
-    future->operation->Watch(future->keyIndex, event_fd);
+    future->operation->Watch(future, future->keyIndex, event_fd);
     return Status::Ok();
   });
 }
 
 void hbmesh_future_free(hbmesh_future* future) {
   if (future == nullptr) return;
-  future->operation->Watch(future->keyIndex, -1);
+  future->operation->Watch(future, future->keyIndex, -1);
   delete future;
 }
 

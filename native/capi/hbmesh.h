@@ -326,9 +326,6 @@ HBMESH_API hbmesh_status hbmesh_ticket_layer(const hbmesh_ticket* ticket, uint32
  * or not there yet), HBMESH_RPC_CANCELLED, HBMESH_CLIENT_WORKER_DISCONNECT, HBMESH_SHUTTING_DOWN. */
 HBMESH_API hbmesh_status hbmesh_ticket_wait_layer(hbmesh_ticket* ticket, uint32_t layer, uint32_t timeout_ms);
 HBMESH_API hbmesh_status hbmesh_ticket_wait_all(hbmesh_ticket* ticket, uint32_t timeout_ms);
-/* As hbmesh_future_notify, for one layer. HBMESH_OUT_OF_RANGE: no such layer. The descriptor is borrowed until the
- * ticket is freed. */
-HBMESH_API hbmesh_status hbmesh_ticket_notify(hbmesh_ticket* ticket, uint32_t layer, int event_fd);
 /* Ends the reservation; layers that are not there end with HBMESH_RPC_CANCELLED. */
 HBMESH_API hbmesh_status hbmesh_ticket_cancel(hbmesh_ticket* ticket);
 /* Cancels what is open, and forgets it. NULL is ignored. */

@@ -110,16 +110,6 @@ hbmesh_status hbmesh_ticket_wait_all(hbmesh_ticket* ticket, uint32_t timeout_ms)
   });
 }
 
-hbmesh_status hbmesh_ticket_notify(hbmesh_ticket* ticket, uint32_t layer, int event_fd) {
-  return Guard([&]() -> Status {
-    if (ticket == nullptr) return IsNull("ticket");
-    if (Status status = CheckLayer(ticket, layer); !status.ok()) return status;
-    if (Status status = CheckDescriptor(event_fd); !status.ok()) return status;
-    ticket->operation->Watch(layer, event_fd);
-    return Status::Ok();
-  });
-}
-
 hbmesh_status hbmesh_ticket_cancel(hbmesh_ticket* ticket) {
   return Guard([&]() -> Status {
     if (ticket == nullptr) return IsNull("ticket");
@@ -131,7 +121,6 @@ hbmesh_status hbmesh_ticket_cancel(hbmesh_ticket* ticket) {
 void hbmesh_ticket_free(hbmesh_ticket* ticket) {
   if (ticket == nullptr) return;
   hbmesh_ticket_cancel(ticket);
-  for (uint32_t layer = 0; layer < ticket->operation->keyCount(); ++layer) ticket->operation->Watch(layer, -1);
   delete ticket;
 }
 

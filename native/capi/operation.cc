@@ -125,23 +125,23 @@ bool Operation::HasEnded(uint32_t keyIndex) const { return ended_ || (keyIndex !
 void Operation::Tell() {
   changed_.notify_all();
   for (auto watch = watches_.begin(); watch != watches_.end();) {
-    if (!HasEnded(watch->first)) {
+    if (!HasEnded(watch->second.keyIndex)) {
       ++watch;
       continue;
     }
-    Signal(watch->second);
+    Signal(watch->second.eventFd);
     watch = watches_.erase(watch);
   }
 }
 
-void Operation::Watch(uint32_t keyIndex, int eventFd) {
+void Operation::Watch(const void* asker, uint32_t keyIndex, int eventFd) {
   const std::lock_guard lock(mutex_);
-  watches_.erase(keyIndex);
+  watches_.erase(asker);
   if (eventFd < 0) return;
   if (HasEnded(keyIndex)) {
     Signal(eventFd);
   } else {
-    watches_.emplace(keyIndex, eventFd);
+    watches_.insert_or_assign(asker, EndWatch{keyIndex, eventFd});
   }
 }
 

@@ -60,15 +60,19 @@ class Operation {
   [[nodiscard]] hbmesh_result KeyResult(uint32_t keyIndex) const;
   // Did the request fail before anything was said of a key?
   [[nodiscard]] bool refused() const;
-  // Adds 1 to this eventfd when the key (kWholeCall: the request) ends, at once if it has; instead of what was asked
-  // before for the same key. -1: asks for nothing any more. The descriptor is borrowed until then.
-  void Watch(uint32_t keyIndex, int eventFd);
+  // Adds 1 to this eventfd when the key (kWholeCall: the request) ends, at once if it has; instead of what `asker`
+  // asked before. -1: asks for nothing any more. The descriptor is borrowed until then.
+  void Watch(const void* asker, uint32_t keyIndex, int eventFd);
   // The first text that came with an acceptance: a ticket.
   [[nodiscard]] std::string note() const;
   [[nodiscard]] uint32_t keyCount() const { return keyCount_; }
   [[nodiscard]] layout::Op op() const { return op_; }
 
  private:
+  struct EndWatch {
+    uint32_t keyIndex = 0;
+    int eventFd = -1;
+  };
   using Paths = std::shared_ptr<const std::vector<layout::PathRecord>>;
 
   // REQUIRES of all: mutex_ is held.
@@ -91,7 +95,7 @@ class Operation {
   std::vector<Paths> keyPaths_;
   uint32_t toldCount_ = 0;
   std::string note_;
-  std::unordered_map<uint32_t, int> watches_;  // key index to eventfd
+  std::unordered_map<const void*, EndWatch> watches_;  // by asker
 };
 
 }  // namespace hbmesh::capi
