@@ -52,7 +52,7 @@ export interface WorkerConfig {
   orphanGraceMs: number;
   /** How long a question to an owner may take, its waiting apart, before its keys are given up. Default 5,000. */
   requestTimeoutMs: number;
-  /** How long a new sidecar may take to answer. Default 30,000: touching a large arena takes its time. */
+  /** How long a new sidecar may take to answer. Default 30,000, and 10 more for each MiB of the arena, which it touches first. */
   sidecarStartTimeoutMs: number;
   /** File with the tenants and their tokens (tenants.ts). Default: none; everyone who can connect is the one tenant. */
   tenantsFile?: string | undefined;
@@ -120,6 +120,9 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
     workerAddress: settings.workerAddress,
     ...given,
   };
+  if (given.sidecarStartTimeoutMs === undefined) {
+    config.sidecarStartTimeoutMs = startTimeoutMs(config.arenaBytes);
+  }
   for (const [name, low, high] of RANGES) {
     const value = config[name];
     if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
@@ -134,6 +137,12 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   checkExposure(config);
   parseMetadataAddress(config.metadataAddress);
   return config;
+}
+
+/** Taking memory goes at 100 MB/s on a machine that is busy, and at several GB/s on one that isn't. */
+function startTimeoutMs(arenaBytes: number): number {
+  const touchMs = Math.ceil((arenaBytes / 2 ** 20) * 10);
+  return Math.min(600_000, DEFAULTS.sidecarStartTimeoutMs + touchMs);
 }
 
 export type MetadataAddress =

@@ -3,9 +3,14 @@ import type { BenchContext, OpenCluster } from "../bench/cluster.js";
 import { startLocalCluster } from "./local-cluster.js";
 import { ExitError } from "./options.js";
 
+/** Taking memory before it is used is slow on a busy machine: time for each megabyte, above the usual. */
+const startMsPerMb = 20;
+const startMs = 30_000;
+
 /** Workers on this machine, as `hbmesh dev` starts them. */
 export const openLocalCluster: OpenCluster = async (options) => {
-  const cluster = await startLocalCluster(options);
+  const startTimeoutMs = startMs + startMsPerMb * options.sharedMemorySizeMb;
+  const cluster = await startLocalCluster({ ...options, startTimeoutMs });
   return {
     addresses: cluster.workers.map((worker) => worker.ready.workerAddress),
     close: () => cluster.close(),
