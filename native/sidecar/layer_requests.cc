@@ -133,6 +133,11 @@ Status PushLayer::Refusal(StatusCode code, const peer::OpenedRecord& shape) cons
   switch (code) {
     case StatusCode::kNotFound:
       return {code, "the ticket is unknown, or its time is over: reserve again"};
+    case StatusCode::kRpcPeerDead:
+      return {
+          code,
+          "the ticket ended by a death: of the client or the worker that reserved the layers, or of another pusher in "
+          "the middle of a layer: reserve again"};
     case StatusCode::kNotAuthorized:
       return {code, "the secret of the ticket is wrong: hand on its text unchanged"};
     case StatusCode::kOutOfRange:

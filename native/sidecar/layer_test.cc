@@ -27,6 +27,11 @@ std::vector<KeyBlobs> Targets(uint32_t region, uint64_t blobBytes = kBlobBytes) 
   return layers;
 }
 
+std::string WithOtherSecret(std::string ticket) {
+  ticket.back() = ticket.back() == '0' ? '1' : '0';
+  return ticket;
+}
+
 // "local": both on one worker.
 class LayerTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -96,7 +101,10 @@ TEST_P(LayerTest, PushedInAnyOrder) {
     EXPECT_TRUE(LayerThere(layer)) << "the bytes are there before the event";
     EXPECT_EQ(events.over, ++pushed == kLayers);
   }
-  ExpectPush(Push(ticket, 0), StatusCode::kNotFound, "reserve again");
+  // Again, when the ticket has ended: what it was is still known.
+  ExpectPush(Push(ticket, 0), StatusCode::kKeyAlreadyExists, "layer 0 was pushed already");
+  ExpectPush(Push(ticket, kLayers), StatusCode::kOutOfRange, "layers 0 to 3");
+  ExpectPush(Push(WithOtherSecret(ticket), 0), StatusCode::kNotAuthorized, "secret");
   EXPECT_EQ(decodeWorker->control->Stats().holds, 0U);
 }
 
@@ -108,9 +116,7 @@ TEST_P(LayerTest, MisuseSaysItsCause) {
   ExpectPush(Push(ticket, kLayers), StatusCode::kOutOfRange, "layers 0 to 3");
   const Reply far = prefill->Call(Op::kPushLayer, 0, {Blobs(ticket, from, 2, bytes)}, {UINT64_MAX, 0, 0, 0});
   ExpectPush(far, StatusCode::kOutOfRange, "doesn't exist");
-  std::string secret = ticket;
-  secret.back() = secret.back() == '0' ? '1' : '0';
-  ExpectPush(Push(secret, 0), StatusCode::kNotAuthorized, "secret");
+  ExpectPush(Push(WithOtherSecret(ticket), 0), StatusCode::kNotAuthorized, "secret");
   ExpectPush(Push("1-999" + ticket.substr(ticket.rfind('-')), 0), StatusCode::kNotFound, "unknown");
   ExpectPush(Push("77" + ticket.substr(ticket.find('-')), 0), StatusCode::kRpcPeerDead, "member 77");
   ExpectPush(Push("nonsense", 0), StatusCode::kInvalid, "hand on its text unchanged");
@@ -142,7 +148,20 @@ TEST_P(LayerTest, DecodeSideDies) {
   decode->Die();
   Eventually([&] { return decodeWorker->control->Stats().sessions == (prefillWorker == nullptr ? 1U : 0U); },
              "the session is closed");
-  ExpectPush(Push(ticket, 1), StatusCode::kNotFound, "unknown");
+  // Whether its layers were empty or complete when it died.
+  ExpectPush(Push(ticket, 1), StatusCode::kRpcPeerDead, "that reserved the layers");
+  ExpectPush(Push(ticket, 0), StatusCode::kRpcPeerDead, "that reserved the layers");
+  ExpectPush(Push(WithOtherSecret(ticket), 1), StatusCode::kNotAuthorized, "secret");
+}
+
+TEST_P(LayerTest, TicketOfASidecarThatDied) {
+  uint64_t id = 0;
+  const std::string ticket = Reserve(&id);
+  // As the next sidecar at this address sees it: a number that isn't its own.
+  const uint64_t number = std::stoull(ticket.substr(2)) + (1ULL << 32);
+  const std::string other = "1-" + std::to_string(number) + ticket.substr(ticket.rfind('-'));
+  ExpectPush(Push(other, 0), StatusCode::kRpcPeerDead, "reserve again");
+  ExpectPush(Push(ticket, 0), StatusCode::kOk, "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, LayerTest, ::testing::Values("local", "tcp", "shm"));

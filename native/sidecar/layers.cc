@@ -10,6 +10,16 @@ namespace hbmesh::sidecar {
 namespace {
 
 constexpr size_t kSecretDigits = 32;
+constexpr size_t kEndedMax = 4'096;  // tickets whose end is remembered; the oldest are forgotten first
+
+// The upper part of a number is the sidecar's own; together they stay exact as a number of JavaScript.
+constexpr int kCounterBits = 32;
+constexpr uint64_t kIncarnations = 1ULL << 20;
+
+// In comparable time whatever differs: a secret must not be guessed word by word.
+bool SameSecret(const std::array<uint64_t, 2>& a, const std::array<uint64_t, 2>& b) {
+  return ((a[0] ^ b[0]) | (a[1] ^ b[1])) == 0;
+}
 
 template <typename Number>
 bool ParseNumber(std::string_view text, int base, Number* number) {
@@ -20,6 +30,12 @@ bool ParseNumber(std::string_view text, int base, Number* number) {
 uint64_t RandomWord() {
   static std::random_device device;  // the kernel's
   return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// What a push to a ticket that ended so is told.
+Status EndOf(StatusCode code) {
+  if (code == StatusCode::kRpcPeerDead) return {code, "the ticket ended by a death"};
+  return {StatusCode::kNotFound, "no such ticket"};
 }
 
 }  // namespace
@@ -41,6 +57,8 @@ bool ParseTicket(std::string_view text, Ticket* ticket) {
          ParseNumber(text.substr(second + 17), 16, &ticket->secret[1]);
 }
 
+Layers::Layers() : firstNumber_((1 + RandomWord() % (kIncarnations - 1)) << kCounterBits), lastNumber_(firstNumber_) {}
+
 Ticket Layers::Reserve(const ObjectCall& call, LayerWaiter* waiter) {
   Ticket ticket;
   ticket.number = ++lastNumber_;
@@ -61,8 +79,20 @@ void Layers::EndLayer(uint64_t number, uint32_t layer, const Status& status) {
   Reservation& reservation = found->second;
   reservation.layers[layer] = State::kEnded;
   LayerWaiter* waiter = reservation.waiter;
-  if (--reservation.open == 0) reservations_.erase(found);
+  if (--reservation.open == 0) {
+    Remember(number, reservation);
+    reservations_.erase(found);
+  }
   waiter->OnLayer(layer, status);
+}
+
+void Layers::Remember(uint64_t number, const Reservation& reservation) {
+  const StatusCode code = reservation.ended ? reservation.why.code() : StatusCode::kOk;
+  ended_.emplace(number, Ended{reservation.secret, static_cast<uint32_t>(reservation.layers.size()), code});
+  endedInOrder_.push_back(number);
+  if (endedInOrder_.size() <= kEndedMax) return;
+  ended_.erase(endedInOrder_.front());
+  endedInOrder_.pop_front();
 }
 
 void Layers::End(uint64_t number, const Status& why) {
@@ -92,11 +122,12 @@ void Layers::Sever(uint64_t number) {
 
 Status Layers::Open(const Ticket& ticket, uint32_t layer, const Shape& shape, HoldUser* user, Opened* opened) {
   const auto found = reservations_.find(ticket.number);
-  if (found == reservations_.end() || found->second.ended) return {StatusCode::kNotFound, "no such ticket"};
+  if (found == reservations_.end()) return Refuse(ticket, layer, opened);
   Reservation& reservation = found->second;
-  // No early end: a secret must not be guessed word by word.
-  const uint64_t difference = (reservation.secret[0] ^ ticket.secret[0]) | (reservation.secret[1] ^ ticket.secret[1]);
-  if (difference != 0) return {StatusCode::kNotAuthorized, "not the secret of the ticket"};
+  if (!SameSecret(reservation.secret, ticket.secret)) {
+    return {StatusCode::kNotAuthorized, "not the secret of the ticket"};
+  }
+  if (reservation.ended) return EndOf(reservation.why.code());
   const auto sizes =
       layer < reservation.layers.size() ? reservation.call->blobSizes(layer) : std::span<const uint64_t>();
   if (layer >= reservation.layers.size()) {
@@ -115,6 +146,20 @@ Status Layers::Open(const Ticket& ticket, uint32_t layer, const Shape& shape, Ho
   opened->device = reservation.call->device();
   holds_.emplace(opened->hold, Hold{ticket.number, layer, user});
   return Status::Ok();
+}
+
+Status Layers::Refuse(const Ticket& ticket, uint32_t layer, Opened* opened) const {
+  const auto found = ended_.find(ticket.number);
+  if (found == ended_.end()) {
+    const bool ours = ticket.number >> kCounterBits == firstNumber_ >> kCounterBits;
+    return EndOf(ours || ticket.number >> kCounterBits == 0 ? StatusCode::kNotFound : StatusCode::kRpcPeerDead);
+  }
+  const Ended& ended = found->second;
+  if (!SameSecret(ended.secret, ticket.secret)) return {StatusCode::kNotAuthorized, "not the secret of the ticket"};
+  if (ended.code != StatusCode::kOk) return EndOf(ended.code);
+  if (layer < ended.layers) return {StatusCode::kKeyAlreadyExists, "all layers of the ticket are complete"};
+  opened->sizes.assign(1, ended.layers);
+  return {StatusCode::kOutOfRange, "no such layer"};
 }
 
 void Layers::Consume(uint64_t hold) {

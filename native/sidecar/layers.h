@@ -6,11 +6,15 @@
 // or its time is over, and with its client. A layer that is being written when the ticket ends is ended for its waiter
 // only when its pusher has stopped: until then the bytes may still come.
 //
+// How tickets ended is remembered for the last ones, so that a late pusher learns whether its layer is there already,
+// or its reader has died. Numbers begin at a random place: those of a sidecar that died are known as such.
+//
 // Thread rule: the loop.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -42,7 +46,7 @@ class LayerWaiter {
 
 class Layers {
  public:
-  Layers() = default;
+  Layers();
   Layers(const Layers&) = delete;
   Layers& operator=(const Layers&) = delete;
 
@@ -66,8 +70,9 @@ class Layers {
     uint64_t payloadBytes = 0;
     std::array<uint64_t, 2> hash{};
   };
-  // kNotFound: no such ticket (any more); kNotAuthorized: another secret; kOutOfRange; kKeyAlreadyExists: pushed, or
-  // being pushed; kInvalid: another shape. On kOk the layer is the user's until it closes or consumes the hold.
+  // kNotFound: no such ticket (any more); kRpcPeerDead: it ended by a death, of its client, of a pusher in the middle
+  // of a layer, or of the sidecar that gave it; kNotAuthorized: another secret; kOutOfRange; kKeyAlreadyExists: pushed,
+  // or being pushed; kInvalid: another shape. On kOk the layer is the user's until it closes or consumes the hold.
   [[nodiscard]] Status Open(const Ticket& ticket, uint32_t layer, const Shape& shape, HoldUser* user, Opened* opened);
   // The bytes are there: the layer is complete. Its user is told; the hold has ended.
   void Consume(uint64_t hold);
@@ -92,12 +97,25 @@ class Layers {
     HoldUser* user;
   };
 
-  void EndLayer(uint64_t number, uint32_t layer, const Status& status);
+  // A ticket that is no more.
+  struct Ended {
+    std::array<uint64_t, 2> secret{};
+    uint32_t layers = 0;
+    StatusCode code = StatusCode::kOk;  // kOk: all layers are complete
+  };
 
-  uint64_t lastNumber_ = 0;
+  void EndLayer(uint64_t number, uint32_t layer, const Status& status);
+  void Remember(uint64_t number, const Reservation& reservation);
+  // Of a ticket without a reservation.
+  [[nodiscard]] Status Refuse(const Ticket& ticket, uint32_t layer, Opened* opened) const;
+
+  const uint64_t firstNumber_;
+  uint64_t lastNumber_;
   uint64_t lastHold_ = 0;
   std::unordered_map<uint64_t, Reservation> reservations_;
   std::unordered_map<uint64_t, Hold> holds_;
+  std::unordered_map<uint64_t, Ended> ended_;
+  std::deque<uint64_t> endedInOrder_;
 };
 
 }  // namespace hbmesh::sidecar
