@@ -409,6 +409,15 @@ export function locationOf(record: Record, member: u32): u32 {
   return LOCATIONS_MAX;
 }
 
+/** Position of a member's slot among a record's locations, or LOCATIONS_MAX. */
+export function placeOf(record: Record, member: u32, slot: u32): u32 {
+  const count = record.locationCount;
+  for (let index: u32 = 0; index < count; index += 1) {
+    if (record.member(index) == member && record.slot(index) == slot) return index;
+  }
+  return LOCATIONS_MAX;
+}
+
 /** Takes one location out; the others keep their order. */
 export function dropLocation(record: Record, index: u32): void {
   const count = record.locationCount;

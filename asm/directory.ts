@@ -19,6 +19,7 @@ import {
   EXISTENCE_REPLACE,
   EXISTENCE_SKIP,
   FAMILY_ANY,
+  FAMILY_DEVICE_CACHE,
   FAMILY_MAX,
   FLAG_EXISTED,
   FLAG_OTHER_FAMILY,
@@ -50,6 +51,7 @@ import {
   insertRecord,
   keyHashOf,
   locationOf,
+  placeOf,
   OBJECT_BYTES_LIMIT,
   Record,
   recordAt,
@@ -249,8 +251,12 @@ export function commit(
     const number = find(index);
     const isRemoved = wasCommitRemoved(index, told.generation, existence);
     if (number == 0) {
-      if (isRemoved) result.code = STATUS_TRY_AGAIN;
-      else addKey(index, told, family, result);
+      if (isRemoved) {
+        result.code = STATUS_TRY_AGAIN;
+        result.generation = removedGeneration(wholeHashOf(index));
+      } else {
+        addKey(index, told, family, result);
+      }
       continue;
     }
     const record = recordAt(number);
@@ -273,8 +279,7 @@ function isGoodRecord(told: CommitRecord): bool {
 
 function isSameCommit(record: Record, told: CommitRecord): bool {
   if (record.generation != told.generation || record.bytes != told.bytes) return false;
-  const at = locationOf(record, told.member);
-  return at != LOCATIONS_MAX && record.slot(at) == told.slot;
+  return placeOf(record, told.member, told.slot) != LOCATIONS_MAX;
 }
 
 /**
@@ -393,9 +398,10 @@ export function announce(keys: usize, keysLength: u32, records: usize, recordsLe
   return CALL_OK;
 }
 
-/** A further holder of the version that is known. */
+/** A further holder of the version that is known. Of the device cache a member may be several: its devices. */
 function addLocation(record: Record, told: CommitRecord, result: ResultRecord): void {
-  const at = locationOf(record, told.member);
+  const isCached = record.family == FAMILY_DEVICE_CACHE;
+  const at = isCached ? placeOf(record, told.member, told.slot) : locationOf(record, told.member);
   const count = record.locationCount;
   if (record.bytes != told.bytes) {
     result.code = STATUS_DATA_INCONSISTENCY;
@@ -419,12 +425,9 @@ export function forgetLocations(keys: usize, keysLength: u32, records: usize, re
     const told = records + <usize>index * RESULT_RECORD_BYTES;
     const result = resultOf(index);
     const record = recordAt(number);
-    const at = locationOf(record, load<u32>(told + RESULT_LOCATIONS_OFFSET));
-    const matches =
-      record.generation == changetype<ResultRecord>(told).generation &&
-      at != LOCATIONS_MAX &&
-      record.slot(at) == load<u32>(told + RESULT_LOCATIONS_OFFSET, 4);
-    if (matches) {
+    const member = load<u32>(told + RESULT_LOCATIONS_OFFSET);
+    const at = placeOf(record, member, load<u32>(told + RESULT_LOCATIONS_OFFSET, 4));
+    if (record.generation == changetype<ResultRecord>(told).generation && at != LOCATIONS_MAX) {
       dropLocation(record, at);
       result.flags = FLAG_EXISTED;
     }
@@ -439,9 +442,9 @@ export function forgetMember(member: u32): u32 {
   for (let number: u32 = 1; number < recordEnd; number += 1) {
     const record = recordAt(number);
     if (record.keyBytes == 0) continue;
-    const at = locationOf(record, member);
+    let at = locationOf(record, member);
     if (at == LOCATIONS_MAX) continue;
-    dropLocation(record, at);
+    for (; at != LOCATIONS_MAX; at = locationOf(record, member)) dropLocation(record, at);
     if (record.locationCount != 0) continue;
     forgetKey(number);
     lost += 1;

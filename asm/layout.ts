@@ -30,6 +30,7 @@ export const FLAG_EXISTED: u32 = 1;
 export const FLAG_OTHER_FAMILY: u32 = 2;
 
 // Families: what a key is. 0 host object, 1 published (one-time), 2 device cache.
+export const FAMILY_DEVICE_CACHE: u32 = 2;
 export const FAMILY_MAX: u32 = 2;
 /** Lookups only: whichever it is. */
 export const FAMILY_ANY: u32 = 255;

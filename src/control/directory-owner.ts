@@ -15,6 +15,7 @@ import {
   decodeKey,
   decodeKeys,
   FAMILY_ANY,
+  FAMILY_DEVICE_CACHE,
   type KeyBatch,
   keyCountOf,
   readCommit,
@@ -300,11 +301,12 @@ export class DirectoryOwner {
         continue;
       }
       const { generation, member, slot } = readCommit(request.records, index);
-      const known = results.locations(index).find((location) => location.member === member);
+      const known = results.locations(index).filter((location) => location.member === member);
+      const isElsewhere = family !== FAMILY_DEVICE_CACHE && known.some((location) => location.slot !== slot);
       if (results.generation(index) !== generation) {
         results.fail(index, StatusCode.NOT_FOUND);
-      } else if (known !== undefined && known.slot !== slot) {
-        // A member is one location: a second one would push out the first, which nobody would tell to drop its bytes.
+      } else if (isElsewhere) {
+        // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its bytes.
         results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
       } else {
         wanted.push(index);

@@ -81,7 +81,7 @@ export interface Directory {
    * was committed meanwhile, TRY_AGAIN: the committer's bytes must be dropped. Telling the very same commit again is OK
    * without the flag, so that a lost answer can be asked for once more. INVALID: generation 0, member 0, size from 2^48.
    * OUT_OF_MEMORY: the directory is full, the key is not in it. TRY_AGAIN too if this very version was removed meanwhile,
-   * or, under `replace`, a newer one was committed and removed.
+   * or, under `replace`, a newer one was committed and removed; the result then carries the generation that was removed.
    */
   commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, family?: Family): Uint8Array;
   /**
@@ -97,8 +97,8 @@ export interface Directory {
   remove(keys: KeyBatch, family?: Family): Uint8Array;
   /**
    * Takes over what a member says it holds (CommitRecords). A higher generation wins, and the result carries generation and
-   * locations of the version that lost (flag existed), which must be dropped; the same generation adds a location; a lower one
-   * gets TRY_AGAIN: that holder must drop its bytes. So does one that is not above what was removed, unless it is the very
+   * locations of the version that lost (flag existed), which must be dropped; the same generation adds a location (a member is one, its
+   * last slot; of the device cache it is one for each slot); a lower one gets TRY_AGAIN: that holder must drop its bytes. So does one that is not above what was removed, unless it is the very
    * version that is there. Of another family: INVALID, and the holder must drop its bytes too. NO_SPACE: four others are known already, this one is not taken up and
    * must drop its bytes. DATA_INCONSISTENCY: the same generation with another size. INVALID, OUT_OF_MEMORY as in `commit`.
    */
@@ -108,7 +108,7 @@ export interface Directory {
    * flag existed and the locations left, or OK without the flag if that location was not known.
    */
   forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array;
-  /** Removes every location of a member that is gone. Returns how many keys lost their last one. */
+  /** Removes every location of a member that is gone, of the device cache all of them. Returns how many keys lost their last one. */
   forgetMember(member: number): number;
   /** Removes every key that this member does not own under the ring that is set (none: every key). Returns how many. */
   forgetForeign(self: number): number;

@@ -26,6 +26,8 @@ export const FLAG_EXISTED = 1;
 export const FLAG_OTHER_FAMILY = 2;
 /** A lookup of this family finds keys of all of them. */
 export const FAMILY_ANY = 255;
+/** Family of the device cache: the one in which a member may be several locations of a key. */
+export const FAMILY_DEVICE_CACHE = 2;
 
 /** What a tenant's prefix ends with; no user's key has it. */
 const TENANT_END = "\x1f";

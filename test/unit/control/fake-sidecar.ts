@@ -459,13 +459,14 @@ export class FakeSidecar implements SpawnedSidecar {
   #listHeld(message: PortMessage): void {
     this.onList?.();
     for (const family of [0, 1, 2] as const) {
-      const sealed = [...this.memory.objects.values()].filter(
-        (object) => object.state === "sealed" && object.family === family,
-      );
-      for (let from = 0; from < sealed.length; from += LIST_PART_KEYS) {
-        const part = sealed.slice(from, from + LIST_PART_KEYS);
-        const records = commitsOf(part);
-        const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), records]);
+      const all = [...this.memory.objects.values()];
+      let left = all.filter((object) => object.state === "sealed" && object.family === family);
+      while (left.length > 0) {
+        const keys = new Set<string>(); // each once in a part
+        const part = left.filter(({ key }) => keys.size < LIST_PART_KEYS && !keys.has(key) && keys.add(key));
+        const told = new Set(part);
+        left = left.filter((object) => !told.has(object));
+        const payload = Buffer.concat([encodeKeys([...keys]), commitsOf(part)]);
         this.#reply(message, payload, { more: true, family });
       }
     }

@@ -147,6 +147,26 @@ describe("families, locations and their end", () => {
     expect(b.memory.sealedByKey("k")).toBeUndefined();
   });
 
+  it("a worker may serve a cached key from several devices; a host object it holds once", async () => {
+    await cluster.drive(a.sidecar.set(["k"], "bytes", 1, SIZES, 2));
+    const record = await lookupOf(a, "k");
+    expect((await cluster.drive(a.sidecar.share("k", record, "bytes"))).code).toBe(StatusCode.OK);
+    const [first, second] = [...a.memory.objects.values()].map(({ slot }) => slot) as [number, number];
+    const slots = async (): Promise<number[]> => (await lookupOf(b, "k")).locations.map(({ slot }) => slot).sort();
+    expect(await slots()).toEqual([first, second]);
+    // Both are announced to who owns the key now.
+    await cluster.start(4);
+    await cluster.ready();
+    expect(await slots()).toEqual([first, second]);
+    expect((await cluster.drive(c.sidecar.delete(["k"], 2)))[0]?.existed).toBe(true);
+    expect(a.memory.objects.size).toBe(0);
+    await cluster.drive(a.sidecar.set(["h"], "bytes"));
+    const [host] = await cluster.drive(b.sidecar.presence(["h"]));
+    const again = await cluster.drive(a.sidecar.share("h", host as ResultRecord, "bytes", 0));
+    expect(again.code).toBe(StatusCode.KEY_ALREADY_EXISTS);
+    expect((await cluster.drive(b.sidecar.share("h", host as ResultRecord, "bytes", 0))).code).toBe(StatusCode.OK);
+  });
+
   it("a location that is offered too late brings nothing back", async () => {
     await cluster.drive(a.sidecar.set(["k"], "old", 1, SIZES, 2));
     const record = await lookupOf(b, "k");

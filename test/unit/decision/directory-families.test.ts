@@ -15,7 +15,7 @@ import {
 import { createSingle, FAIL, otherFamily, REPLACE, result, SKIP, told } from "./directory-support.js";
 import { expectRaises } from "./support.js";
 
-const { OK, NOT_FOUND, OUT_OF_RANGE } = StatusCode;
+const { OK, NOT_FOUND, NO_SPACE, OUT_OF_RANGE } = StatusCode;
 
 describe("families", () => {
   const families: Family[] = [0, 1, 2];
@@ -52,6 +52,31 @@ describe("families", () => {
     expect(forget("a", told(3, 1, 0x8000_0001))).toEqual({ ...result(OK, true, told(3, 2, 0xffff_ffff)), family: 2 });
     expect(announce("a", told(4, 3, 0x8000_0003), 2)).toMatchObject({ existed: true, family: 2 });
     expect(lookup("a", 2)).toEqual({ ...result(OK, false, told(4, 3, 0x8000_0003)), family: 2 });
+  });
+
+  test("of the device cache a member is one location for each slot; of the others its last slot", () => {
+    const { announce, commit, forget, lookup, directory } = createSingle();
+    const [first, second, third] = [told(3, 1, 11), told(3, 1, 12), told(3, 2, 21)] as const;
+    for (const family of [0, 1] as const) {
+      for (const each of [first, second, second]) {
+        announce(`a${family}`, each, family);
+      }
+      expect(lookup(`a${family}`, family)).toEqual({ ...result(OK, false, second), family });
+    }
+    for (const each of [first, second, third, second]) {
+      announce("a", each, 2);
+    }
+    expect(lookup("a", 2)).toEqual({ ...result(OK, false, first, second, third), family: 2 });
+    expect(commit("a", second, FAIL, 2)).toEqual({ ...result(OK, false, first, second, third), family: 2 });
+    expect(announce("a", told(3, 1, 13), 2).code).toBe(OK);
+    expect(announce("a", told(3, 1, 14), 2).code).toBe(NO_SPACE);
+    expect(forget("a", told(3, 1, 14))).toMatchObject({ existed: false });
+    expect(forget("a", second)).toEqual({ ...result(OK, true, first, third, told(3, 1, 13)), family: 2 });
+    // The member goes with all of them, and the keys that nobody else has.
+    announce("alone", told(4, 1, 15), 2);
+    announce("alone", told(4, 1, 16), 2);
+    expect(directory.forgetMember(1)).toBe(3);
+    expect(lookup("a", 2)).toEqual({ ...result(OK, false, third), family: 2 });
   });
 
   test("that are none are OUT_OF_RANGE", () => {

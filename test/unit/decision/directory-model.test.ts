@@ -41,7 +41,8 @@ class Model {
     const known = this.keys.get(key);
     const removed = this.removed.get(key) ?? 0n;
     const isRemoved = existence === REPLACE ? record.generation <= removed : record.generation === removed;
-    if (known === undefined) return isRemoved ? result(TRY_AGAIN, false) : this.put(key, record, family);
+    const refused = { ...result(TRY_AGAIN, false), generation: removed };
+    if (known === undefined) return isRemoved ? refused : this.put(key, record, family);
     if (known.family !== family) return otherFamily(known.family, known);
     const isAgain =
       known.generation === record.generation &&
@@ -62,7 +63,9 @@ class Model {
     if (known.family !== family) return otherFamily(known.family, known);
     if (known.generation !== record.generation) return this.supersede(key, record);
     if (known.bytes !== record.bytes) return this.tell(key, DATA_INCONSISTENCY, false);
-    const same = known.locations.find(({ member }) => member === record.member);
+    const same = known.locations.find(
+      ({ member, slot }) => member === record.member && (family !== 2 || slot === record.slot),
+    );
     if (same === undefined && known.locations.length === 4) return this.tell(key, NO_SPACE, false);
     if (same === undefined) known.locations.push({ member: record.member, slot: record.slot });
     else same.slot = record.slot;
