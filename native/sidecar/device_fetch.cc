@@ -29,6 +29,9 @@ DeviceFetch::~DeviceFetch() {
   for (const auto& [tag, asked] : questions_) core_.control.Cancel(asked.id);
   core_.peers.ForgetMemory(this);
   for (const auto& [hold, key] : holdsHere_) core_.objects.Close(hold);
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state == State::kSharing) core_.objects.ForgetWaiter(keys_[i].replica, this, i);
+  }
 }
 
 void DeviceFetch::Start() {
@@ -206,6 +209,7 @@ void DeviceFetch::StopLooking() {
 void DeviceFetch::Stop(const Status& why) {
   stopped_ = why;
   FailWaiting(why);
+  for (uint32_t i = 0; i < keys_.size(); ++i) EndSharing(i);
   Advance();
 }
 
@@ -220,8 +224,9 @@ void DeviceFetch::OnAbandoned() {
   stopped_ = why;
   FailWaiting(why);
   // What it took is to be free for others soon.
-  for (Key& key : keys_) {
-    if (key.state == State::kMoving) key.mover->Break(why);
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state == State::kMoving) keys_[i].mover->Break(why);
+    EndSharing(i);
   }
   Advance();
 }
@@ -247,6 +252,7 @@ void DeviceFetch::OnDeadline() {
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     Key& key = keys_[i];
     if (key.state == State::kClosing) EndMove(i);  // the bytes are whole
+    EndSharing(i);                                 // so they are here
     if (key.state != State::kMoving) continue;
     key.mover->Break(expired);
     if (!key.here) slow.push_back(key.found.locations[key.location].member);

@@ -1,11 +1,12 @@
 // DeviceFetch: kDevSubscribe and kDevMGet. Looks each key up, opens it where it is, and moves its bytes from there
 // straight into the caller's device memory; each key on its own.
 //
-//   key:  looking -> opening -> moving -> [closing ->] ended
+//   key:  looking -> opening -> moving -> [closing or sharing ->] ended
 //            ^---- waiting <-'                     others have it, or it was gone: looked up again after a short time
 //
 // A published key is taken for the length of the transfer, and ends at its publisher when the bytes are here (closing).
-// A key of the cache is read beside others; with kShareReplica the caller's memory then serves further readers.
+// A key of the cache is read beside others; with kShareReplica the caller's memory then serves further readers, and the
+// key ends when its owner has answered to that (sharing). Whatever the answer, the bytes are here: the key is OK.
 //
 // device_fetch.cc: lookup and endings. device_move.cc: opening and moving.
 #pragma once
@@ -27,6 +28,7 @@ class DeviceFetch final : public Request,
                           private ControlWaiter,
                           private PeerMemoryUser,
                           private HoldUser,
+                          private PublishWaiter,
                           private MoveListener {
  public:
   DeviceFetch(Core& core, Session& session, const layout::Entry& entry, ObjectCall call);
@@ -36,7 +38,7 @@ class DeviceFetch final : public Request,
   void StopKey(uint32_t key, const Status& why) override;
 
  private:
-  enum class State : uint8_t { kLooking, kWaiting, kOpening, kMoving, kClosing, kEnded };
+  enum class State : uint8_t { kLooking, kWaiting, kOpening, kMoving, kClosing, kSharing, kEnded };
 
   struct Key {
     State state = State::kLooking;
@@ -47,8 +49,9 @@ class DeviceFetch final : public Request,
     bool again = false;     // a location was busy or gone: worth another lookup
     uint64_t connection = 0;
     uint64_t hold = 0;
-    bool here = false;  // the hold is of this worker's table
-    Status fault;       // why the last location failed
+    bool here = false;     // the hold is of this worker's table
+    uint32_t replica = 0;  // slot of the device object that is being shared
+    Status fault;          // why the last location failed
     std::unique_ptr<BlobMover> mover;
   };
 
@@ -68,6 +71,8 @@ class DeviceFetch final : public Request,
   void OnMemoryClosed(uint64_t tag, StatusCode code) override;
   void OnHoldBroken(uint64_t hold, const Status& why) override;
   void OnHoldConsumed(uint64_t hold, const Status& status) override;
+  void OnPublished(uint32_t key) override;
+  void OnPublishEnded(uint32_t key, const Status& status) override;
   void OnMoved(uint64_t tag, const Status& status) override;
 
   // ----- lookup -----
@@ -89,7 +94,9 @@ class DeviceFetch final : public Request,
   void Break(uint32_t key, const Status& why);
   void CloseHold(Key& key);
   void EndMove(uint32_t key);
-  void Share(uint32_t key);
+  // False: there is nothing to wait for.
+  [[nodiscard]] bool Share(uint32_t key);
+  void EndSharing(uint32_t key);
 
   // ----- endings -----
   void EndKey(uint32_t key, const Status& status);

@@ -205,8 +205,7 @@ void DeviceFetch::OnMoved(uint64_t tag, const Status& status) {
     }
   } else if (!subscribe_) {
     CloseHold(key);
-    Share(index);
-    EndKey(index, Status::Ok());
+    if (!Share(index)) EndKey(index, Status::Ok());
   } else {
     key.state = State::kClosing;
     PeerLink* link = key.here ? nullptr : core_.peers.Find(key.found.locations[key.location].member);
@@ -244,13 +243,34 @@ void DeviceFetch::OnHoldConsumed(uint64_t hold, const Status& /*status*/) {
   Advance();
 }
 
-void DeviceFetch::Share(uint32_t index) {
-  if (!share_ || abandoned_) return;
-  const DeviceObject* known = core_.objects.FindKey(call_.key(index), sessionId());
-  if (known != nullptr && known->session == sessionId()) return;  // it serves this key already
+bool DeviceFetch::Share(uint32_t index) {
+  if (!share_ || abandoned_ || stopped_.has_value()) return false;
+  for (const DeviceObject* own : core_.objects.FindOwn(call_.key(index), sessionId())) {
+    if (own->device == call_.device()) return false;  // this device serves the key already
+  }
   DeviceObject& replica = core_.objects.Add(call_, index, layout::Family::kDeviceCache, sessionId());
   replica.generation = keys_[index].found.generation;
-  core_.objects.Announce(replica);
+  replica.waiters.emplace_back(static_cast<PublishWaiter*>(this), index);
+  keys_[index].replica = replica.slot;
+  keys_[index].state = State::kSharing;
+  core_.objects.Announce(replica);  // may end it, and the key with it
+  return true;
+}
+
+void DeviceFetch::EndSharing(uint32_t index) {
+  if (keys_[index].state != State::kSharing) return;
+  core_.objects.ForgetWaiter(keys_[index].replica, this, index);
+  EndKey(index, Status::Ok());
+}
+
+void DeviceFetch::OnPublished(uint32_t index) {
+  if (keys_[index].state == State::kSharing) EndKey(index, Status::Ok());
+  Advance();
+}
+
+void DeviceFetch::OnPublishEnded(uint32_t index, const Status& /*status*/) {
+  if (keys_[index].state == State::kSharing) EndKey(index, Status::Ok());
+  Advance();
 }
 
 }  // namespace hbmesh::sidecar

@@ -69,6 +69,16 @@ DeviceObject* DeviceObjects::FindKey(std::string_view key, uint64_t session) {
   return any;
 }
 
+std::vector<DeviceObject*> DeviceObjects::FindOwn(std::string_view key, uint64_t session) {
+  std::vector<DeviceObject*> own;
+  const auto [begin, end] = keys_.equal_range(std::string(key));
+  for (auto known = begin; known != end; ++known) {
+    DeviceObject* object = objects_.at(known->second).get();
+    if (object->session == session) own.push_back(object);
+  }
+  return own;
+}
+
 bool DeviceObjects::SameMap(const DeviceObject& object, const ObjectCall& call, uint32_t i) {
   return object.device == call.device() &&
          std::ranges::equal(object.blobs, call.deviceBlobs(i), [](const DeviceBlob& a, const DeviceBlob& b) {
@@ -220,20 +230,21 @@ void DeviceObjects::OnControlReply(uint64_t tag, const Message& reply, bool last
   }
   DeviceObject* object = Find(slot);
   if (object == nullptr) return;
-  if (record.code == static_cast<uint32_t>(StatusCode::kOk)) {
-    object->committed = true;
+  const auto code = static_cast<StatusCode>(record.code);
+  if (code == StatusCode::kOk) {
+    Commit(*object);
   } else {
-    Remove(*object, Status::Ok(), false);
+    Remove(*object, {code, "the owner did not take the location up"}, false);
   }
 }
 
-void DeviceObjects::OnControlLost(uint64_t tag, const Status& /*why*/) {
+void DeviceObjects::OnControlLost(uint64_t tag, const Status& why) {
   questions_.erase(tag);
   const auto slot = static_cast<uint32_t>(tag);
   if ((tag & kRemoveTag) != 0) {
     EndRemoved(tag);
   } else if (DeviceObject* object = Find(slot); object != nullptr) {
-    Remove(*object, Status::Ok(), false);
+    Remove(*object, why, false);
   }
 }
 
@@ -291,8 +302,8 @@ void DeviceObjects::Announce(DeviceObject& object) {
   Append(question.payload, layout::CommitRecord{object.generation, object.bytes, object.slot, 0});
   const uint64_t tag = object.slot;
   uint64_t id = 0;
-  if (!control_.Ask(std::move(question), this, tag, &id).ok()) {
-    Remove(object, Status::Ok(), false);
+  if (const Status status = control_.Ask(std::move(question), this, tag, &id); !status.ok()) {
+    Remove(object, status, false);
     return;
   }
   questions_.emplace(tag, id);

@@ -84,6 +84,8 @@ class DeviceObjects final : private ControlWaiter {
   [[nodiscard]] DeviceObject* Find(uint32_t slot);
   // What this worker's clients set or publish under a key; of `session` if that has any.
   [[nodiscard]] DeviceObject* FindKey(std::string_view key, uint64_t session);
+  // All that a session sets, publishes or shares under a key: one on each of its devices.
+  [[nodiscard]] std::vector<DeviceObject*> FindOwn(std::string_view key, uint64_t session);
   // The object is key i of the call: the same memory on the same device.
   [[nodiscard]] static bool SameMap(const DeviceObject& object, const ObjectCall& call, uint32_t i);
   // The owner knows the object: its waiters are told.
@@ -101,7 +103,8 @@ class DeviceObjects final : private ControlWaiter {
   // Ends an object without breaking those who read it. Waiters are told `why`. `forget`: the owner is told, too.
   void Remove(DeviceObject& object, const Status& why, bool forget);
   void EndSession(uint64_t session);
-  // Offers an object that was added as a further location. Removed when its owner doesn't want it.
+  // Offers an object that was added as a further location. Its waiters are told that it is one, or that it was removed
+  // since its owner doesn't want it.
   void Announce(DeviceObject& object);
   // The owner is to forget this location, which may not be in the table.
   void Forget(std::string_view key, layout::Family family, uint64_t generation, uint32_t slot);

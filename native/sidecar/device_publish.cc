@@ -38,6 +38,9 @@ void DevicePublish::Start() {
 
 void DevicePublish::Prepare(uint32_t i) {
   DeviceObject* known = core_.objects.FindKey(call_.key(i), sessionId());
+  for (DeviceObject* own : core_.objects.FindOwn(call_.key(i), sessionId())) {
+    if (DeviceObjects::SameMap(*own, call_, i)) known = own;
+  }
   const std::string name = "key " + ShowKey(call_.key(i));
   if (known != nullptr && known->family != family_) {
     layout::ResultRecord record{};

@@ -39,6 +39,11 @@ class DeviceRemoteTest : public ::testing::TestWithParam<std::string> {
     *generation = directory.known[key].generation;
     return directory.known[key].locations.at(0);
   }
+  size_t LocationCount(const std::string& key) {
+    const std::lock_guard lock(directory.mutex);
+    const auto found = directory.known.find(key);
+    return found == directory.known.end() ? 0 : found->second.locations.size();
+  }
   void ExpectNoHolds() {
     for (const auto& worker : workers) {
       Eventually([&] { return worker->control->Stats().holds == 0; }, "no hold is left");
@@ -237,12 +242,7 @@ TEST_P(ManyReadersTest, ReadersThatShareServeTheNextOnes) {
                                   {0, layout::kShareReplica, 0, 0});
   EXPECT_EQ(shared.results[0].code, 0U) << shared.texts[0];
   EXPECT_EQ(std::memcmp(source.data(), target.data(), 2'000'000), 0);
-  Eventually(
-      [&] {
-        const std::lock_guard lock(directory.mutex);
-        return directory.known["a"].locations.size() == 2;
-      },
-      "the owner knows the reader as a source");
+  EXPECT_EQ(LocationCount("a"), 2U) << "who was answered is a source";
   Client readers(AddressOf(2));
   std::set<uint32_t> sources;
   for (uint32_t device = 0; device < 4; ++device) {
@@ -267,6 +267,77 @@ TEST_P(ManyReadersTest, ReadersThatShareServeTheNextOnes) {
   ASSERT_EQ(last.paths.size(), 1U);
   EXPECT_EQ(last.paths[0].member, 2U) << "the replica serves on";
   EXPECT_EQ(std::memcmp(source.data(), memory.data(), 2'000'000), 0);
+}
+
+TEST_P(ManyReadersTest, AReaderThatSharesIsAnsweredByItsOwnerFirst) {
+  Client setter(AddressOf(0));
+  (void)setter.Call(Op::kDevMSet, 0, {Blobs("a", setter.MustRegister(0, source), 1, 500'000)});
+  Client reader(AddressOf(1));
+  const uint32_t to = reader.MustRegister(1, target);
+  workers[1]->control->Hold(Op::kAddLocation);
+  const uint64_t get = reader.Submit(Op::kDevMGet, 1, {Blobs("a", to, 1, 500'000)}, {0, layout::kShareReplica, 0, 0});
+  workers[1]->control->WaitAsked(Op::kAddLocation, 1);
+  EXPECT_EQ(std::memcmp(source.data(), target.data(), 500'000), 0);
+  Message early;
+  EXPECT_FALSE(reader.TryReceive(&early, 0)) << "the bytes are there, the owner doesn't know it yet";
+  workers[1]->control->Unhold(Op::kAddLocation);
+  EXPECT_EQ(reader.WaitFor(get).results[0].code, 0U);
+  EXPECT_EQ(LocationCount("a"), 2U);
+  // An owner that doesn't want it: the bytes are there all the same.
+  workers[2]->control->Refuse(Op::kAddLocation, StatusCode::kNoSpace, 0);
+  Client refused(AddressOf(2));
+  DeviceMemory memory(1 << 20);
+  const Reply reply = refused.Call(Op::kDevMGet, 1, {Blobs("a", refused.MustRegister(1, memory), 1, 500'000)},
+                                   {0, layout::kShareReplica, 0, 0});
+  EXPECT_EQ(reply.results[0].code, 0U) << reply.texts[0];
+  EXPECT_EQ(std::memcmp(source.data(), memory.data(), 500'000), 0);
+  EXPECT_EQ(refused.Call(Op::kDevLocalDelete, 0, {{"a", {}}}).results[0].flags, 0U) << "it offers nothing";
+}
+
+TEST_P(ManyReadersTest, AReaderThatSharesEndsWithItsControlProcessOrCancel) {
+  Client setter(AddressOf(0));
+  (void)setter.Call(Op::kDevMSet, 0, {Blobs("a", setter.MustRegister(0, source), 1, 500'000)});
+  Client reader(AddressOf(1));
+  const std::vector<KeyBlobs> keys = {Blobs("a", reader.MustRegister(1, target), 1, 500'000)};
+  FakeControl& control = *workers[1]->control;
+  control.Hold(Op::kAddLocation);
+  const uint64_t cancelled = reader.Submit(Op::kDevMGet, 1, keys, {0, layout::kShareReplica, 0, 0});
+  control.WaitAsked(Op::kAddLocation, 1);
+  (void)reader.SubmitRaw(Op::kCancel, 0, {}, {cancelled, 0, 0, 0});
+  EXPECT_EQ(reader.WaitFor(cancelled).results[0].code, 0U) << "the bytes are there";
+  (void)reader.Call(Op::kDevLocalDelete, 0, {{"a", {}}});
+  const uint64_t get = reader.Submit(Op::kDevMGet, 1, keys, {0, layout::kShareReplica, 0, 0});
+  control.WaitAsked(Op::kAddLocation, 2);
+  control.Die();
+  EXPECT_EQ(reader.WaitFor(get).results[0].code, 0U);
+  Eventually([&] { return workers[0]->control->Stats().holds == 0; }, "no hold is left");
+}
+
+TEST_P(ManyReadersTest, DevicesOfOneWorkerAreSourcesEach) {
+  Client setter(AddressOf(0));
+  const uint32_t own = setter.MustRegister(0, source);
+  (void)setter.Call(Op::kDevMSet, 0, {Blobs("a", own, 1, 500'000)});
+  Client near(AddressOf(0));
+  DeviceMemory memories[] = {DeviceMemory(1 << 20), DeviceMemory(1 << 20)};
+  const auto share = [&](Client& reader, uint32_t device, DeviceMemory& memory) {
+    const Reply reply = reader.Call(Op::kDevMGet, device, {Blobs("a", reader.MustRegister(device, memory), 1, 500'000)},
+                                    {0, layout::kShareReplica, 0, 0});
+    EXPECT_EQ(reply.results[0].code, 0U) << reply.texts[0];
+    EXPECT_EQ(std::memcmp(source.data(), memory.data(), 500'000), 0);
+  };
+  share(near, 1, memories[0]);
+  share(setter, 2, memories[1]);  // the setter itself, on another device
+  EXPECT_EQ(LocationCount("a"), 3U);
+  // A message of the list names each key once.
+  EXPECT_EQ(workers[0]->control->Ask(Op::kListHeld, 0, {}).entry.count, 1U);
+  // The same again is the same; both of the setter's go together.
+  EXPECT_EQ(setter.Call(Op::kDevMSet, 0, {Blobs("a", own, 1, 500'000)}).results[0].flags, layout::kExisted);
+  EXPECT_EQ(setter.Call(Op::kDevLocalDelete, 0, {{"a", {}}}).results[0].flags, layout::kExisted);
+  Client far(AddressOf(1));
+  const Reply reply = far.Call(Op::kDevMGet, 1, {Blobs("a", far.MustRegister(1, target), 1, 500'000)});
+  EXPECT_EQ(reply.results[0].code, 0U) << reply.texts[0];
+  EXPECT_EQ(std::memcmp(source.data(), target.data(), 500'000), 0);
+  Eventually([&] { return LocationCount("a") == 1; }, "the setter's locations are forgotten");
 }
 
 TEST_P(ManyReadersTest, ManyReadersAtOnce) {

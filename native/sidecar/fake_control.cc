@@ -75,6 +75,14 @@ void FakeControl::Unhold(layout::Op op) {
   held_.erase(op);
 }
 
+void FakeControl::Refuse(layout::Op op, StatusCode code, uint64_t generation) {
+  layout::ResultRecord record{};
+  record.code = static_cast<uint32_t>(code);
+  record.generation = generation;
+  const std::lock_guard lock(mutex_);
+  refused_[op] = record;
+}
+
 int FakeControl::Asked(layout::Op op) {
   const std::lock_guard lock(mutex_);
   return asked_[op];
@@ -216,6 +224,10 @@ bool FakeControl::HandleNews(const Message& message, const std::vector<std::stri
 layout::ResultRecord FakeControl::AnswerKey(const Message& message, size_t i, const std::string& key,
                                             size_t batchBytes) {
   const auto op = static_cast<layout::Op>(message.entry.op);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto refused = refused_.find(op); refused != refused_.end()) return refused->second;
+  }
   const uint64_t existence = message.entry.args[0];
   const auto family = static_cast<uint32_t>(message.entry.args[1]);
   const auto found = directory_.known.find(key);

@@ -181,14 +181,15 @@ void Sidecar::HandleLocalDelete(Session& session, Message& message) {
   ReplyBuilder builder;
   builder.Reset(call.count());
   for (uint32_t i = 0; i < call.count(); ++i) {
-    DeviceObject* object = objects_->FindKey(call.key(i), session.id());
-    if (object == nullptr || object->session != session.id()) continue;  // as good as deleted
-    if (object->family != layout::Family::kDeviceCache) {
-      builder.Fail(i, StatusCode::kInvalid, "the key was published with devPublish: cancel its future instead");
-      continue;
+    // None: as good as deleted.
+    for (DeviceObject* object : objects_->FindOwn(call.key(i), session.id())) {
+      if (object->family != layout::Family::kDeviceCache) {
+        builder.Fail(i, StatusCode::kInvalid, "the key was published with devPublish: cancel its future instead");
+        continue;
+      }
+      builder.result(i).flags = layout::kExisted;
+      objects_->Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, true);
     }
-    builder.result(i).flags = layout::kExisted;
-    objects_->Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, true);
   }
   layout::Entry reply{};
   reply.id = entry.id;

@@ -195,6 +195,8 @@ class FakeControl {
   // Operations that get no answer, until they are allowed again.
   void Hold(layout::Op op);
   void Unhold(layout::Op op);
+  // From now on each key of this operation is answered with the code, and that generation.
+  void Refuse(layout::Op op, StatusCode code, uint64_t generation);
   // How often this operation was asked.
   int Asked(layout::Op op);
   void WaitAsked(layout::Op op, int times);
@@ -226,12 +228,13 @@ class FakeControl {
   FakeDirectory& directory_;
   std::unique_ptr<Peer> peer_;
   std::mutex mutex_;
-  std::set<layout::Op> held_;            // guarded by mutex_
-  std::vector<Message> heldMessages_;    // guarded by mutex_
-  std::map<layout::Op, int> asked_;      // guarded by mutex_
-  std::vector<Message> outgoing_;        // guarded by mutex_
-  std::map<uint64_t, Message> replies_;  // guarded by mutex_
-  std::vector<Pending> lookups_;         // of the thread
+  std::set<layout::Op> held_;                           // guarded by mutex_
+  std::vector<Message> heldMessages_;                   // guarded by mutex_
+  std::map<layout::Op, int> asked_;                     // guarded by mutex_
+  std::map<layout::Op, layout::ResultRecord> refused_;  // guarded by mutex_
+  std::vector<Message> outgoing_;                       // guarded by mutex_
+  std::map<uint64_t, Message> replies_;                 // guarded by mutex_
+  std::vector<Pending> lookups_;                        // of the thread
   std::atomic<uint64_t> lastId_{0};
   std::atomic<bool> stop_{false};
   std::thread thread_;
@@ -242,8 +245,8 @@ void Introduce(const std::vector<FakeControl*>& controls, const std::vector<std:
 
 // A sidecar and its control process, alone in their cluster until others are introduced.
 struct Worker {
-  explicit Worker(FakeDirectory& directory, uint32_t member, std::vector<std::string> flags = {})
-      : process(NewWorkerAddress(), std::move(flags)),
+  explicit Worker(FakeDirectory& directory, uint32_t member, std::vector<std::string> flags = {}, int adoptFd = -1)
+      : process(NewWorkerAddress(), std::move(flags), adoptFd),
         control(std::make_unique<FakeControl>(process.workerAddress(), directory, member)) {
     EXPECT_EQ(process.ready(), "ready");
     Introduce({control.get()}, {process.workerAddress()});
