@@ -89,7 +89,8 @@ Napi::Object MakeStructs(Napi::Env env) {
   HBMESH_STRUCT(SidecarStats, HBMESH_FIELD(SidecarStats, arenaBytes), HBMESH_FIELD(SidecarStats, arenaUsedBytes),
                 HBMESH_FIELD(SidecarStats, objects), HBMESH_FIELD(SidecarStats, sessions),
                 HBMESH_FIELD(SidecarStats, holds), HBMESH_FIELD(SidecarStats, transfers),
-                HBMESH_FIELD(SidecarStats, transferredBytes));
+                HBMESH_FIELD(SidecarStats, transferredBytes), HBMESH_FIELD(SidecarStats, spillBytes),
+                HBMESH_FIELD(SidecarStats, spilledBytes), HBMESH_FIELD(SidecarStats, spilledObjects));
   return structs;
 }
 
@@ -121,7 +122,8 @@ Napi::Object MakeFlags(Napi::Env env) {
                            {"StageAccepted", static_cast<uint64_t>(layout::KeyStage::kAccepted)},
                            {"StageEnded", static_cast<uint64_t>(layout::KeyStage::kEnded)},
                            {"PathFallback", layout::kPathFallback},
-                           {"PathStaged", layout::kPathStaged}});
+                           {"PathStaged", layout::kPathStaged},
+                           {"PathSpilled", layout::kPathSpilled}});
 }
 
 Napi::Object MakeLimits(Napi::Env env) {

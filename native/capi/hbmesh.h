@@ -175,7 +175,7 @@ typedef struct hbmesh_set_options {
 /* ---- Results ----------------------------------------------------------------------------------------------------- */
 
 enum { HBMESH_EXISTED = 1 }; /* flag of a key. Set: it was there and was left. Delete: it was there */
-enum { HBMESH_PATH_FALLBACK = 1, HBMESH_PATH_STAGED = 2 };
+enum { HBMESH_PATH_FALLBACK = 1, HBMESH_PATH_STAGED = 2, HBMESH_PATH_SPILLED = 4 };
 
 /* What really carried bytes: one for each source and transport. */
 typedef struct hbmesh_path {

@@ -231,6 +231,7 @@ enum class TransportId : uint32_t { kLocal = 0, kShm = 1, kTcp = 2, kRdma = 3, k
 enum PathFlags : uint32_t {
   kPathFallback = 1,  // not the transport that was asked for
   kPathStaged = 2,    // went through a staging buffer instead of straight to its target
+  kPathSpilled = 4,   // was on the source's SSD tier, and came back to its memory first
 };
 
 // What really carried bytes of this request: one record for each source and transport.
@@ -317,9 +318,11 @@ struct SidecarStats {
   uint64_t holds;
   uint64_t transfers;         // since start
   uint64_t transferredBytes;  // since start
-  uint64_t reserved;
+  uint64_t spillBytes;        // size of the SSD tier; 0: there is none
+  uint64_t spilledBytes;      // payloads there
+  uint64_t spilledObjects;
 };
-static_assert(sizeof(SidecarStats) == 64);
+static_assert(sizeof(SidecarStats) == 80);
 
 // Limits of docs/API.md that native code needs.
 inline constexpr uint32_t kKeysPerCallMax = 10'000;

@@ -102,10 +102,12 @@ enum SlotFlags : uint32_t {
 
 struct StoreOptions {
   uint64_t arenaBytes = 1ULL << 30;
-  uint32_t slots = 0;      // 0: one for each 16 KiB of arena, at least 1,024
-  bool hugePages = false;  // MFD_HUGETLB; fails with the remedy when none are free
-  bool prefault = true;    // touches the arena once, so that the first copy is not slowed by page faults
-  uint64_t storeId = 0;    // 0: a random one
+  // 0: one for each 16 KiB of arena, at least 1,024, and one for each 64 KiB of the SSD tier, at most 1,048,576.
+  uint32_t slots = 0;
+  uint64_t spillBytes = 0;  // of the SSD tier, whose objects take a slot each
+  bool hugePages = false;   // MFD_HUGETLB; fails with the remedy when none are free
+  bool prefault = true;     // touches the arena once, so that the first copy is not slowed by page faults
+  uint64_t storeId = 0;     // 0: a random one
 };
 
 struct ObjectView {

@@ -17,6 +17,8 @@ constexpr uint32_t kStoreMagic = 0x31544248;  // "HBT1"
 constexpr uint32_t kStoreVersion = 2;
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kArenaBytesForSlot = 16ULL << 10;
+constexpr uint64_t kSpillBytesForSlot = 64ULL << 10;
+constexpr uint64_t kSpillSlotsMax = 1U << 20;
 constexpr uint32_t kSlotsMin = 1024;
 constexpr uint32_t kSlotsMax = 1U << 30;
 
@@ -63,8 +65,9 @@ Status CheckHeader(const StoreHeader& header, uint64_t memoryBytes) {
 
 Status ObjectStore::Create(const StoreOptions& options, std::unique_ptr<ObjectStore>* store) {
   const uint64_t arenaBytes = AlignDown(options.arenaBytes, object_format::kAlignment);
-  const uint64_t slotsWanted =
-      options.slots != 0 ? options.slots : std::max<uint64_t>(arenaBytes / kArenaBytesForSlot, kSlotsMin);
+  const uint64_t ownSlots = std::max<uint64_t>(arenaBytes / kArenaBytesForSlot, kSlotsMin) +
+                            std::min(options.spillBytes / kSpillBytesForSlot, kSpillSlotsMax);
+  const uint64_t slotsWanted = options.slots != 0 ? options.slots : ownSlots;
   const auto slots = static_cast<uint32_t>(std::min<uint64_t>(slotsWanted, kSlotsMax));
   if (arenaBytes == 0 || arenaBytes > (1ULL << 50)) {
     return {StatusCode::kInvalid,

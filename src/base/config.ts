@@ -29,6 +29,16 @@ export interface WorkerConfig {
   arenaBytes: number;
   /** Most of the arena, in percent, that copies of remotely read objects may take; 0, the default: none are kept. */
   replicaPercent: number;
+  /**
+   * Above this share of the arena, in percent, objects make room: they go to the SSD tier or are evicted, the longest not used first, until only evictionLowPercent are used. Defaults
+   * 90 and 80.
+   */
+  evictionHighPercent: number;
+  evictionLowPercent: number;
+  /** Directory of this worker alone, for an SSD tier under the arena. Default: none. Its parent must be there. */
+  spillDirectory?: string | undefined;
+  /** Size of the SSD tier, all allocated at the start. Default 0: there is none. */
+  spillBytes: number;
   /** Back the arena with huge pages. Default false. */
   hugePages: boolean;
   /** How bytes travel between sidecars. `auto`: shm on one host, else tcp. */
@@ -72,6 +82,9 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   devices: 8,
   arenaBytes: 2 ** 30,
   replicaPercent: 0,
+  evictionHighPercent: 90,
+  evictionLowPercent: 80,
+  spillBytes: 0,
   hugePages: false,
   transport: "auto",
   leaseMs: 5_000,
@@ -93,6 +106,9 @@ const RANGES: readonly [keyof WorkerConfig, number, number][] = [
   ["devices", 0, 64],
   ["arenaBytes", 2 ** 20, BYTES_MAX],
   ["replicaPercent", 0, 100],
+  ["evictionHighPercent", 1, 100],
+  ["evictionLowPercent", 1, 100],
+  ["spillBytes", 0, 64 * BYTES_MAX],
   ["leaseMs", 1_000, 600_000],
   ["sliceBytesMax", 4_096, 2 ** 30],
   ["lanes", 1, 64],
@@ -134,6 +150,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(config.clusterName)) {
     throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
   }
+  checkRoom(config);
   checkExposure(config);
   parseMetadataAddress(config.metadataAddress);
   return config;
@@ -168,6 +185,18 @@ export function parseMetadataAddress(text: string): MetadataAddress {
     );
   }
   return { t: "etcd", endpoints };
+}
+
+/** What makes room in the arena, and where it goes. */
+function checkRoom(config: WorkerConfig): void {
+  if (config.evictionLowPercent > config.evictionHighPercent) {
+    const rule = `must be at most evictionHighPercent, which is ${config.evictionHighPercent}`;
+    throw invalid("evictionLowPercent", config.evictionLowPercent, rule);
+  }
+  if ((config.spillDirectory === undefined) !== (config.spillBytes === 0)) {
+    const rule = "goes together with spillDirectory: the SSD tier needs a directory and a size, or neither";
+    throw invalid("spillBytes", config.spillBytes, rule);
+  }
 }
 
 /** Without tenants anyone who reaches a worker may read and delete everything: then only this machine may reach it. */

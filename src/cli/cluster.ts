@@ -48,6 +48,9 @@ async function health(options: ApiOptions): Promise<number> {
     arenaUsedBytes: answer.arenaUsedBytes,
     objects: answer.objects,
     sessions: answer.sessions,
+    spillBytes: answer.spillBytes,
+    spilledObjects: answer.spilledObjects,
+    spilledBytes: answer.spilledBytes,
   };
   if (options.json === true) {
     process.stdout.write(`${toJson(facts)}\n`);

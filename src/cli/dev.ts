@@ -5,9 +5,10 @@
 import { type Command, Option } from "commander";
 import { type LocalCluster, startLocalCluster, type TransportChoice } from "./local-cluster.js";
 import { wholeNumber } from "./options.js";
+import { type RoomOptions, roomArguments, withRoomOptions } from "./room-options.js";
 import { formatTable, toJson } from "./table.js";
 
-interface DevOptions {
+interface DevOptions extends RoomOptions {
   workers: number;
   devices: number;
   transport: TransportChoice;
@@ -67,6 +68,7 @@ async function dev(options: DevOptions): Promise<number> {
     sharedMemorySizeMb: options.shared_memory_size_mb,
     replicaPercent: options.replica_percent,
     port: options.port,
+    workerArgs: roomArguments(options),
     onWorkerExit: (worker, reason) => {
       process.stderr.write(`hbmesh: the worker at ${worker.ready.workerAddress} ended with ${reason}\n`);
       process.stderr.write(`${worker.lastOutput()}\n`);
@@ -80,7 +82,7 @@ async function dev(options: DevOptions): Promise<number> {
 }
 
 export function addDevCommand(program: Command, setExitCode: (code: number) => void): void {
-  program
+  const command = program
     .command("dev")
     .description("Run workers on this machine, each a control process with its own sidecar process, until Ctrl-C.")
     .option("--workers <N>", "how many", wholeNumber(1, 16), 2)
@@ -96,12 +98,14 @@ export function addDevCommand(program: Command, setExitCode: (code: number) => v
       "most of it that copies of remotely read objects may take; 0 keeps none",
       wholeNumber(0, 100),
       0,
-    )
+    );
+  withRoomOptions(command, "for an SSD tier under each arena: each worker has a directory in this one")
     .option("--port <N>", "port of the first worker, counting up; 0 picks free ones", wholeNumber(0, 65_000), 31501)
     .option("--json", "print the addresses as one JSON document")
     .addHelpText(
       "after",
-      "\nExamples:\n  $ hbmesh dev\n  $ hbmesh dev --transport shm --devices 2\n  $ hbmesh dev --port 0 --json\n\n" +
+      "\nExamples:\n  $ hbmesh dev\n  $ hbmesh dev --transport shm --devices 2\n  $ hbmesh dev --port 0 --json\n" +
+        "  $ hbmesh dev --shared_memory_size_mb 64 --spill_directory /tmp/hbmesh --spill_mb 1024\n\n" +
         "Exit codes: 0 after Ctrl-C, 1 when a worker could not start or died.",
     )
     .action(async (options: DevOptions) => {

@@ -7,10 +7,11 @@ import { resolveWorkerConfig, type WorkerSettings } from "../base/config.js";
 import { createLogger } from "../base/log.js";
 import type { TransportChoice, WorkerReady } from "./local-cluster.js";
 import { address, ExitError, usageError, wholeNumber, yesOrNo } from "./options.js";
+import { type RoomOptions, roomSettings, ssdTierHelp, withRoomOptions } from "./room-options.js";
 import { startWorker } from "./worker-parts.js";
 
 /** As commander names them, after the options' spelling with underscores. */
-interface WorkerOptions {
+interface WorkerOptions extends RoomOptions {
   worker_address: string;
   metadata_address?: string;
   etcd_address?: string;
@@ -45,6 +46,8 @@ Examples:
   $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --shared_memory_size_mb 16384
   $ hbmesh worker --worker_address 10.0.0.2:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --no-sidecar
 
+${ssdTierHelp.trimStart()}
+
 Without --tenants_file everyone who can connect is one tenant, and only loopback addresses are served, unless --insecure is given.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it could not start or go on, 2 wrong arguments.
@@ -67,6 +70,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     devices: options.devices,
     arenaBytes: options.shared_memory_size_mb * 2 ** 20,
     replicaPercent: options.replica_percent,
+    ...roomSettings(options),
     hugePages: options.enable_huge_tlb,
     transport: options.transport,
     keyRule: options.key_rule,
@@ -107,7 +111,7 @@ async function worker(options: WorkerOptions): Promise<void> {
 }
 
 export function addWorkerCommand(program: Command, _setExitCode: (code: number) => void): void {
-  program
+  const command = program
     .command("worker")
     .description("Run one worker in the foreground: a control process and, unless --no-sidecar, its sidecar.")
     .requiredOption(
@@ -127,7 +131,8 @@ export function addWorkerCommand(program: Command, _setExitCode: (code: number) 
       "most of it that copies of remotely read objects may take; 0 keeps none",
       wholeNumber(0, 100),
       0,
-    )
+    );
+  withRoomOptions(command, "a directory of this worker alone, on an SSD, for what makes room; see below")
     .option("--enable_huge_tlb <BOOL>", "back it with huge pages", yesOrNo, false)
     .addOption(
       new Option("--transport <NAME>", "between sidecars; auto: shm on one host, else tcp")

@@ -42,6 +42,8 @@ export interface TransferPath {
   fallback: boolean;
   /** Through a staging buffer, and not straight to its target. */
   staged: boolean;
+  /** The objects were on the source's SSD tier, and came back to its memory first. */
+  spilled: boolean;
   /** As in `tcp 127.0.0.1:31501 -> sim:2, 2 lanes`. */
   text: string;
 }

@@ -11,9 +11,15 @@ export interface WorkerHealth {
   workerAddress: string;
   arenaBytes: bigint;
   arenaUsedBytes: bigint;
+  /** In the arena and on the SSD tier. */
   objects: bigint;
   /** Clients that are connected to its sidecar. */
   sessions: number;
+  /** Size of the SSD tier under the arena; 0: there is none. */
+  spillBytes: bigint;
+  /** Objects there, and their bytes. */
+  spilledObjects: bigint;
+  spilledBytes: bigint;
 }
 
 /** Rejects with NO_AVAILABLE_WORKER when nobody answers at `node`, RPC_DEADLINE_EXCEEDED when it takes too long. */
@@ -21,8 +27,8 @@ export async function askHealth(node: string, timeoutMs: number, signal?: AbortS
   const transport = createConnectTransport({ baseUrl: `http://${node}`, httpVersion: "1.1" });
   try {
     const health = await createClient(ClusterService, transport).health({}, { timeoutMs, ...(signal && { signal }) });
-    const { ready, reason, workerAddress, arenaBytes, arenaUsedBytes, objects, sessions } = health;
-    return { ready, reason, workerAddress, arenaBytes, arenaUsedBytes, objects, sessions };
+    const { $typeName: _type, $unknown: _unknown, ...known } = health;
+    return known;
   } catch (error) {
     throw translate(ConnectError.from(error), node, timeoutMs);
   }

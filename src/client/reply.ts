@@ -217,6 +217,7 @@ export class ReplyDecoder {
       seconds: Number(this.#path.u64(view, at, "nanoseconds")) / 1e9,
       fallback: (flags & (this.#flags.PathFallback ?? 0)) !== 0,
       staged: (flags & (this.#flags.PathStaged ?? 0)) !== 0,
+      spilled: (flags & (this.#flags.PathSpilled ?? 0)) !== 0,
       text: "",
     };
     path.text = describePath(path, context);
@@ -233,6 +234,7 @@ function describePath(path: TransferPath, context: ReplyContext): string {
     `${path.transport} ${ends}`,
     lanes,
     ...(path.staged ? ["staged"] : []),
+    ...(path.spilled ? ["from SSD"] : []),
     ...(path.fallback ? ["fallback"] : []),
   ].join(", ");
 }

@@ -196,6 +196,9 @@ class ControlProcessImpl implements ControlProcess {
       arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
       objects: figures?.objects ?? 0n,
       sessions: this.#sessions,
+      spillBytes: figures?.spillBytes ?? 0n,
+      spilledObjects: figures?.spilledObjects ?? 0n,
+      spilledBytes: figures?.spilledBytes ?? 0n,
     };
   }
 

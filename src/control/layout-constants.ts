@@ -33,7 +33,7 @@ export const FLAG_MORE = 2;
 // Records of lookups and figures; those that Wasm knows too are in src/decision/layout.ts.
 export const LOOKUP_REPLY_BYTES = 16;
 export const FOUND_RECORD_BYTES = 80;
-export const SIDECAR_STATS_BYTES = 64;
+export const SIDECAR_STATS_BYTES = 80;
 
 export const KEYS_PER_CALL_MAX = 10_000;
 export const KEYS_PER_QUERY_MAX = 100_000;

@@ -20,6 +20,11 @@ export interface SidecarStats {
   arenaUsedBytes: bigint;
   objects: bigint;
   sessions: bigint;
+  /** Size of the SSD tier; 0: there is none. */
+  spillBytes: bigint;
+  /** Bytes of the objects there. */
+  spilledBytes: bigint;
+  spilledObjects: bigint;
 }
 
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
@@ -137,6 +142,9 @@ export class SidecarLink {
       arenaUsedBytes: view.getBigUint64(8, true),
       objects: view.getBigUint64(16, true),
       sessions: view.getBigUint64(24, true),
+      spillBytes: view.getBigUint64(56, true),
+      spilledBytes: view.getBigUint64(64, true),
+      spilledObjects: view.getBigUint64(72, true),
     };
   }
 

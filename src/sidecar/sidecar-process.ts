@@ -22,6 +22,13 @@ export interface SidecarFlags {
   arenaBytes: number;
   /** Most of the arena that copies of remotely read objects may take. Default: none are kept. */
   replicaPercent?: number | undefined;
+  /** When objects make room, in percent of the arena. Default: the sidecar's own choice. */
+  evictionHighPercent?: number | undefined;
+  evictionLowPercent?: number | undefined;
+  /** Absolute. Default: no SSD tier. */
+  spillDirectory?: string | undefined;
+  /** Size of the SSD tier, rounded up to whole MiB. */
+  spillBytes?: number | undefined;
   transport: TransportChoice;
   /** IP:PORT of the tcp transport. Default: the worker's IP and a free port. */
   transportListen?: string | undefined;
@@ -79,6 +86,10 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["devices", flags.devices],
     ["arena_mb", Math.max(1, Math.ceil(flags.arenaBytes / 2 ** 20))],
     ["replica_percent", flags.replicaPercent === 0 ? undefined : flags.replicaPercent],
+    ["eviction_high", flags.evictionHighPercent],
+    ["eviction_low", flags.evictionLowPercent],
+    ["spill_directory", flags.spillDirectory],
+    ["spill_mb", flags.spillDirectory === undefined ? undefined : Math.ceil((flags.spillBytes ?? 0) / 2 ** 20)],
     ["transport", flags.transport],
     ["transport_listen", flags.transportListen],
     ["lanes", flags.lanes],

@@ -234,7 +234,15 @@ describe("fields of the header's records", () => {
   });
 
   it("are where the sidecar's figures are read", async () => {
-    const figures = { arenaBytes: 1n, arenaUsedBytes: 2n, objects: 3n, sessions: 4n };
+    const figures = {
+      arenaBytes: 1n,
+      arenaUsedBytes: 2n,
+      objects: 3n,
+      sessions: 4n,
+      spillBytes: 8n,
+      spilledBytes: 9n,
+      spilledObjects: 10n,
+    };
     let deliver: (message: PortMessage) => void = () => {};
     const port = {
       onMessage: (handler: typeof deliver) => {

@@ -68,6 +68,7 @@ export const layout: NativeLayout = {
     Existed: 1,
     PathFallback: 1,
     PathStaged: 2,
+    PathSpilled: 4,
     SetPinSoft: 1,
     SetPinHard: 2,
     SetChecksum: 4,

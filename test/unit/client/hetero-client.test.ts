@@ -175,11 +175,12 @@ describe("what is answered", () => {
 
   it("a get: each path with its source, fallbacks told", async () => {
     const tcp = { transport: 2, device: 2, lanes: 1, flags: 3, bytes: 1n, nanoseconds: 1n, source: "10.0.0.7:31501" };
-    native.answer = async () => ({ code: 0, payload: objectReply([{}], [tcp, { ...tcp, transport: 9, flags: 0 }]) });
+    native.answer = async () => ({ code: 0, payload: objectReply([{}], [tcp, { ...tcp, transport: 9, flags: 4 }]) });
     const result = await client.mGetH2D(["a"], [list(2)]);
     expect(result.path).toBe(
-      "tcp 10.0.0.7:31501 -> sim:2, 1 lane, staged, fallback; transport 9 10.0.0.7:31501 -> sim:2, 1 lane",
+      "tcp 10.0.0.7:31501 -> sim:2, 1 lane, staged, fallback; transport 9 10.0.0.7:31501 -> sim:2, 1 lane, from SSD",
     );
+    expect(result.paths.map(({ spilled }) => spilled)).toEqual([false, true]);
   });
 
   it("exist: a hit, a miss and an unknown", async () => {

@@ -81,6 +81,9 @@ describe("the Connect API", () => {
       workerAddress: worker.address,
       arenaBytes: 1000n,
       arenaUsedBytes: 30n,
+      spillBytes: 50n,
+      spilledBytes: 20n,
+      spilledObjects: 1n,
     });
     const { members, epoch } = await cluster_.listMembers({});
     expect(members).toMatchObject([

@@ -169,5 +169,10 @@ describe("the sidecar's flags", () => {
     expect(sidecarArguments({ ...flags, copyThreads: 1 }, true)).toEqual(
       expect.arrayContaining(["--copy_threads=1", "--adopt_fd=4"]),
     );
+    const room = { evictionHighPercent: 70, evictionLowPercent: 60, spillDirectory: "/ssd", spillBytes: 2 ** 20 + 1 };
+    expect(sidecarArguments({ ...flags, ...room }, false)).toEqual(
+      expect.arrayContaining(["--eviction_high=70", "--eviction_low=60", "--spill_directory=/ssd", "--spill_mb=2"]),
+    );
+    expect(sidecarArguments({ ...flags, spillBytes: 0 }, false)).toEqual(sidecarArguments(flags, false));
   });
 });
