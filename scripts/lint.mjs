@@ -30,7 +30,7 @@ function lintPromises() {
 }
 
 await setUpOrExit(["build", "lint"], { quiet: true });
-const cpp = filesUnder(join(root, "native"), [".h", ".cc"]).filter((path) => !path.includes("/generated/"));
+const cpp = filesUnder(join(root, "native"), [".h", ".c", ".cc"]).filter((path) => !path.includes("/generated/"));
 const results = [
   run("biome", binary("biome"), ["check", "--error-on-warnings", ...(fix ? ["--write"] : [])]),
   fix || run("types of the tests", binary("tsc"), ["-p", "test/tsconfig.json"]),

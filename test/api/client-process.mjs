@@ -33,7 +33,7 @@ function memory(device, sizes, word) {
       const first = contents[0].readUInt32LE(0);
       return contents.every((bytes) => bytes.equals(words(bytes.length, first))) ? first : -1;
     },
-    lastByte: () => sim.copyOut(blobs[0].pointer + blobs[0].size - 1n, 1n)[0],
+    lastByte: (blob = 0) => sim.copyOut(blobs.at(blob).pointer + blobs.at(blob).size - 1n, 1n)[0],
     free() {
       for (const blob of blobs) {
         sim.free(blob.pointer);
@@ -99,15 +99,29 @@ const commands = {
     );
   },
   async reserve({ layers, device, sizes }) {
-    const targets = Array.from({ length: layers }, () => memory(device, sizes, 0).list);
-    const ticket = await client.reserveLayers(targets);
-    tickets.push(ticket);
+    const targets = Array.from({ length: layers }, () => memory(device, sizes, 0));
+    const ticket = await client.reserveLayers(targets.map((target) => target.list));
+    tickets.push({ ticket, targets });
     return ticket.text;
   },
-  async set({ keys, device, sizes, values, existence }) {
+  /** Stops that process when the first bytes of the last ticket's layer have come; answers whether some are missing. */
+  async stopInLayer({ layer, stop }) {
+    const target = tickets.at(-1).targets[layer];
+    while (target.lastByte() === 0) {
+      await nextTurn();
+    }
+    if (stop !== undefined) {
+      process.kill(stop, "SIGSTOP");
+    }
+    return target.lastByte(-1) === 0;
+  },
+  async push({ ticket, layer, device, sizes, word }) {
+    return codes(await client.push(ticket, layer, memory(device, sizes, word).list));
+  },
+  async set({ keys, device, sizes, values, existence, checksum }) {
     const sources = keys.map((_, index) => memory(device, sizes[index], values[index]));
     const lists = sources.map((source) => source.list);
-    const result = await client.mSetD2H(keys, lists, { existence });
+    const result = await client.mSetD2H(keys, lists, { existence, checksum });
     for (const source of sources) {
       source.free();
     }

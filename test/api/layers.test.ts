@@ -90,6 +90,9 @@ describe.each(places)("layers: $place", ({ transport, workers }) => {
     await expect(ticket.layer(2, 0)).rejects.toMatchObject({ code: StatusCode.OUT_OF_RANGE });
     await sender.push(ticket.text, 1, memory(0, 84).list);
     await ticket.all(waitMs);
+    // The ticket has ended: what it was is still known.
+    const late = await failureOf(sender.push(ticket.text, 1, memory(0, 87).list));
+    expect(late.code).toBe(StatusCode.KEY_ALREADY_EXISTS);
     expect(targets.map((target, layer) => target.holds(layer === 0 ? 80 : 84))).toEqual([true, true]);
   });
 

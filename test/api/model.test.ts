@@ -61,7 +61,8 @@ let fixture: Fixture;
 let processes: ClientProcess[] = [];
 
 beforeAll(async () => {
-  fixture = await startFixture({ transport: "tcp", sharedMemorySizeMb: 128 });
+  // Remote gets leave copies, of few objects at a time, so that they come and go.
+  fixture = await startFixture({ transport: "tcp", sharedMemorySizeMb: 16, replicaPercent: 1 });
   processes = await Promise.all(
     Array.from({ length: processCount }, (_, index) => ClientProcess.start(fixture.addresses[index % 2] ?? "")),
   );
@@ -139,6 +140,7 @@ class Lane {
       sizes: written.map(({ shape }) => shapes[shape]),
       values: written.map(({ value }) => value),
       existence,
+      checksum: this.#random(2) === 0,
     });
     const was = indices.map((index) => this.#held[index] !== undefined);
     const codes = was.map((there) => (there && existence === "fail" ? "KEY_ALREADY_EXISTS" : "OK"));
@@ -203,7 +205,8 @@ class Lane {
     const outcomes = await allEnded(
       plans.map(async ({ process, kind, value }) => {
         if (kind < 2) {
-          const args = { sizes, values: [value], existence: kind === 0 ? "skip" : "replace" };
+          const existence = kind === 0 ? "skip" : "replace";
+          const args = { sizes, values: [value], existence, checksum: value % 2 === 0 };
           const answer = await this.#ask<SetAnswer>(process, "set", [index], args);
           // A delete or another write in between may send a set away; it has then done nothing.
           const refused = answer.codes[0] === "TRY_AGAIN" && (isDeleted || isReplaced);

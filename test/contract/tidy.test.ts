@@ -12,7 +12,7 @@ import { filesWith, read, repositoryFiles, root } from "./sources.js";
 const fileLinesMax = 500;
 const functionLinesMax = 70;
 
-const codeEndings = [".ts", ".mjs", ".h", ".cc", ".proto", ".cmake"];
+const codeEndings = [".ts", ".mjs", ".h", ".c", ".cc", ".proto", ".cmake"];
 
 function codeFiles(): string[] {
   return repositoryFiles().filter((name) => codeEndings.some((ending) => name.endsWith(ending)));
@@ -74,7 +74,7 @@ interface Ban {
 }
 
 const inSrc = (name: string): boolean => name.startsWith("src/") && !name.startsWith("src/gen/");
-const inNative = (name: string): boolean => /^native\/.*\.(h|cc)$/.test(name);
+const inNative = (name: string): boolean => /^native\/.*\.(h|c|cc)$/.test(name);
 const inProduct = (name: string): boolean => (inSrc(name) || inNative(name)) && !name.endsWith("_test.cc");
 
 const bans: Ban[] = [
@@ -108,7 +108,7 @@ describe("tidy", () => {
 
   it(`no function is longer than ${functionLinesMax} lines`, () => {
     const scripts = codeFiles().filter((name) => /\.(ts|mjs)$/.test(name));
-    const native = filesWith("native", ".h", ".cc");
+    const native = filesWith("native", ".h", ".c", ".cc");
     expect([...scripts.flatMap(longScriptFunctions), ...native.flatMap(longNativeFunctions)]).toEqual([]);
   });
 
