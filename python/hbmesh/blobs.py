@@ -89,7 +89,7 @@ def device_of(tensor: Any, default: Optional[int] = None) -> int:
         ValueError: the tensor doesn't say and there is no default.
     """
     index = getattr(getattr(tensor, "device", None), "index", None)
-    if index is None:
+    if not isinstance(index, int):  # numpy says "cpu", a string, which has an index of another kind
         index = default
     if index is None:
         raise ValueError("the tensor does not tell its device: name the device index")

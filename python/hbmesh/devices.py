@@ -59,12 +59,15 @@ class SimDevice:
             InvalidError: no device memory.
             HbmeshError: OUT_OF_RANGE, more than the allocation has.
         """
-        view = memoryview(data).cast("B")
-        source = (ctypes.c_char * view.nbytes).from_buffer_copy(view) if view.readonly else None
-        held = source if source is not None else (ctypes.c_char * view.nbytes).from_buffer(view)
-        _checked(
-            _native.load().sim_copy_in(check_uint(pointer, "pointer", _UINT64_MAX), ctypes.addressof(held), view.nbytes)
-        )
+        if isinstance(data, bytes):
+            source, size, held = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data), data
+        else:
+            view = memoryview(data).cast("B")
+            kind = ctypes.c_char * view.nbytes
+            held = kind.from_buffer_copy(view) if view.readonly else kind.from_buffer(view)
+            source, size = ctypes.addressof(held), view.nbytes
+        _checked(_native.load().sim_copy_in(check_uint(pointer, "pointer", _UINT64_MAX), source, size))
+        del held  # until here
 
     @staticmethod
     def copy_out(pointer: int, size: int) -> bytes:

@@ -40,7 +40,7 @@ class PathRecord(NamedTuple):
         slices: pieces.
         bytes: carried.
         nanoseconds: how long it took.
-        source: worker address that the bytes came from, "" for this worker.
+        source: worker address that the bytes came from.
         fallback: not the transport that was asked for.
         staged: through a staging buffer instead of straight to its target.
     """
@@ -118,8 +118,21 @@ class BatchResult:
 
     @property
     def path(self) -> str:
-        """What carried the bytes, for people: "tcp from 10.0.0.2:31501", "local"."""
-        return ", ".join(f"{p.transport} from {p.source}" if p.source else p.transport for p in self.paths)
+        """What carried the bytes, for people: "tcp from 10.0.0.2:31501"; "none" where nothing was carried."""
+        said = [f"{p.transport} from {p.source}" if p.source else p.transport for p in self.paths]
+        return "; ".join(said) if said else "none"
+
+    def merged(self, later: "BatchResult", places: Sequence[int]) -> "BatchResult":
+        """This result with what a later call said of some of its keys: key i of `later` is key places[i] here."""
+        for index, place in enumerate(places):
+            self.codes[place] = later.codes[index]
+            self.bytes[place] = later.bytes[index]
+            self._messages.pop(place, None)
+            if later.codes[index] != StatusCode.OK:
+                self._messages[place] = later[index].message
+        self._messages = dict(sorted(self._messages.items()))
+        self.paths = later.paths
+        return self
 
     def error(self) -> Optional[HbmeshError]:
         """The first failing key's error, or None."""

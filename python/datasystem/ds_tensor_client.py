@@ -1,0 +1,6 @@
+"""The older name of :mod:`yr.datasystem.ds_tensor_client`."""
+
+from yr.datasystem.ds_tensor_client import (
+    CopyRange as CopyRange,
+    DsTensorClient as DsTensorClient,
+)
