@@ -18,8 +18,8 @@
 #include <memory>
 #include <string>
 
+#include "bench/capi_check.h"
 #include "bench/device_calls.h"
-#include "bench/failure.h"
 #include "bench/json_line.h"
 #include "bench/machine_limits.h"
 #include "bench/memory_loop.h"
@@ -88,11 +88,11 @@ BenchClient::BenchClient(const std::string& address) {
   options.worker_address = address.c_str();
   options.request_timeout_ms = kTimeoutMs;
   hbmesh_client* client = nullptr;
-  Check(hbmesh_client_create(&options, &client), "client");
+  CheckCall(hbmesh_client_create(&options, &client), "client");
   client_.reset(client);
-  Check(hbmesh_client_init(client), "connecting to " + address);
+  CheckCall(hbmesh_client_init(client), "connecting to " + address);
   hbmesh_health_info health = HBMESH_INIT(hbmesh_health_info);
-  Check(hbmesh_health(client, &health), "health");
+  CheckCall(hbmesh_health(client, &health), "health");
   deviceCount_ = health.device_count;
   backend_ = health.backend;
 }
@@ -100,7 +100,7 @@ BenchClient::BenchClient(const std::string& address) {
 ObjectMemory& BenchClient::MemoryOf(const Order& order, const char* argument) {
   const auto found = memories_.find(order.Text(argument));
   if (found == memories_.end()) {
-    throw Failure(HBMESH_INVALID, "order " + order.verb() + ": no memory is called " + order.Text(argument));
+    throw Failure(StatusCode::kInvalid, "order " + order.verb() + ": no memory is called " + order.Text(argument));
   }
   return *found->second;
 }
@@ -146,7 +146,7 @@ void BenchClient::FollowDeviceOrder(const Order& order, JsonLine& answer) {
     ticket_ = Reserve(client_.get(), MemoryOf(order, "memory"));
     answer.Text("ticket", hbmesh_ticket_text(ticket_.get()));
   } else if (order.verb() == "await") {
-    Check(hbmesh_ticket_wait_all(ticket_.get(), timeoutMs), "waiting for the layers");
+    CheckCall(hbmesh_ticket_wait_all(ticket_.get(), timeoutMs), "waiting for the layers");
     answer.Number("endNs", NowNs());
   } else if (order.verb() == "push") {
     const auto inFlight = static_cast<uint32_t>(order.NumberOr("in_flight", 1));
@@ -154,7 +154,7 @@ void BenchClient::FollowDeviceOrder(const Order& order, JsonLine& answer) {
         PushLayers(client_.get(), MemoryOf(order, "memory"), order.Text("ticket"), inFlight, order.NumberOr("at", 0)),
         answer);
   } else {
-    throw Failure(HBMESH_INVALID, "there is no order \"" + order.verb() + "\"");
+    throw Failure(StatusCode::kInvalid, "there is no order \"" + order.verb() + "\"");
   }
 }
 
@@ -173,7 +173,7 @@ std::string BenchClient::Follow(const std::string& text) {
   } else if (order.verb() == "round-trips") {
     answer.Micros("latenciesUs", RoundTrips(order.Text("kind"), static_cast<uint32_t>(order.Number("rounds"))));
   } else if (client_ == nullptr) {
-    throw Failure(HBMESH_NOT_READY, "order " + order.verb() + " needs a worker");
+    throw Failure(StatusCode::kNotReady, "order " + order.verb() + " needs a worker");
   } else if (order.verb() == "run") {
     Run(order, answer);
   } else {
@@ -187,7 +187,7 @@ void Say(const std::string& line) {
   std::fflush(stdout);
 }
 
-std::string FailureLine(const char* codeName, const char* message) {
+std::string FailureLine(std::string_view codeName, const char* message) {
   return JsonLine().Flag("ok", false).Text("code", codeName).Text("message", message).Finish();
 }
 

@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "bench/failure.h"
+#include "bench/capi_check.h"
 
 namespace hbmesh::bench {
 
@@ -16,13 +16,13 @@ void Published::Publish(const CallPlan& plan) {
   for (uint32_t iteration = 0; iteration < plan.iterations; ++iteration) {
     std::vector<hbmesh_future*> futures(keys);
     const hbmesh_batch batch = plan.memory->Batch(0, names.Name(iteration));
-    Check(hbmesh_dev_publish(plan.client, &batch, futures.data()), "publish");
+    CheckCall(hbmesh_dev_publish(plan.client, &batch, futures.data()), "publish");
     futures_.insert(futures_.end(), futures.begin(), futures.end());
   }
 }
 
 void Published::Settle(uint32_t timeoutMs) {
-  for (hbmesh_future* future : futures_) Check(hbmesh_future_get(future, timeoutMs, nullptr), "what was published");
+  for (hbmesh_future* future : futures_) CheckCall(hbmesh_future_get(future, timeoutMs, nullptr), "what was published");
   for (hbmesh_future* future : futures_) hbmesh_future_free(future);
   futures_.clear();
 }
@@ -30,7 +30,7 @@ void Published::Settle(uint32_t timeoutMs) {
 Ticket Reserve(hbmesh_client* client, const ObjectMemory& memory) {
   hbmesh_ticket* ticket = nullptr;
   const hbmesh_batch layers = memory.Batch(0, nullptr);
-  Check(hbmesh_reserve_layers(client, &layers, 0, &ticket), "reservation");
+  CheckCall(hbmesh_reserve_layers(client, &layers, 0, &ticket), "reservation");
   return Ticket(ticket);
 }
 
@@ -44,7 +44,7 @@ class PushWork final : public ThreadWork {
   void Call() override {
     if (layer_ >= memory_.shape().keys) return;
     const hbmesh_batch blobs = memory_.Layer(layer_);
-    Check(hbmesh_push_layer(client_, ticket_.c_str(), layer_, &blobs, nullptr), "push");
+    CheckCall(hbmesh_push_layer(client_, ticket_.c_str(), layer_, &blobs, nullptr), "push");
   }
 
  private:

@@ -1,24 +1,26 @@
-// Failure: what ends an order of the bench client. Thrown where it happens, caught once a line, answered to the
+// Failure: what ends an order or a run of the bench programs. Thrown where it happens, caught once, answered to the
 // launcher.
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
-#include "capi/hbmesh.h"
+#include "base/status.h"
 
 namespace hbmesh::bench {
 
 class Failure : public std::runtime_error {
  public:
-  Failure(hbmesh_status code, const std::string& message) : std::runtime_error(message), code_(code) {}
-  [[nodiscard]] const char* codeName() const { return hbmesh_status_name(code_); }
+  Failure(StatusCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  [[nodiscard]] std::string_view codeName() const { return StatusCodeName(code_); }
 
  private:
-  hbmesh_status code_;
+  StatusCode code_;
 };
 
-// Throws what the C API's last call on this thread said, unless it is HBMESH_OK. `doing` begins the sentence.
-void Check(hbmesh_status status, const std::string& doing);
+// Throws unless it is kOk. `doing` begins the sentence.
+inline void Check(const Status& status, const std::string& doing) {
+  if (!status.ok()) throw Failure(status.code(), doing + ": " + status.message());
+}
 
 }  // namespace hbmesh::bench

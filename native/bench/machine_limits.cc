@@ -29,7 +29,7 @@ class Pair {
 };
 
 void Require(bool holds, const char* doing) {
-  if (!holds) throw Failure(HBMESH_RUNTIME_ERROR, std::string(doing) + ": " + std::strerror(errno));
+  if (!holds) throw Failure(StatusCode::kRuntimeError, std::string(doing) + ": " + std::strerror(errno));
 }
 
 class EventFds final : public Pair {
@@ -126,7 +126,7 @@ std::unique_ptr<Pair> MakePair(const std::string& kind) {
   if (kind == "eventfd") return std::make_unique<EventFds>();
   if (kind == "tcp") return std::make_unique<Loopback>();
   if (kind == "spin") return std::make_unique<Counter>();
-  throw Failure(HBMESH_INVALID, "there is no round trip \"" + kind + "\"");
+  throw Failure(StatusCode::kInvalid, "there is no round trip \"" + kind + "\"");
 }
 
 class PingWork final : public ThreadWork {

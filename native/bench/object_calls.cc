@@ -5,7 +5,7 @@
 #include <memory>
 #include <mutex>
 
-#include "bench/failure.h"
+#include "bench/capi_check.h"
 
 namespace hbmesh::bench {
 
@@ -31,7 +31,8 @@ void CheckKeys(const hbmesh_result* result, const char* const* keys, const std::
   for (uint32_t i = 0; i < hbmesh_result_count(result); ++i) {
     const hbmesh_status status = hbmesh_result_status(result, i);
     if (status == HBMESH_OK) continue;
-    throw Failure(status, op + " of key \"" + keys[i] + "\": " + hbmesh_result_message(result, i));
+    throw Failure(static_cast<StatusCode>(status),
+                  op + " of key \"" + keys[i] + "\": " + hbmesh_result_message(result, i));
   }
 }
 
@@ -126,7 +127,7 @@ class Work final : public ThreadWork {
     batch_.keys = keys_.Name(iteration % plan_.iterations);
   }
   void Call() override {
-    Check(call_(plan_, batch_, result_.out()), plan_.op);
+    CheckCall(call_(plan_, batch_, result_.out()), plan_.op);
     if (plan_.op != "subscribe") CheckKeys(result_.get(), batch_.keys, plan_.op);
   }
 
@@ -162,10 +163,10 @@ const char* const* CallKeys::Name(uint32_t iteration) {
 
 TimedRun RunCalls(const CallPlan& plan, std::vector<PathSum>* paths) {
   const auto found = Calls().find(plan.op);
-  if (found == Calls().end()) throw Failure(HBMESH_INVALID, "there is no op \"" + plan.op + "\"");
+  if (found == Calls().end()) throw Failure(StatusCode::kInvalid, "there is no op \"" + plan.op + "\"");
   const uint32_t threads = plan.memory->shape().threads;
   if (plan.names.suffixes.size() != threads) {
-    throw Failure(HBMESH_INVALID,
+    throw Failure(StatusCode::kInvalid,
                   std::to_string(plan.names.suffixes.size()) + " suffixes for " + std::to_string(threads) + " threads");
   }
   std::mutex mutex;

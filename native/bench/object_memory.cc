@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "bench/failure.h"
+#include "bench/capi_check.h"
 
 namespace hbmesh::bench {
 
@@ -24,7 +24,7 @@ ObjectMemory::ObjectMemory(const MemoryShape& shape) : shape_(shape) {
         status != HBMESH_OK) {
       const std::string why = hbmesh_last_message();
       FreeAll();
-      throw Failure(status, "device memory: " + why);
+      throw Failure(static_cast<StatusCode>(status), "device memory: " + why);
     }
     pointers_.push_back(pointer);
   }

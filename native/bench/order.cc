@@ -13,7 +13,7 @@ Order::Order(const std::string& line) {
   for (std::string word; words >> word;) {
     const size_t equals = word.find('=');
     if (equals == 0 || equals == std::string::npos) {
-      throw Failure(HBMESH_INVALID, "order " + verb_ + ": \"" + word + "\" is not name=value");
+      throw Failure(StatusCode::kInvalid, "order " + verb_ + ": \"" + word + "\" is not name=value");
     }
     arguments_[word.substr(0, equals)] = word.substr(equals + 1);
   }
@@ -21,7 +21,7 @@ Order::Order(const std::string& line) {
 
 const std::string& Order::Text(const std::string& name) const {
   const auto found = arguments_.find(name);
-  if (found == arguments_.end()) throw Failure(HBMESH_INVALID, "order " + verb_ + " lacks " + name + "=");
+  if (found == arguments_.end()) throw Failure(StatusCode::kInvalid, "order " + verb_ + " lacks " + name + "=");
   return found->second;
 }
 
@@ -30,7 +30,7 @@ uint64_t Order::Number(const std::string& name) const {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) {
-    throw Failure(HBMESH_INVALID, "order " + verb_ + ": " + name + "=" + text + " is no number");
+    throw Failure(StatusCode::kInvalid, "order " + verb_ + ": " + name + "=" + text + " is no number");
   }
   return value;
 }

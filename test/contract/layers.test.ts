@@ -34,7 +34,7 @@ const nativeLayers: Record<string, readonly string[]> = {
   capi: ["client", "queue", "device", "base"],
   addon: ["client", "queue", "device", "base"],
   probe: ["base"],
-  bench: ["capi", "base"],
+  bench: ["capi", "transport", "base"],
 };
 
 /** Decided exceptions, each with its reason. */
