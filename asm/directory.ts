@@ -218,14 +218,19 @@ export function reserve(keys: usize, keysLength: u32, existence: u32, family: u3
     if (number != 0 && isOfOther(family, recordAt(number), result)) continue;
     if (number != 0 && existence != EXISTENCE_REPLACE) {
       answerExisting(result, recordAt(number), existence);
-    } else if (nextGeneration == 0) {
-      result.code = STATUS_OUT_OF_RANGE;
     } else {
-      result.generation = nextGeneration;
-      nextGeneration = generationAbove(nextGeneration);
+      result.generation = takeGeneration();
+      if (result.generation == 0) result.code = STATUS_OUT_OF_RANGE;
     }
   }
   return CALL_OK;
+}
+
+/** 0: there are no more. */
+function takeGeneration(): u64 {
+  const taken = nextGeneration;
+  if (taken != 0) nextGeneration = generationAbove(taken);
+  return taken;
 }
 
 export function commit(
@@ -243,8 +248,13 @@ export function commit(
     touchGroup(index);
     const result = resultOf(index);
     const told = changetype<CommitRecord>(records + <usize>index * COMMIT_RECORD_BYTES);
-    if (!hasGoodLength(index) || !isGoodRecord(told)) {
+    const isPut = told.generation == 0 && existence != EXISTENCE_REPLACE;
+    if (!hasGoodLength(index) || !isGoodRecord(told, isPut)) {
       result.code = STATUS_INVALID;
+      continue;
+    }
+    if (isPut) {
+      put(index, told, existence, family, result);
       continue;
     }
     raiseGenerationTo(told.generation);
@@ -273,8 +283,30 @@ export function commit(
   return CALL_OK;
 }
 
-function isGoodRecord(told: CommitRecord): bool {
-  return told.generation != 0 && told.bytes < OBJECT_BYTES_LIMIT && told.member != 0 && told.member <= MEMBER_ID_MAX;
+/**
+ * Reserves and commits in one step: the version gets its generation here. A location that the asker's own slot has under
+ * this key is an older one's: the bytes in that slot are the new version's now.
+ */
+function put(index: u32, told: CommitRecord, existence: u32, family: u32, result: ResultRecord): void {
+  const number = find(index);
+  if (number != 0) {
+    const record = recordAt(number);
+    if (isOfOther(family, record, result)) return;
+    const at = placeOf(record, told.member, told.slot);
+    if (at == LOCATIONS_MAX || record.locationCount > 1) {
+      if (at != LOCATIONS_MAX) dropLocation(record, at);
+      answerExisting(result, record, existence);
+      return;
+    }
+    forgetKey(number);
+  }
+  told.generation = takeGeneration();
+  if (told.generation == 0) result.code = STATUS_OUT_OF_RANGE;
+  else addKey(index, told, family, result);
+}
+
+function isGoodRecord(told: CommitRecord, isPut: bool): bool {
+  return (told.generation != 0 || isPut) && told.bytes < OBJECT_BYTES_LIMIT && told.member != 0 && told.member <= MEMBER_ID_MAX;
 }
 
 function isSameCommit(record: Record, told: CommitRecord): bool {
@@ -376,7 +408,7 @@ export function announce(keys: usize, keysLength: u32, records: usize, recordsLe
     touchGroup(index);
     const result = resultOf(index);
     const told = changetype<CommitRecord>(records + <usize>index * COMMIT_RECORD_BYTES);
-    if (!hasGoodLength(index) || !isGoodRecord(told)) {
+    if (!hasGoodLength(index) || !isGoodRecord(told, false)) {
       result.code = STATUS_INVALID;
       continue;
     }

@@ -13,6 +13,7 @@ import {
   type KeyBatch,
   keyCountOf,
   readCommit,
+  writeCommit,
 } from "../decision/index.js";
 import type { Departed, DepartureWatch } from "./departed.js";
 import type { DirectoryOwner, OwnerExplanation, OwnerReply, OwnerRequest } from "./directory-owner.js";
@@ -50,6 +51,7 @@ export interface Question {
   records?: Uint8Array;
   recordBytes?: number;
   existence?: ExistenceMode;
+  reserves?: boolean;
   /** Default: host objects. */
   family?: Family | typeof FAMILY_ANY;
   signal?: AbortSignal | undefined;
@@ -61,6 +63,8 @@ export interface CommitQuestion {
   /** CommitRecords that name this member. */
   records: Uint8Array;
   existence?: ExistenceMode;
+  /** The records have generation 0: the owners give them. */
+  reserves?: boolean;
   family: Family;
   signal?: AbortSignal | undefined;
 }
@@ -159,13 +163,14 @@ export class OwnerCalls {
     try {
       let epoch = this.view.epoch;
       const answer = await this.ask(question);
+      const settled = question.reserves ? withGenerations(question, answer.results) : question;
       while (this.view.epoch !== epoch) {
         epoch = this.view.epoch;
-        const mine = keptByCommit(question, answer.results, watch);
+        const mine = keptByCommit(settled, answer.results, watch);
         if (mine.length === 0) {
           break;
         }
-        await this.#repeatFor(mine, { ...question, method: again }, answer);
+        await this.#repeatFor(mine, { ...settled, method: again }, answer);
       }
       return answer;
     } finally {
@@ -289,7 +294,7 @@ export class OwnerCalls {
           last: false,
         };
         const said = await this.askOwner(group.member, epoch, part, question);
-        again.push(...mergeAnswer(said, positions, question.method, answer, existed));
+        again.push(...mergeAnswer(said, positions, question, answer, existed));
       }),
     );
     return again.sort((a, b) => a - b);
@@ -329,11 +334,23 @@ function keptByCommit(question: Question & { records: Uint8Array }, results: Res
   return kept;
 }
 
+/** The question, with the generations that owners gave. */
+function withGenerations<T extends { records: Uint8Array }>(question: T, results: Results): T {
+  const filled = question.records.slice();
+  for (let index = 0; index < results.count; index++) {
+    const record = readCommit(filled, index);
+    if (record.generation === 0n) {
+      writeCommit(filled, index, { ...record, generation: results.generation(index) });
+    }
+  }
+  return { ...question, records: filled };
+}
+
 /** Enters what an owner said into the answer. Returns the positions that have to be asked for again. */
 function mergeAnswer(
   said: OwnerAnswer,
   positions: readonly number[],
-  method: OwnerMethod,
+  { method, reserves = false }: Question,
   answer: Answer,
   existed: Set<number>,
 ): number[] {
@@ -356,8 +373,9 @@ function mergeAnswer(
         existed.add(position);
       }
     }
-    // An announcement's or a commit's TRY_AGAIN is final: another version is newer. So is doubt, which lasts.
-    const final = method === "announce" || method === "commit" || results.inDoubt(position);
+    // An announcement's or a commit's TRY_AGAIN is final: another version is newer. So is doubt, which lasts. A commit that
+    // reserves too has no version yet.
+    const final = method === "announce" || (method === "commit" && !reserves) || results.inDoubt(position);
     const undecided = results.code(position) === StatusCode.TRY_AGAIN && !final;
     if (said.t === "stale" || undecided) {
       again.push(position);

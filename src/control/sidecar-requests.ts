@@ -14,6 +14,7 @@ import {
   type HeldObject,
   type KeyBatch,
   keyCountOf,
+  readCommit,
 } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
 import { explainKey, toJson } from "./explain.js";
@@ -175,7 +176,9 @@ export class SidecarRequests {
     const { keys, rest } = this.#keysOf(message, KEYS_PER_CALL_MAX);
     checkRecordCount(rest, COMMIT_RECORD_BYTES, keys);
     const records = stampMember(rest, this.#options.calls.view.selfId);
-    return { keys, records, family: familyOf(message, 1), signal: this.#ending.signal };
+    // The sidecar says so for all keys of a message, or for none.
+    const reserves = keyCountOf(keys) > 0 && readCommit(records, 0).generation === 0n;
+    return { keys, records, reserves, family: familyOf(message, 1), signal: this.#ending.signal };
   }
 
   async #lookup(message: PortMessage): Promise<void> {

@@ -79,9 +79,13 @@ export interface Directory {
    * later one gets OK with existed, or KEY_ALREADY_EXISTS, and what is there. Under `replace` the result carries the
    * generation and the locations of the version that it replaced (flag existed), which must be dropped; if a newer version
    * was committed meanwhile, TRY_AGAIN: the committer's bytes must be dropped. Telling the very same commit again is OK
-   * without the flag, so that a lost answer can be asked for once more. INVALID: generation 0, member 0, size from 2^48.
+   * without the flag, so that a lost answer can be asked for once more. INVALID: member 0, size from 2^48, generation 0 under `replace`.
    * OUT_OF_MEMORY: the directory is full, the key is not in it. TRY_AGAIN too if this very version was removed meanwhile,
    * or, under `replace`, a newer one was committed and removed; the result then carries the generation that was removed.
+   *
+   * Generation 0, under `skip` and `fail`: reserves too; the result carries the generation that the key got. A location of
+   * an older version in the very slot that the record names is forgotten first, since its bytes are gone. Told again it
+   * gives a new generation.
    */
   commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, family?: Family): Uint8Array;
   /**

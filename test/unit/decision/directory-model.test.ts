@@ -37,6 +37,7 @@ class Model {
   }
 
   commit(key: string, record: CommitRecord, existence: ExistenceMode, family: Family): ResultRecord {
+    if (record.generation === 0n) return this.commitAtOnce(key, record, existence, family);
     this.raise(record.generation);
     const known = this.keys.get(key);
     const removed = this.removed.get(key) ?? 0n;
@@ -52,6 +53,21 @@ class Model {
     if (existence === SKIP) return this.tell(key, OK, true);
     if (existence === FAIL) return this.tell(key, KEY_ALREADY_EXISTS, true);
     return isRemoved ? this.tell(key, TRY_AGAIN, false) : this.supersede(key, record);
+  }
+
+  /** Generation 0: the directory gives one, unless the key is there. */
+  commitAtOnce(key: string, record: CommitRecord, existence: ExistenceMode, family: Family): ResultRecord {
+    if (existence === REPLACE) return result(INVALID, false);
+    const known = this.keys.get(key);
+    if (known !== undefined && known.family !== family) return otherFamily(known.family, known);
+    if (known !== undefined) {
+      known.locations = known.locations.filter(({ member, slot }) => member !== record.member || slot !== record.slot);
+      if (known.locations.length > 0) return this.tell(key, existence === FAIL ? KEY_ALREADY_EXISTS : OK, true);
+      this.keys.delete(key);
+    }
+    const generation = this.next;
+    this.next = this.above(generation);
+    return this.put(key, { ...record, generation }, family);
   }
 
   announce(key: string, record: CommitRecord, family: Family): ResultRecord {
@@ -180,6 +196,7 @@ function randomStep(random: Random, directory: Directory, model: Model, keySpace
   };
   const step = random.below(20);
   if (step < 6) {
+    if (step < 2) for (const record of records) record.generation = 0n;
     const expected = names.map((name, index) => model.commit(name, at(index), existence, family));
     return agree(directory.commit(keys, encodeCommits(records), existence, family), expected);
   } else if (step < 10) {

@@ -128,6 +128,29 @@ describe("commit", () => {
     },
   );
 
+  test("with generation 0 gives one and keeps the key in one step, under skip and fail", () => {
+    const { commit, lookup } = createSingle();
+    commit("a", told(40, 1, 11), SKIP);
+    expect(commit("a", told(0, 2, 22), SKIP)).toEqual(result(OK, true, told(40, 1, 11)));
+    expect(commit("a", told(0, 2, 22), FAIL)).toEqual(result(KEY_ALREADY_EXISTS, true, told(40, 1, 11)));
+    expect(commit("b", told(0, 2, 22), FAIL)).toEqual(result(OK, false, told(41, 2, 22)));
+    expect(commit("c", told(0, 2, 23), SKIP)).toEqual(result(OK, false, told(42, 2, 23)));
+    expect(lookup("b")).toEqual(result(OK, false, told(41, 2, 22)));
+    expect(commit("d", told(0), REPLACE), "an old version would be gone before the new one is whole").toEqual(
+      result(INVALID, false),
+    );
+  });
+
+  test("with generation 0 a location in the asker's own slot is an older one's, and goes", () => {
+    const { commit, announce, lookup, directory } = createSingle();
+    commit("a", told(5, 1, 11), SKIP);
+    announce("a", told(5, 2, 22));
+    expect(commit("a", told(0, 1, 11), SKIP)).toEqual(result(OK, true, told(5, 2, 22)));
+    expect(commit("a", told(0, 2, 22, 900), SKIP)).toEqual(result(OK, false, told(6, 2, 22, 900)));
+    expect(lookup("a")).toEqual(result(OK, false, told(6, 2, 22, 900)));
+    expect(directory.stats()).toMatchObject({ keys: 1, bytes: 900 });
+  });
+
   test("raises the generations that are given", () => {
     const { commit, reserve } = createSingle();
     commit("a", told(41), SKIP);
@@ -135,7 +158,6 @@ describe("commit", () => {
   });
 
   test.each<[string, string, CommitRecord]>([
-    ["generation 0", "a", told(0)],
     ["member 0", "a", told(1, 0)],
     ["member 65,536", "a", told(1, 65_536)],
     ["a size of 2^48", "a", { ...told(1), bytes: 1n << 48n }],
@@ -167,6 +189,12 @@ describe("commit", () => {
 });
 
 describe("announce", () => {
+  test("with generation 0 is INVALID: what is held has one", () => {
+    const { announce, lookup } = createSingle();
+    expect(announce("a", told(0))).toEqual(result(INVALID, false));
+    expect(lookup("a").code).toBe(NOT_FOUND);
+  });
+
   test("a new key, a further holder, the same holder at another slot", () => {
     const { announce, lookup } = createSingle();
     expect(announce("a", told(3, 1, 11))).toEqual(result(OK, false, told(3, 1, 11)));
