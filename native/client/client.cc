@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "client/fork_guard.h"
+#include "client/no_device_memory.h"
 #include "client/region_session.h"
 #include "client/session_connect.h"
 #include "client/session_pump.h"
@@ -71,18 +72,6 @@ class Client::Impl final : public PumpHandler {
     layout::Entry entry{};
     std::vector<std::byte> payload;
   };
-  // Stands in where a process has no device memory.
-  class NoDeviceMemory final : public DeviceExporter {
-   public:
-    [[nodiscard]] const char* backend() const override { return "none"; }
-    [[nodiscard]] Status Describe(const std::byte*, uint64_t, ExportedRegion*) override {
-      return {StatusCode::kInvalid, "this process has no device memory"};
-    }
-    [[nodiscard]] Status FindAllocation(const std::byte*, DeviceAllocation*) override {
-      return {StatusCode::kInvalid, "this process has no device memory"};
-    }
-  };
-
   [[nodiscard]] Status CheckUsable() const;
   // Sends the entry, or keeps it until there is room. REQUIRES: mutex_ is held.
   [[nodiscard]] Status SendOrKeep(const layout::Entry& entry, std::vector<std::byte> payload);
@@ -101,6 +90,8 @@ class Client::Impl final : public PumpHandler {
   // is held.
   void EndOutstanding();
   [[nodiscard]] Status Closed() const;
+  // What registration of memory failed with; kShuttingDown where that is only because Close ended the session.
+  [[nodiscard]] Status OfClosing(const Status& status);
   // Of a request that the sidecar did not end in time. REQUIRES: mutex_ is held.
   [[nodiscard]] Status Unconfirmed(const Outstanding& outstanding) const;
   void Finish(Outstanding outstanding, Completion completion);
@@ -163,7 +154,7 @@ Status Client::Impl::Submit(const ObjectCall& call, Registration registration, u
                                         std::to_string(call.deviceIndex) + ": its devices are 0 to " +
                                         std::to_string(session_.deviceCount - 1)};
     }
-    if (Status status = regions_.Resolve(call, registration, &blobs); !status.ok()) return status;
+    if (Status status = regions_.Resolve(call, registration, &blobs); !status.ok()) return OfClosing(status);
   }
   layout::Entry entry{};
   entry.op = static_cast<uint16_t>(call.op);
@@ -243,7 +234,7 @@ Status Client::Impl::RegisterDeviceMemory(std::span<const uint64_t> pointers, st
     if (stopping_) return Closed();
     if (!ended_.ok()) return ended_;
   }
-  return regions_.Preregister(pointers, sizes);
+  return OfClosing(regions_.Preregister(pointers, sizes));
 }
 
 void Client::Impl::Finish(Outstanding outstanding, Completion completion) {
@@ -422,6 +413,12 @@ void Client::Impl::Close() {
 
 Status Client::Impl::Closed() const {
   return {StatusCode::kShuttingDown, "the client of worker " + options_.workerAddress + " was closed"};
+}
+
+Status Client::Impl::OfClosing(const Status& status) {
+  if (status.code() != StatusCode::kClientWorkerDisconnect) return status;
+  const std::lock_guard lock(mutex_);
+  return stopping_ ? Closed() : status;
 }
 
 Status Client::Impl::Unconfirmed(const Outstanding& outstanding) const {

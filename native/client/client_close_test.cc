@@ -27,7 +27,9 @@ bool IsCancel(const Message& message) { return message.entry.op == static_cast<u
 
 struct Fixture {
   Fixture(uint32_t closeGraceMs, std::function<void(FakeSidecar&, Message&)> onMessage, ChannelOptions channel = {})
-      : sidecar(Behaviour(std::move(onMessage), channel)) {
+      : Fixture(closeGraceMs, Behaviour(std::move(onMessage), channel)) {}
+
+  Fixture(uint32_t closeGraceMs, FakeBehaviour behaviour) : sidecar(std::move(behaviour)) {
     SimHeapOptions heapOptions;
     heapOptions.segmentBytesMin = 1 << 20;
     EXPECT_TRUE(SimHeap::Create(heapOptions, &heap).ok());
@@ -116,6 +118,21 @@ TEST(ClientClose, WaitsForTheSidecarsLastWordOnAGet) {
   EXPECT_EQ(completions[0].code, StatusCode::kShuttingDown);
   EXPECT_EQ(completions[0].message, "the client of worker " + fixture.sidecar.address() + " was closed");
   EXPECT_TRUE(fixture.closed.Wait(0).empty());
+}
+
+TEST(ClientClose, EndsACallWhoseMemoryIsBeingRegistered) {
+  FakeBehaviour behaviour = Fixture::Behaviour([](FakeSidecar&, Message&) {}, {});
+  behaviour.answersRegistrations = false;
+  Fixture fixture(kNeverMs, std::move(behaviour));
+  Status sent;
+  std::thread caller([&] {
+    uint64_t id = 0;
+    sent = fixture.Send(Op::kGetH2D, 1, &id);
+  });
+  while (fixture.sidecar.registrations() == 0) std::this_thread::yield();
+  fixture.client->Close();
+  caller.join();
+  EXPECT_EQ(sent.code(), StatusCode::kShuttingDown) << sent.ToString();
 }
 
 TEST(ClientClose, SaysSoWhenTheSidecarDoesNotConfirm) {

@@ -143,7 +143,8 @@ class FakeSidecar {
         return;
       }
       case session::Type::kRegisterRegion:
-        if (behaviour_.answersRegistrations) AnswerRegistration(static_cast<uint32_t>(++registrations_ + 100));
+        ++registrations_;
+        if (behaviour_.answersRegistrations) AnswerRegistration(static_cast<uint32_t>(registrations_ + 100));
         return;
       case session::Type::kUnregisterRegion:
         ++unregistrations_;
