@@ -2,11 +2,14 @@
 
 #include <cstring>
 #include <string>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "sidecar/explain.h"
 #include "sidecar/object_call.h"
+#include "sidecar/store_keeper.h"
 
 namespace hbmesh::sidecar {
 
@@ -83,6 +86,11 @@ StatusCode ControlService::DropOne(const layout::HeldObject& held) {
     if (object->consumed) return StatusCode::kOk;  // it ends with the answer of the owner that asks for this
     objects_.Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, false);
     return StatusCode::kOk;
+  }
+  // A version that its set has not sealed yet: it was to replace an older one of this worker.
+  ObjectView dropped;
+  if (store_.FindSlot(held.slot, held.generation, &dropped).ok() && dropped.state == SlotState::kWritten) {
+    DropOlderThan(store_, dropped.key, held.generation);
   }
   const StatusCode code = store_.Drop(held.slot, held.generation).code();
   // What is not there any more needs no dropping.
@@ -180,12 +188,20 @@ void ControlService::ListHeld(Session& session, const Message& message) {
   store_.ForEachSealed(
       [&](const ObjectView& object) { add(object.key, object.generation, object.payloadBytes, object.slot); });
   for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
+    // A message names a key once: the same key on several devices goes out in as many messages.
+    std::vector<std::vector<const DeviceObject*>> rounds;
+    std::unordered_map<std::string_view, size_t> seen;
     objects_.ForEachCommitted([&](const DeviceObject& object) {
       if (object.family != next) return;
-      if (family != next) send(layout::kFlagMore);
-      family = next;
-      add(object.key, object.generation, object.bytes, object.slot);
+      const size_t round = seen[object.key]++;
+      if (round == rounds.size()) rounds.emplace_back();
+      rounds[round].push_back(&object);
     });
+    for (const auto& round : rounds) {
+      send(layout::kFlagMore);
+      family = next;
+      for (const DeviceObject* object : round) add(object->key, object->generation, object->bytes, object->slot);
+    }
   }
   send(0);
 }

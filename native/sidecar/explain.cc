@@ -67,6 +67,9 @@ std::string ExplainJson(const ObjectStore& store, std::string_view key, uint64_t
             ",\"holds\":" + std::to_string(known.holds) + ",\"evictable\":" + (known.evictable ? "true" : "false") +
             ",\"sealedMillisecondsAgo\":" + Ago(known.sealedAtMs, nowMs);
     if (known.lastReadAtMs != 0) json += ",\"readMillisecondsAgo\":" + Ago(known.lastReadAtMs, nowMs);
+    if (known.where == Explanation::Where::kSpilled) {
+      json += ",\"spillOffset\":" + Number(store.SlotAt(known.slot).spillOffset);
+    }
     if (known.expiresAtMs != 0) json += ",\"expiresInMilliseconds\":" + Ago(nowMs, known.expiresAtMs);
   }
   if (known.lastEnding.has_value()) {

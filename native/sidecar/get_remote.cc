@@ -1,20 +1,13 @@
-// The remote part of GetTransfer: find a location that has the object, open it there, read its slices.
+// The remote part of GetTransfer: find a location that has the object, open it there.
 #include <algorithm>
 #include <utility>
 
-#include "base/crc32c.h"
-#include "base/log.h"
 #include "sidecar/get_transfer.h"
 #include "sidecar/lookup.h"
-#include "sidecar/store_keeper.h"
 
 namespace hbmesh::sidecar {
 
 namespace {
-
-constexpr uint64_t kReadTag = 1;
-constexpr uint64_t kScatterTag = 2;
-constexpr uint64_t MakeTag(uint64_t kind, size_t index) { return (static_cast<uint64_t>(index) << 2) | kind; }
 
 bool IsGone(StatusCode code) { return code == StatusCode::kNotFound || code == StatusCode::kTryAgain; }
 
@@ -72,7 +65,8 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
 bool GetTransfer::TryHere(Remote& remote, const layout::Location& location, LocalBatch* local) {
   ObjectView object;
   const Status status = core_.store.FindSlot(location.slot, remote.found.generation, &object);
-  if (!status.ok() || object.key != call_.key(remote.key)) {
+  const bool isHere = status.ok() || status.code() == StatusCode::kNotReady;  // which says: on the SSD tier
+  if (!isHere || object.key != call_.key(remote.key)) {
     ReportMissing(remote);
     remote.fault = {StatusCode::kTryAgain, "the object was replaced or deleted while it was looked up: try again"};
     return false;
@@ -113,8 +107,7 @@ void GetTransfer::OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint6
   const auto code = static_cast<StatusCode>(opened.code);
   if (code != StatusCode::kOk) {
     if (IsGone(code)) ReportMissing(remote);
-    remote.fault = {StatusCode::kTryAgain, IsGone(code) ? link->Name() + " doesn't have the object any more: try again"
-                                                        : link->Name() + " has too many objects open: try again"};
+    remote.fault = OpenFault(*link, code);
     LocalBatch local;
     TryNext(index, &local);
     StartLocal(std::move(local));
@@ -124,10 +117,27 @@ void GetTransfer::OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint6
   } else {
     remote.connection = connection;
     remote.hold = opened.hold;
-    remote.payloadCrc32c = opened.payloadCrc32c;
+    remote.spilled = (opened.flags & peer::kOpenedSpilled) != 0;
+    remote.payloadCrc32c.reset();
+    if ((opened.flags & peer::kOpenedHasCrc) != 0) remote.payloadCrc32c = opened.payloadCrc32c;
     StartReads(index, opened);
   }
   Advance();
+}
+
+Status GetTransfer::OpenFault(const PeerLink& link, StatusCode code) {
+  if (IsGone(code)) return {StatusCode::kTryAgain, link.Name() + " doesn't have the object any more: try again"};
+  switch (code) {
+    case StatusCode::kNotReady:
+      return {StatusCode::kTryAgain, link.Name() + " has too many objects open: try again"};
+    case StatusCode::kOutOfMemory:
+      return {StatusCode::kOutOfMemory, "the object is on the SSD tier of " + link.Name() +
+                                            ", which has no room to bring it back: try again, or "
+                                            "give that worker a larger arena"};
+    default:
+      return {StatusCode::kDataInconsistency, "the object is lost, its bytes did not come back from the SSD tier of " +
+                                                  link.Name() + " as they were set; see its log, and set it again"};
+  }
 }
 
 Status GetTransfer::CheckOpened(const Remote& remote, const peer::OpenedRecord& opened) const {
@@ -150,62 +160,10 @@ bool GetTransfer::SlicesCover(const Remote& remote) const {
   return end == total;
 }
 
-Status GetTransfer::Stage(Remote& remote) {
-  const uint64_t bytes = call_.objectBytes(remote.key);
-  ObjectView staging;
-  // Never sealed: no one finds it by its key, and it is freed when a restarted process adopts the store.
-  Status status = core_.keeper.Allocate(call_.key(remote.key), std::span(&bytes, 1), {}, &staging);
-  if (!status.ok()) return status;
-  remote.stagingSlot = staging.slot;
-  remote.staging = staging.payload;
-  return Status::Ok();
-}
-
-void GetTransfer::Unstage(Remote& remote) {
-  if (!remote.stagingSlot.has_value()) return;
-  (void)core_.store.Drop(*remote.stagingSlot, 0).ok();
-  remote.stagingSlot.reset();
-}
-
-std::vector<LocalPiece> GetTransfer::PiecesOf(const Remote& remote, const layout::SliceRecord& slice) const {
-  if (remote.stagingSlot.has_value()) return {{remote.staging + slice.offset, slice.bytes}};
-  return call_.PiecesOf(remote.key, slice.offset, slice.bytes);
-}
-
-void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {
-  Remote& remote = remotes_[index];
-  const uint32_t member = remote.found.locations[remote.location].member;
-  PeerLink* link = core_.peers.Find(member);
-  const Transport& transport = link->carrier();
-  if (!core_.devices[call_.device()]->capabilities().hostAddressable && !transport.capabilities().reachesDeviceMemory) {
-    if (const Status status = Stage(remote); !status.ok()) {
-      link->CloseHold(remote.connection, remote.hold);
-      FailRemote(remote, status);
-      return;
-    }
-  }
-  remote.state = State::kReading;
-  remote.fault = Status::Ok();
-  ++moving_;
-  ++remote.outstanding;  // ours, until all slices were given away
-  AddSource(*link, member, remote);
-  for (const layout::SliceRecord& slice : remote.slices) {
-    const RemoteRange source{opened.region, opened.offset + slice.offset, slice.bytes};
-    Status status =
-        link->Read(remote.connection, source, PiecesOf(remote, slice), slice.lane, this, MakeTag(kReadTag, index));
-    if (!status.ok()) {
-      remote.fault = std::move(status);
-      break;
-    }
-    ++remote.outstanding;
-  }
-  if (--remote.outstanding == 0) EndReads(index);
-}
-
 void GetTransfer::AddSource(const PeerLink& link, uint32_t member, const Remote& remote) {
   const auto transport = static_cast<uint32_t>(link.transport());
   auto source = std::find_if(sources_.begin(), sources_.end(), [&](const Source& known) {
-    return known.path.member == member && known.path.transport == transport;
+    return IsOf(known, member, remote) && known.path.transport == transport;
   });
   if (source == sources_.end()) {
     source = sources_.insert(sources_.end(), {core_.clock.NowNs(), MakePath(link.transport(), call_.device(), member,
@@ -213,68 +171,12 @@ void GetTransfer::AddSource(const PeerLink& link, uint32_t member, const Remote&
     source->path.lanes = link.lanes();
   }
   if (link.fallback()) source->path.flags |= layout::kPathFallback;
-  if (remote.stagingSlot.has_value()) source->path.flags |= layout::kPathStaged;
+  if (remote.host != nullptr) source->path.flags |= layout::kPathStaged;
+  if (remote.spilled) source->path.flags |= layout::kPathSpilled;
 }
 
-void GetTransfer::EndReads(uint32_t index) {
-  Remote& remote = remotes_[index];
-  --moving_;
-  const uint32_t member = remote.found.locations[remote.location].member;
-  PeerLink* link = core_.peers.Find(member);
-  if (link != nullptr) link->CloseHold(remote.connection, remote.hold);
-  if (!remote.fault.ok()) {
-    Unstage(remote);
-    // A read that was cancelled ended with its connection.
-    const StatusCode code =
-        remote.fault.code() == StatusCode::kRpcCancelled ? StatusCode::kRpcPeerDead : remote.fault.code();
-    const std::string name = link != nullptr ? link->Name() : "member " + std::to_string(member);
-    remote.fault = {code, "reading from " + name + " failed: " + remote.fault.message() + "; try again"};
-    if (!stopped_.has_value()) Log().warn("{}", remote.fault.message());
-    LocalBatch local;
-    TryNext(index, &local);
-    StartLocal(std::move(local));
-    return;
-  }
-  for (Source& source : sources_) {
-    if (source.path.member != member) continue;
-    source.path.slices += static_cast<uint32_t>(remote.slices.size());
-    source.path.bytes += call_.objectBytes(remote.key);
-    source.path.nanoseconds = core_.clock.NowNs() - source.startNs;
-    break;
-  }
-  if (!IsWhole(remote)) {
-    Unstage(remote);
-    FailRemote(remote, Damaged(link != nullptr ? link->Name() : "member " + std::to_string(member)));
-    return;
-  }
-  if (remote.stagingSlot.has_value()) {
-    Scatter(index);
-    return;
-  }
-  SetOk(remote.key, remote.found.generation);
-  EndRemote(remote);
-}
-
-bool GetTransfer::IsWhole(const Remote& remote) const {
-  if (remote.payloadCrc32c == 0) return true;
-  const uint64_t bytes = call_.objectBytes(remote.key);
-  if (remote.stagingSlot.has_value()) return Crc32c({remote.staging, bytes}) == remote.payloadCrc32c;
-  // Bytes that went straight to a device that the CPU can't address are not looked at.
-  if (!core_.devices[call_.device()]->capabilities().hostAddressable) return true;
-  uint32_t crc = 0;
-  for (const LocalPiece& piece : call_.PiecesOf(remote.key, 0, bytes)) crc = Crc32c({piece.address, piece.bytes}, crc);
-  return crc == remote.payloadCrc32c;
-}
-
-void GetTransfer::Scatter(uint32_t index) {
-  Remote& remote = remotes_[index];
-  remote.state = State::kScattering;
-  ++moving_;
-  std::vector<CopyPiece> pieces;
-  for (uint32_t blob = call_.blobBegin(remote.key); blob < call_.blobEnd(remote.key); ++blob) {
-    pieces.push_back({call_.blobAddress(blob), remote.staging + call_.blobOffset(blob), call_.blobSize(blob)});
-  }
-  core_.copier.Copy(call_.device(), CopyKind::kHostToDevice, std::move(pieces), this, MakeTag(kScatterTag, index));
+bool GetTransfer::IsOf(const Source& source, uint32_t member, const Remote& remote) {
+  return source.path.member == member && ((source.path.flags & layout::kPathSpilled) != 0) == remote.spilled;
 }
 
 }  // namespace hbmesh::sidecar

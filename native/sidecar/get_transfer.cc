@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "base/crc32c.h"
 #include "sidecar/lookup.h"
 
 namespace hbmesh::sidecar {
@@ -13,6 +12,7 @@ GetTransfer::GetTransfer(Core& core, Session& session, const layout::Entry& entr
 GetTransfer::~GetTransfer() {
   if (questionId_ != 0) core_.control.Cancel(questionId_);
   if (!remotes_.empty()) core_.peers.ForgetOpens(this);
+  EndReturns({});
 }
 
 void GetTransfer::Start() {
@@ -38,12 +38,15 @@ void GetTransfer::AddLocal(uint32_t key, const ObjectView& object, LocalBatch* b
     --open_;
     return;
   }
-  if (object.payloadCrc32c.has_value() && Crc32c({object.payload, object.payloadBytes}) != *object.payloadCrc32c) {
-    reply_.Fail(key, Damaged(core_.options.workerAddress));
-    --open_;
+  if (object.payload == nullptr) {
+    BringBack(key, object);
     return;
   }
   core_.store.Hold(object.slot);
+  if (object.payloadCrc32c.has_value()) {
+    batch->checks.push_back({{{object.payload, object.payloadBytes}}, *object.payloadCrc32c, 0});
+    batch->checkedKeys.push_back(static_cast<uint32_t>(batch->keys.size()));
+  }
   batch->keys.push_back(key);
   batch->slots.push_back(object.slot);
   batch->generations.push_back(object.generation);
@@ -55,13 +58,6 @@ void GetTransfer::AddLocal(uint32_t key, const ObjectView& object, LocalBatch* b
   batch->bytes += object.payloadBytes;
 }
 
-// Tags of completions: the lowest two bits say what ended, the rest is an index.
-namespace {
-constexpr uint64_t kLocalTag = 0;
-constexpr uint64_t kReadTag = 1;
-constexpr uint64_t MakeTag(uint64_t kind, size_t index) { return (static_cast<uint64_t>(index) << 2) | kind; }
-}  // namespace
-
 Status GetTransfer::Damaged(const std::string& where) {
   return {StatusCode::kDataInconsistency,
           "the bytes of the object are not those that were set (its checksum differs; it was read from " + where +
@@ -70,59 +66,62 @@ Status GetTransfer::Damaged(const std::string& where) {
 
 void GetTransfer::StartLocal(LocalBatch batch) {
   if (batch.keys.empty()) return;
-  batch.startNs = core_.clock.NowNs();
+  if (batch.startNs == 0) batch.startNs = core_.clock.NowNs();
+  batch.outstanding = batch.checks.empty() ? 1 : 2;
   ++moving_;
   std::vector<CopyPiece> pieces = batch.pieces;
   locals_.push_back(std::move(batch));
-  core_.copier.Copy(call_.device(), CopyKind::kHostToDevice, std::move(pieces), this,
-                    MakeTag(kLocalTag, locals_.size() - 1));
+  const uint64_t tag = MakeTag(kLocalTag, locals_.size() - 1);
+  core_.copier.Copy(call_.device(), CopyKind::kHostToDevice, std::move(pieces), this, tag);
+  if (!locals_.back().checks.empty()) core_.checksums.Compute(locals_.back().checks, this, tag);
 }
 
 void GetTransfer::OnCompletion(uint64_t tag, const Status& status) {
-  const auto index = static_cast<uint32_t>(tag >> 2);
-  switch (tag & 3) {
+  const uint32_t index = static_cast<uint32_t>(tag) >> 2;
+  switch (static_cast<Tag>(tag & 3)) {
     case kLocalTag:
-      EndLocal(locals_[index], status);
+      OnLocal(locals_[index], status);
       break;
-    case kReadTag: {
-      Remote& remote = remotes_[index];
-      --remote.outstanding;
-      if (!status.ok() && remote.fault.ok()) remote.fault = status;
-      if (remote.outstanding == 0) EndReads(index);
+    case kReadTag:
+      OnRead(index, tag >> 32, status);
       break;
-    }
-    default: {
-      Remote& remote = remotes_[index];
-      --moving_;
-      Unstage(remote);
-      if (status.ok()) {
-        SetOk(remote.key, remote.found.generation);
-        EndRemote(remote);
-      } else {
-        FailRemote(remote, status);
-      }
-    }
+    case kScatterTag:
+    case kCheckTag:
+      OnCopied(index, status);
+      break;
   }
   Advance();
 }
 
-void GetTransfer::EndLocal(LocalBatch& batch, const Status& status) {
+void GetTransfer::OnLocal(LocalBatch& batch, const Status& status) {
+  if (!status.ok()) batch.copied = status;
+  if (--batch.outstanding == 0) EndLocal(batch);
+}
+
+void GetTransfer::EndLocal(LocalBatch& batch) {
   --moving_;
+  std::vector<bool> damaged(batch.keys.size());
+  for (size_t n = 0; n < batch.checks.size(); ++n) {
+    damaged[batch.checkedKeys[n]] = batch.checks[n].crc32c != batch.checks[n].expected;
+  }
   for (size_t n = 0; n < batch.keys.size(); ++n) {
     core_.store.Release(batch.slots[n]);
-    if (status.ok()) {
-      SetOk(batch.keys[n], batch.generations[n]);
+    if (!batch.copied.ok()) {
+      reply_.Fail(batch.keys[n], batch.copied);
+    } else if (damaged[n]) {
+      reply_.Fail(batch.keys[n], Damaged(core_.options.workerAddress));
     } else {
-      reply_.Fail(batch.keys[n], status);
+      SetOk(batch.keys[n], batch.generations[n]);
     }
     --open_;
   }
-  if (!status.ok()) return;
+  if (!batch.copied.ok()) return;
   layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
   path.lanes = core_.devices[call_.device()]->capabilities().copyThreads;
   path.slices = static_cast<uint32_t>(batch.pieces.size());
   path.bytes = batch.bytes;
   path.nanoseconds = core_.clock.NowNs() - batch.startNs;
+  if (batch.spilled) path.flags |= layout::kPathSpilled;
   reply_.AddPath(path);
 }
 
@@ -230,6 +229,7 @@ void GetTransfer::FailWaiting(const Status& status) {
 
 void GetTransfer::Stop(const Status& why) {
   stopped_ = why;
+  EndReturns(why);
   FailWaiting(why);
   // A worker that is being stopped ends what has begun; nobody else waits for these bytes, and their memory may be
   // wanted for something else.
@@ -262,6 +262,7 @@ void GetTransfer::OnDeadline() {
       if (remote.state == State::kOpening) FailRemote(remote, expired(name + " to open the object"));
     }
   }
+  EndReturns(expired("the SSD tier to bring the object back to memory"));
   FailWaiting(*stopped_);
   // Nothing may be written to the caller's memory after the answer: reads are ended with their connection.
   for (const uint32_t member : slow) {

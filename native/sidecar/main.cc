@@ -23,6 +23,7 @@ using hbmesh::sidecar::TransportChoice;
 struct Flags {
   SidecarOptions options;
   uint64_t arenaMb = 1024;
+  uint64_t spillMb = 0;
   int readyFd = -1;
   std::string tokenFile;
   std::string tenantsFile;
@@ -57,6 +58,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "most of the arena, in percent, that copies of objects read from other workers take; 0: none are kept")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
+  app.add_option(
+      "--spill_directory", options.spill.directory,
+      "directory of this worker alone, on an SSD: what makes room in the arena goes there and comes back on a "
+      "get. Takes --spill_mb");
+  app.add_option("--spill_mb", flags.spillMb, "size of the file there, MiB, all allocated at the start")
+      ->check(CLI::Range(1, 1 << 30));
   app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
       ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
           {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))
@@ -130,6 +137,11 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
     if (!status.ok()) return status;
   }
   flags.options.arenaBytes = flags.arenaMb << 20;
+  flags.options.spill.bytesMax = flags.spillMb << 20;
+  if (options.spill.directory.empty() != (flags.spillMb == 0)) {
+    return {hbmesh::StatusCode::kInvalid,
+            "--spill_directory and --spill_mb go together: the SSD tier needs a directory and a size"};
+  }
   flags.sim.bytesPerSecondMax = flags.simBandwidthMbPerSecond * 1'000'000;
   flags.sim.engineThreads = flags.copyThreads;
   hbmesh::TransportOptions transport;
@@ -176,8 +188,9 @@ int main(int argc, char** argv) {
   std::signal(SIGINT, OnStopSignal);
   Say(flags.readyFd, "ready");
   const Status status = sidecar->Run();
-  std::signal(SIGTERM, SIG_DFL);
-  std::signal(SIGINT, SIG_DFL);
+  // Whoever asked for the end may add a signal. It must not cut short what leaves nothing behind.
+  std::signal(SIGTERM, SIG_IGN);
+  std::signal(SIGINT, SIG_IGN);
   sidecar.reset();
   if (status.ok()) return 0;
   std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());

@@ -6,6 +6,7 @@
 
 #include "sidecar/tenants.h"
 #include "store/object_life.h"
+#include "store/spill_tier.h"
 
 namespace hbmesh::sidecar {
 
@@ -25,6 +26,7 @@ struct SidecarOptions {
 
   Tenants tenants;  // whose keys a client sees, by its token; empty: all are one tenant
   EvictionPolicy eviction;
+  SpillOptions spill;           // no directory: no SSD tier
   uint32_t replicaPercent = 0;  // of the arena, for copies of objects that remote gets read; 0: none are kept
 
   TransportChoice transport = TransportChoice::kAuto;

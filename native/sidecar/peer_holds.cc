@@ -12,6 +12,12 @@ namespace {
 constexpr size_t kHoldsMax = 65'536;  // of one peer; more get NOT_READY
 constexpr size_t kOutboxMax = 4'096;  // answers that a peer doesn't take; then its connection is closed
 
+// One that is not sealed yet has all of its time before it.
+uint64_t LeftMs(const ObjectView& object, uint64_t nowMs) {
+  if (object.expiresAtMs == 0) return object.attributes.ttlMs;
+  return object.expiresAtMs > nowMs ? object.expiresAtMs - nowMs : 1;
+}
+
 }  // namespace
 
 PeerHolds::~PeerHolds() {
@@ -67,31 +73,85 @@ void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> me
   const size_t perMessage = peer::RecordsPerMessage<peer::OpenedRecord>(bytesMax);
   std::vector<peer::OpenedRecord> answers;
   std::vector<peer::BlobRecord> blobs;
-  for (uint32_t i = 0; i < count; ++i) {
-    const auto request = peer::RecordAt<peer::OpenRecord>(message, i);
-    const bool memory = (request.slot & layout::kDeviceSlot) != 0;
-    answers.push_back(memory ? OpenMemory(from, peer, request, &blobs) : OpenOne(from, peer, request));
-    if (answers.size() < perMessage && i + 1 < count) continue;
+  const auto send = [&] {
+    if (answers.empty()) return;
     QueueBlobs(from, peer, &blobs);
     peer.outbox.push_back(peer::MakeMessage<peer::OpenedRecord>(peer::Type::kOpened, answers));
     answers.clear();
+  };
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto request = peer::RecordAt<peer::OpenRecord>(message, i);
+    if ((request.slot & layout::kDeviceSlot) != 0) {
+      answers.push_back(OpenMemory(from, peer, request, &blobs));
+    } else if (const auto answer = OpenOne(from, peer, request); answer.has_value()) {
+      answers.push_back(*answer);
+    }
+    if (answers.size() == perMessage) send();
   }
+  send();
   Flush(peer);
 }
 
-peer::OpenedRecord PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request) {
+std::optional<peer::OpenedRecord> PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request) {
   peer::OpenedRecord answer{};
   answer.tag = request.tag;
+  if (peer.holds.size() + peer.returns.size() >= kHoldsMax) {
+    answer.code = static_cast<uint32_t>(StatusCode::kNotReady);
+    return answer;
+  }
   ObjectView object;
-  const Status status = peer.holds.size() < kHoldsMax ? store_.FindSlot(request.slot, request.generation, &object)
-                                                      : Status(StatusCode::kNotReady, "too many objects are open");
+  const Status status = store_.FindSlot(request.slot, request.generation, &object);
+  if (status.ok()) return Lend(from, peer, request.tag, object);
+  if (status.code() == StatusCode::kNotReady) {
+    BringBack(from, peer, request.tag, object);
+    return std::nullopt;
+  }
   answer.code = static_cast<uint32_t>(status.code());
-  if (!status.ok()) return answer;
+  return answer;
+}
+
+void PeerHolds::BringBack(EndpointKey from, Peer& peer, uint64_t tag, const ObjectView& object) {
+  const uint64_t number = ++lastReturn_;
+  const uint64_t ticket =
+      keeper_.tier()->BringBack(object, [this, from, number, tag](const Status& status, const ObjectView* back) {
+        OnBroughtBack(from, number, tag, status, back);
+      });
+  peer.returns.emplace(number, ticket);
+}
+
+void PeerHolds::OnBroughtBack(EndpointKey from, uint64_t number, uint64_t tag, const Status& status,
+                              const ObjectView* object) {
+  const auto found = peers_.find(from);
+  if (found == peers_.end() || found->second.returns.erase(number) == 0) return;
+  Peer& peer = found->second;
+  peer::OpenedRecord answer{};
+  answer.tag = tag;
+  answer.code = static_cast<uint32_t>(status.code());
+  if (status.ok()) {
+    answer = Lend(from, peer, tag, *object);
+    answer.flags |= peer::kOpenedSpilled;
+  }
+  const uint32_t bytesMax = transports_[from.transport].transport->capabilities().messageBytesMax;
+  // Answers that wait for room share a message.
+  if (!peer.outbox.empty() && peer::AppendRecord(peer::Type::kOpened, answer, bytesMax, &peer.outbox.back())) {
+    return;
+  }
+  peer.outbox.push_back(peer::MakeMessage<peer::OpenedRecord>(peer::Type::kOpened, std::span(&answer, 1)));
+  Flush(peer);
+}
+
+peer::OpenedRecord PeerHolds::Lend(EndpointKey from, Peer& peer, uint64_t tag, const ObjectView& object) {
+  peer::OpenedRecord answer{};
+  answer.tag = tag;
   store_.Hold(object.slot);
   answer.hold = ++lastHold_;
   peer.holds.emplace(answer.hold, object.slot);
   peer::SetShape(object.blobSizes, &answer);
-  answer.payloadCrc32c = object.payloadCrc32c.value_or(0);
+  if (object.payloadCrc32c.has_value()) {
+    answer.flags = peer::kOpenedHasCrc;
+    answer.payloadCrc32c = *object.payloadCrc32c;
+  }
+  answer.expiresInMs = LeftMs(object, clock_.NowMs());
   answer.region = transports_[from.transport].arena.id;
   answer.offset = object.payloadFdOffset;  // the region is the whole memfd
   return answer;
@@ -113,6 +173,7 @@ void PeerHolds::Release(Peer& peer) {
   peer.endpoint.reset();
   for (const auto& [hold, slot] : peer.holds) store_.Release(slot);
   peer.holds.clear();
+  for (const auto& [number, ticket] : std::exchange(peer.returns, {})) keeper_.tier()->ForgetReturn(ticket);
   for (const uint64_t hold : std::exchange(peer.memory, {})) CloseMemory(hold);
 }
 

@@ -11,15 +11,18 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "sidecar/device_objects.h"
 #include "sidecar/layers.h"
 #include "sidecar/peer_protocol.h"
+#include "sidecar/store_keeper.h"
 #include "sidecar/transports.h"
 #include "store/object_store.h"
 
@@ -27,8 +30,10 @@ namespace hbmesh::sidecar {
 
 class PeerHolds final : private HoldUser {
  public:
-  PeerHolds(ObjectStore& store, DeviceObjects& objects, Layers& layers, std::vector<OpenTransport>& transports)
-      : store_(store), objects_(objects), layers_(layers), transports_(transports) {}
+  // `clock`: the store's.
+  PeerHolds(ObjectStore& store, StoreKeeper& keeper, DeviceObjects& objects, Layers& layers,
+            std::vector<OpenTransport>& transports, const Clock& clock)
+      : store_(store), keeper_(keeper), objects_(objects), layers_(layers), transports_(transports), clock_(clock) {}
   // Closes all connections.
   ~PeerHolds();
 
@@ -45,8 +50,9 @@ class PeerHolds final : private HoldUser {
  private:
   struct Peer {
     std::unique_ptr<Endpoint> endpoint;
-    std::unordered_map<uint64_t, uint32_t> holds;  // hold to slot
-    std::unordered_set<uint64_t> memory;           // holds of device memory
+    std::unordered_map<uint64_t, uint32_t> holds;    // hold to slot
+    std::unordered_map<uint64_t, uint64_t> returns;  // opens that wait for the SSD tier: number to its ticket
+    std::unordered_set<uint64_t> memory;             // holds of device memory
     std::deque<std::vector<std::byte>> outbox;
   };
 
@@ -69,16 +75,25 @@ class PeerHolds final : private HoldUser {
   void Consume(Peer& peer, std::span<const std::byte> message, uint32_t count);
   void CloseMemory(uint64_t hold);
   void TellHold(uint64_t hold, peer::Type type, StatusCode code);
-  [[nodiscard]] peer::OpenedRecord OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request);
+  // Nothing: it is answered when the object is back from the SSD tier.
+  [[nodiscard]] std::optional<peer::OpenedRecord> OpenOne(EndpointKey from, Peer& peer,
+                                                          const peer::OpenRecord& request);
+  void BringBack(EndpointKey from, Peer& peer, uint64_t tag, const ObjectView& object);
+  void OnBroughtBack(EndpointKey from, uint64_t number, uint64_t tag, const Status& status, const ObjectView* object);
+  // Holds the object for the peer and tells where it is.
+  [[nodiscard]] peer::OpenedRecord Lend(EndpointKey from, Peer& peer, uint64_t tag, const ObjectView& object);
   void Close(Peer& peer, std::span<const std::byte> message, uint32_t count);
   void Release(Peer& peer);
   bool Flush(Peer& peer);
 
   ObjectStore& store_;
+  StoreKeeper& keeper_;
   DeviceObjects& objects_;
   Layers& layers_;
   std::vector<OpenTransport>& transports_;
+  const Clock& clock_;
   uint64_t lastHold_ = 0;
+  uint64_t lastReturn_ = 0;
   std::map<EndpointKey, Peer> peers_;
   std::unordered_map<uint64_t, EndpointKey> memory_;  // holds of device memory: who has them
 };

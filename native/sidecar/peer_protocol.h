@@ -9,6 +9,8 @@
 //   (reads the bytes)
 //   CLOSE {hold} x n             -------->  releases it; so does the end of the connection
 //
+// An object on the holder's SSD tier is answered when it is back in memory: answers come in any order.
+//
 // Device objects, whose slot numbers have bit 31 (layout::kDeviceSlot). Their blobs lie anywhere in device memory:
 //
 //   OPEN {slot, generation, mode} x n ---->  finds the object; kExclusive takes it, NOT_READY when others have it
@@ -51,7 +53,7 @@
 namespace hbmesh::sidecar::peer {
 
 inline constexpr uint32_t kMagic = 0x31504248;  // "HBP1"
-inline constexpr uint16_t kVersion = 2;
+inline constexpr uint16_t kVersion = 3;
 inline constexpr uint32_t kShownSizes = 8;
 
 enum class Type : uint16_t {
@@ -101,15 +103,24 @@ struct OpenedRecord {
   uint64_t offset;  // of the payload, in the region
   uint64_t payloadBytes;
   uint64_t shapeHash[2];
-  // StatusCode: OK, TRY_AGAIN (another generation), NOT_FOUND, NOT_READY (too many holds, or others have it). Of a push
-  // also NOT_AUTHORIZED, OUT_OF_RANGE, KEY_ALREADY_EXISTS, INVALID (another shape, which the record tells).
+  // StatusCode: OK, TRY_AGAIN (another generation), NOT_FOUND, NOT_READY (too many holds, or others have it),
+  // OUT_OF_MEMORY (on the SSD tier, and no room to bring it back), DATA_INCONSISTENCY and others (lost there). Of a
+  // push also NOT_AUTHORIZED, OUT_OF_RANGE, KEY_ALREADY_EXISTS, INVALID (another shape, which the record tells).
   uint32_t code;
   uint32_t region;  // of the transport that the message came on
   uint32_t blobCount;
-  uint32_t payloadCrc32c;  // of an object that has a checksum; 0: none, or it is 0 and is not checked
+  uint32_t payloadCrc32c;  // of an object that has one, which the flags say
+  uint64_t expiresInMs;    // of an object of the arena: how long it will still be there; 0: for ever
+  uint32_t flags;          // OpenedFlags
+  uint32_t reserved;
   uint64_t firstSizes[kShownSizes];
 };
-static_assert(sizeof(OpenedRecord) == 128);
+static_assert(sizeof(OpenedRecord) == 144);
+
+enum OpenedFlags : uint32_t {
+  kOpenedHasCrc = 1,   // payloadCrc32c is the payload's checksum
+  kOpenedSpilled = 2,  // it was on the holder's SSD tier, and came back for this
+};
 
 // One blob; those of one tag come in order.
 struct BlobRecord {

@@ -26,7 +26,9 @@
 
 namespace hbmesh::sidecar {
 
+class Checksums;
 class DeviceObjects;
+class Replicas;
 class StoreKeeper;
 class Layers;
 class PeerLinks;
@@ -61,6 +63,8 @@ struct Core {
   std::vector<std::unique_ptr<Device>>& devices;
   TokenTable& tokens;
   Copier& copier;
+  Checksums& checksums;
+  Replicas& replicas;
   ControlPort& control;
   PeerLinks& peers;
   DeviceObjects& objects;

@@ -119,6 +119,57 @@ TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneRefuses) {
   EXPECT_EQ(worker.control->Stats().objects, 0U);
 }
 
+// A `replace` whose owner knew it and whose answer was lost; then the owner ends the new version.
+class LostReplaceTest : public ::testing::Test {
+ protected:
+  LostReplaceTest() : worker(directory, 1), client(worker.process.workerAddress()) {
+    region = client.MustRegister(0, memory);
+    EXPECT_EQ(client.Call(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096)}).results[0].code, 0U);
+    worker.control->Hold(Op::kCommit);
+    set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096, 4096)}, {kReplace, 0, 0, 0});
+    worker.control->WaitAsked(Op::kCommit, 2);
+    EXPECT_EQ(Get(), 0U) << "until it is known the old version is served";
+    const std::lock_guard lock(directory.mutex);
+    generation = directory.lastGeneration;
+    directory.known.erase("a");  // committed, then deleted
+  }
+  uint32_t Get() { return client.Call(Op::kGetH2D, 0, {Blobs("a", region, 1, 4096, 512 << 10)}).results[0].code; }
+
+  FakeDirectory directory;
+  Worker worker;
+  Client client;
+  DeviceMemory memory{1 << 20};
+  uint32_t region = 0;
+  uint64_t set = 0;
+  uint64_t generation = 0;
+};
+
+TEST_F(LostReplaceTest, DropOfTheNewVersionTakesTheOldOneAlong) {
+  const layout::HeldObject held{generation, 1, 0};  // the store's second slot
+  std::vector<std::byte> payload(sizeof(held));
+  std::memcpy(payload.data(), &held, sizeof(held));
+  EXPECT_EQ(worker.control->Ask(Op::kDrop, 1, payload).payload.size(), 4U);
+  EXPECT_EQ(Get(), CodeOf(StatusCode::kNotFound));
+  EXPECT_EQ(worker.control->Stats().objects, 0U);
+}
+
+TEST_F(LostReplaceTest, RefusalThatKnowsTheNewVersionDropsTheOldOne) {
+  worker.control->Refuse(Op::kCommit, StatusCode::kTryAgain, generation);
+  worker.control->Unhold(Op::kCommit);
+  const Reply reply = client.WaitFor(set);
+  EXPECT_EQ(reply.results[0].code, CodeOf(StatusCode::kTryAgain));
+  EXPECT_EQ(Get(), CodeOf(StatusCode::kNotFound));
+  EXPECT_EQ(worker.control->Stats().arenaUsedBytes, 0U);
+}
+
+TEST_F(LostReplaceTest, RefusalOfAnOwnerThatKnowsNothingLeavesTheOldOne) {
+  worker.control->Refuse(Op::kCommit, StatusCode::kTryAgain, 0);
+  worker.control->Unhold(Op::kCommit);
+  EXPECT_EQ(client.WaitFor(set).results[0].code, CodeOf(StatusCode::kTryAgain));
+  EXPECT_EQ(Get(), 0U);
+  EXPECT_EQ(worker.control->Stats().objects, 1U);
+}
+
 TEST(SetEndTest, ClientKilledAfterCommitTheSetGoesThrough) {
   FakeDirectory directory;
   Worker worker(directory, 1);

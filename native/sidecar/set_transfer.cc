@@ -1,9 +1,9 @@
 #include "sidecar/set_transfer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "base/crc32c.h"
 #include "sidecar/lookup.h"
 #include "sidecar/store_keeper.h"
 
@@ -13,6 +13,8 @@ namespace {
 
 // How long until owners that did not answer are asked again to commit.
 constexpr uint64_t kCommitAgainMs = 500;
+
+constexpr uint64_t kChecksumTag = 1;  // of completions; the copy's is 0
 
 // Codes after which the owner may have committed.
 bool IsUnsure(StatusCode code) {
@@ -30,65 +32,92 @@ SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entr
 
 SetTransfer::~SetTransfer() {
   if (questionId_ != 0) core_.control.Forget(questionId_);
+  if (room_ != 0) core_.keeper.tier()->ForgetRoom(room_);
 }
 
 void SetTransfer::Start() {
   startNs_ = core_.clock.NowNs();
   reply_.Reset(call_.count());
   keys_.resize(call_.count());
-  std::vector<CopyPiece> pieces = Prepare();
+  SetDeadline(TransferLimitMs(call_.totalBytes()));
+  Prepare();
+}
+
+void SetTransfer::Prepare() {
+  while (prepared_ < call_.count()) {
+    if (!PrepareKey(prepared_)) return;
+    ++prepared_;
+  }
+  Begin();
+  Advance();
+}
+
+bool SetTransfer::PrepareKey(uint32_t i) {
+  Key& key = keys_[i];
+  const auto sealed = existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
+  if (sealed.has_value()) {
+    if (existence_ == layout::Existence::kFail) {
+      FailKey(i, {StatusCode::kKeyAlreadyExists, TextOf(StatusCode::kKeyAlreadyExists, "set")});
+      return true;
+    }
+    layout::KeyResult& result = reply_.result(i);
+    result.flags = layout::kExisted;
+    result.generation = sealed->generation;
+    result.bytes = sealed->payloadBytes;
+    key.state = State::kEnded;
+    return true;
+  }
+  ObjectAttributes attributes;
+  attributes.ttlMs = entry().args[1];
+  attributes.pin = static_cast<Pin>(entry().args[2] & layout::kSetPinMask);
+  ObjectView object;
+  const Status status = std::exchange(roomMade_, false)
+                            ? core_.keeper.Allocate(call_.key(i), call_.blobSizes(i), attributes, &object)
+                            : core_.keeper.TryAllocate(call_.key(i), call_.blobSizes(i), attributes, &object);
+  if (status.code() == StatusCode::kTryAgain) {
+    AwaitRoom(i);
+    return false;
+  }
+  if (!status.ok()) {
+    FailKey(i, status);
+    return true;
+  }
+  key.allocated = true;
+  key.slot = object.slot;
+  key.payload = object.payload;
+  std::byte* target = object.payload;
+  for (uint32_t blob = call_.blobBegin(i); blob < call_.blobEnd(i); ++blob) {
+    pieces_.push_back({target, call_.blobAddress(blob), call_.blobSize(blob)});
+    target += call_.blobSize(blob);
+  }
+  copiedBytes_ += object.payloadBytes;
+  asked_.push_back(i);
+  return true;
+}
+
+void SetTransfer::AwaitRoom(uint32_t first) {
+  uint64_t bytes = 0;  // of all keys to come, so that the tier writes many objects at once
+  for (uint32_t i = first; i < call_.count(); ++i) {
+    bytes += ObjectStore::ExtentBytes(call_.key(i), call_.blobSizes(i));
+  }
+  const uint64_t extentBytes = ObjectStore::ExtentBytes(call_.key(first), call_.blobSizes(first));
+  room_ = core_.keeper.tier()->MakeRoom(std::min(bytes, core_.store.usage().arenaBytes), extentBytes, [this] {
+    room_ = 0;
+    roomMade_ = true;
+    Prepare();
+  });
+}
+
+void SetTransfer::Begin() {
+  slices_ = static_cast<uint32_t>(pieces_.size());
   if (!asked_.empty()) {
-    SetDeadline(TransferLimitMs(call_.totalBytes()));
     core_.keeper.Flush();  // owners hear of a key's end here before it is reserved anew
     Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
   }
   // After the question: the owners work while the bytes move. Nothing is copied when it could not be asked.
-  if (questionId_ != 0) {
-    copying_ = true;
-    core_.copier.Copy(call_.device(), CopyKind::kDeviceToHost, std::move(pieces), this, 0);
-  }
-  Advance();
-}
-
-std::vector<CopyPiece> SetTransfer::Prepare() {
-  std::vector<CopyPiece> pieces;
-  ObjectAttributes attributes;
-  attributes.ttlMs = entry().args[1];
-  attributes.pin = static_cast<Pin>(entry().args[2] & layout::kSetPinMask);
-  for (uint32_t i = 0; i < call_.count(); ++i) {
-    Key& key = keys_[i];
-    const auto sealed = existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
-    if (sealed.has_value()) {
-      if (existence_ == layout::Existence::kFail) {
-        FailKey(i, {StatusCode::kKeyAlreadyExists, TextOf(StatusCode::kKeyAlreadyExists, "set")});
-        continue;
-      }
-      layout::KeyResult& result = reply_.result(i);
-      result.flags = layout::kExisted;
-      result.generation = sealed->generation;
-      result.bytes = sealed->payloadBytes;
-      key.state = State::kEnded;
-      continue;
-    }
-    ObjectView object;
-    if (const Status status = core_.keeper.Allocate(call_.key(i), call_.blobSizes(i), attributes, &object);
-        !status.ok()) {
-      FailKey(i, status);
-      continue;
-    }
-    key.allocated = true;
-    key.slot = object.slot;
-    key.payload = object.payload;
-    std::byte* target = object.payload;
-    for (uint32_t blob = call_.blobBegin(i); blob < call_.blobEnd(i); ++blob) {
-      pieces.push_back({target, call_.blobAddress(blob), call_.blobSize(blob)});
-      target += call_.blobSize(blob);
-    }
-    copiedBytes_ += object.payloadBytes;
-    asked_.push_back(i);
-  }
-  slices_ = static_cast<uint32_t>(pieces.size());
-  return pieces;
+  if (questionId_ == 0) return;
+  copying_ = true;
+  core_.copier.Copy(call_.device(), CopyKind::kDeviceToHost, std::move(pieces_), this, 0);
 }
 
 void SetTransfer::Ask(layout::Op op, std::vector<std::byte> payload) {
@@ -192,6 +221,11 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
       continue;
     }
     if (code != StatusCode::kOk) {
+      // It was known, or a newer one: the owner left it to our seal, which won't be, to replace what is sealed here.
+      const bool known = code == StatusCode::kTryAgain && record.generation >= keys_[i].generation;
+      if (known && existence_ == layout::Existence::kReplace) {
+        DropOlderThan(core_.store, call_.key(i), keys_[i].generation);
+      }
       FailKey(i, {code, IsOtherFamily(record) ? FamilyText(call_.key(i), record) : TextOf(code, "committing")});
       continue;
     }
@@ -219,29 +253,47 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
   }
 }
 
-void SetTransfer::OnCompletion(uint64_t /*tag*/, const Status& status) {
+void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
+  if (tag == kChecksumTag) {
+    OnChecksum();
+  } else if (!status.ok() || !BeginChecksum()) {
+    EndCopy(status);
+  }
+  Advance();
+}
+
+void SetTransfer::EndCopy(const Status& status) {
   copying_ = false;
-  if (status.ok()) {
-    Checksum();
-  } else {
+  if (!status.ok()) {
     FailRest(status);
+    return;
   }
   layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
   path.lanes = core_.devices[call_.device()]->capabilities().copyThreads;
   path.slices = slices_;
   path.bytes = copiedBytes_;
   path.nanoseconds = core_.clock.NowNs() - startNs_;
-  if (status.ok()) reply_.AddPath(path);
-  Advance();
+  reply_.AddPath(path);
 }
 
-void SetTransfer::Checksum() {
-  if ((entry().args[2] & layout::kSetChecksum) == 0) return;
+bool SetTransfer::BeginChecksum() {
+  if ((entry().args[2] & layout::kSetChecksum) == 0) return false;
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     const Key& key = keys_[i];
     if (!key.allocated || key.state == State::kEnded) continue;
-    core_.store.SetPayloadCrc(key.slot, Crc32c({key.payload, call_.objectBytes(i)}));
+    checks_.push_back({{{key.payload, call_.objectBytes(i)}}, 0, 0});
+    checkedKeys_.push_back(i);
   }
+  if (!checks_.empty()) core_.checksums.Compute(checks_, this, kChecksumTag);
+  return !checks_.empty();
+}
+
+void SetTransfer::OnChecksum() {
+  for (size_t n = 0; n < checks_.size(); ++n) {
+    const Key& key = keys_[checkedKeys_[n]];
+    if (key.state != State::kEnded) core_.store.SetPayloadCrc(key.slot, checks_[n].crc32c);
+  }
+  EndCopy(Status::Ok());
 }
 
 void SetTransfer::End(uint32_t i) {
@@ -313,8 +365,10 @@ void SetTransfer::OnDeadline() {
     FinishWhenDone();
     return;
   }
-  const char* waitedFor = copying_ ? "the copy from device memory"
-                                   : (committed_ ? "the owners to confirm the keys" : "the owners to reserve the keys");
+  const char* waitedFor = "the owners to reserve the keys";
+  if (room_ != 0) waitedFor = "room in the arena, whose objects are being written to the SSD tier";
+  if (copying_) waitedFor = "the copy from device memory";
+  if (!copying_ && committed_) waitedFor = "the owners to confirm the keys";
   FailRest({StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(TransferLimitMs(call_.totalBytes())) +
                                                   " ms for " + waitedFor + "; try again, or lower --floor_mb_s"});
   Advance();
@@ -340,6 +394,7 @@ void SetTransfer::Advance() {
 
 void SetTransfer::FinishWhenDone() {
   if (copying_) return;
+  if (room_ != 0) core_.keeper.tier()->ForgetRoom(std::exchange(room_, 0));
   bool doubtful = false;
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     doubtful = doubtful || keys_[i].state == State::kDoubtful;

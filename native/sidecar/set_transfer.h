@@ -4,14 +4,20 @@
 //   key:  pending -> reserved -> committing -> ended          (any fault ends it; its slot is dropped)
 //                                committing -> doubtful -> ended
 //
+// Where there is an SSD tier, keys wait for room rather than push out what the tier can take; all of a call begins to
+// move when all of it has room.
+//
 // A slot is dropped only when no copy writes to it. Once the owners were told to commit, the set goes through even if
 // the client dies: the object is whole. An owner that was told and did not answer may have made the key visible (and,
 // under `replace`, may have had the old bytes dropped): the key is then doubtful. Its caller is told, its bytes stay,
-// and the commit is repeated (the owner knows it again) until there is a sure answer.
+// and the commit is repeated (the owner knows it again) until there is a sure answer. An owner leaves it to the seal to
+// replace what this worker had; where another version ended ours before, what it was to replace is dropped (here, and
+// where the owner has ours dropped: ControlService).
 #pragma once
 
 #include <vector>
 
+#include "sidecar/checksums.h"
 #include "sidecar/request.h"
 
 namespace hbmesh::sidecar {
@@ -30,7 +36,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
     bool allocated = false;
     bool written = false;  // the slot carries the generation; before that nobody else knows the slot
     uint32_t slot = 0;
-    const std::byte* payload = nullptr;
+    std::byte* payload = nullptr;
     uint64_t generation = 0;  // from the owner, with its answer to the reservation
   };
 
@@ -40,13 +46,21 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void OnControlReply(uint64_t tag, const Message& reply, bool last) override;
   void OnControlLost(uint64_t tag, const Status& why) override;
 
-  // Local decisions and memory. Returns the pieces to copy; asked_ holds the keys to reserve.
-  std::vector<CopyPiece> Prepare();
+  // Local decisions and memory for the keys from prepared_ on, then goes on with all of them. It comes again when it
+  // has to wait for room.
+  void Prepare();
+  // False: the key waits for room.
+  [[nodiscard]] bool PrepareKey(uint32_t key);
+  void AwaitRoom(uint32_t key);
+  // Asks for the keys in asked_ and copies pieces_.
+  void Begin();
   void Ask(layout::Op op, std::vector<std::byte> payload);
   void OnReserved(const layout::ResultRecord* records);
   void OnCommitted(const layout::ResultRecord* records);
-  // Of what was copied, if the caller asked for it. REQUIRES: nothing is marked written yet.
-  void Checksum();
+  // Of what was copied, if the caller asked for it. True: it was begun. REQUIRES: nothing is marked written yet.
+  [[nodiscard]] bool BeginChecksum();
+  void OnChecksum();
+  void EndCopy(const Status& status);
   void Commit();
   // Asks the owners to commit the keys in this state.
   void AskToCommit(State state);
@@ -71,9 +85,15 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   std::vector<uint32_t> asked_;  // the keys of the question to the control process
   uint64_t batchBytes_ = 0;      // of that question's KeyBatch
   uint64_t questionId_ = 0;      // 0: none is open
-  bool copying_ = false;
-  bool committed_ = false;  // the owners were told
-  bool stopped_ = false;    // the sidecar ends: doubtful keys are left to whoever adopts the store
+  uint32_t prepared_ = 0;        // keys that have their memory, or ended without
+  uint64_t room_ = 0;            // ticket of the SSD tier while a key waits; else 0
+  bool roomMade_ = false;        // for the next key: it waits no more
+  std::vector<CopyPiece> pieces_;
+  bool copying_ = false;  // or the checksums of what was copied are being made
+  std::vector<ChecksumItem> checks_;
+  std::vector<uint32_t> checkedKeys_;  // whose these are
+  bool committed_ = false;             // the owners were told
+  bool stopped_ = false;               // the sidecar ends: doubtful keys are left to whoever adopts the store
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;
   uint64_t startNs_ = 0;

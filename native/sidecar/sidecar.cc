@@ -41,7 +41,25 @@ Status Sidecar::OpenStore() {
   StoreOptions options;
   options.arenaBytes = options_.arenaBytes;
   options.hugePages = options_.hugePages;
+  options.spillBytes = options_.spill.bytesMax;
   return ObjectStore::Create(options, &store_);
+}
+
+Status Sidecar::OpenTier() {
+  if (!options_.spill.directory.empty()) {
+    if (Status status = keeper_->OpenTier(options_.spill, loop_.wakeFd()); !status.ok()) return status;
+    KeepSpilled(options_.adoptFd >= 0);  // whoever holds that store may let another one adopt it
+    return Status::Ok();
+  }
+  if (const uint64_t lost = Spiller::DropSpilled(*store_, keeper_->sink()); lost != 0) {
+    Log().warn("{} objects of the adopted store were on an SSD tier, which this sidecar has none of: they are gone",
+               lost);
+  }
+  return Status::Ok();
+}
+
+void Sidecar::KeepSpilled(bool keep) {
+  if (keeper_->tier() != nullptr) keeper_->tier()->Keep(keep);
 }
 
 Status Sidecar::OpenDevices(const DeviceFactory& factory) {
@@ -61,25 +79,28 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   events_ = std::make_unique<CompletionQueue>(loop_.wakeFd());
   deviceEvents_ = std::make_unique<DeviceEvents>(*events_);
   if (Status status = OpenStore(); !status.ok()) return status;
-  if (Status status = store_->SetEvictionPolicy(options_.eviction); !status.ok()) return status;
+  EvictionPolicy eviction = options_.eviction;
+  eviction.replicaPercentMax = options_.replicaPercent;
+  if (Status status = store_->SetEvictionPolicy(eviction); !status.ok()) return status;
   if (Status status = OpenDevices(devices); !status.ok()) return status;
   copier_ = std::make_unique<Copier>(devices_, tokens_);
+  checksums_ = std::make_unique<Checksums>(*events_, tokens_);
   if (Status status = OpenTransports(options_, transports, *events_, *store_, &transports_); !status.ok())
     return status;
   links_ = std::make_unique<PeerLinks>(PeerLink::Environment{options_, clock_, timers_, tokens_, transports_});
   keeper_ = std::make_unique<StoreKeeper>(*store_, control_, *links_, clock_, timers_);
-  if (const uint64_t lost = Spiller::DropSpilled(*store_, keeper_->sink()); lost != 0) {
-    Log().warn("{} objects of the adopted store were on an SSD tier, which this sidecar has none of: they are gone",
-               lost);
-  }
+  replicas_ = std::make_unique<Replicas>(options_, *store_, *keeper_, control_, *links_);
+  if (Status status = OpenTier(); !status.ok()) return status;
   if (options_.tenants.empty()) Log().info("there is no tenants file: all sessions are one tenant");
   objects_ = std::make_unique<DeviceObjects>(control_, *links_);
-  holds_ = std::make_unique<PeerHolds>(*store_, *objects_, layers_, transports_);
+  holds_ = std::make_unique<PeerHolds>(*store_, *keeper_, *objects_, layers_, transports_, clock_);
   service_ = std::make_unique<ControlService>(
       *store_, *objects_, *links_,
-      ControlService::Hooks{
-          [this] { return clock_.NowMs(); }, [this] { return Stats(); },
-          [this](bool drain, std::function<void()> done) { BeginStop(drain, Status::Ok(), std::move(done)); }});
+      ControlService::Hooks{[this] { return clock_.NowMs(); }, [this] { return Stats(); },
+                            [this](bool drain, std::function<void()> done) {
+                              KeepSpilled(false);  // the worker ends, and its store with it
+                              BeginStop(drain, Status::Ok(), std::move(done));
+                            }});
   sessions_ =
       std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, static_cast<SessionListener&>(*this));
   core_ = std::make_unique<Core>(Core{options_,
@@ -90,6 +111,8 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
                                       devices_,
                                       tokens_,
                                       *copier_,
+                                      *checksums_,
+                                      *replicas_,
                                       control_,
                                       *links_,
                                       *objects_,
@@ -117,6 +140,7 @@ bool Sidecar::Poll() {
   worked = PollEvents() || worked;
   worked = copier_->Poll() || worked;
   worked = keeper_->Poll() || worked;
+  worked = replicas_->Flush() || worked;
   worked = objects_->Flush() || worked;
   worked = links_->Poll() || worked;
   worked = holds_->Poll() || worked;
@@ -211,6 +235,7 @@ void Sidecar::OnSessionOpened(Session& session) {
     Log().info("control process {} connected", session.pid());
     timers_.Cancel(orphan_);
     control_.Attach(&session);
+    KeepSpilled(true);  // it has the store's memory now, for a successor of this process
   }
   TellSessions();
 }
@@ -241,6 +266,7 @@ void Sidecar::AwaitControl(uint32_t graceMs, const std::string& what) {
   timers_.Cancel(orphan_);
   orphan_ = timers_.Add(clock_.NowNs() + graceMs * kNsPerMs, [this, graceMs, what] {
     orphan_ = {};
+    KeepSpilled(false);
     BeginStop(false,
               {StatusCode::kNotReady, "no control process came within " + std::to_string(graceMs) + " ms " + what +
                                           ": start the worker again, or give a longer --orphan_grace_ms"},
@@ -273,6 +299,9 @@ layout::SidecarStats Sidecar::Stats() const {
   stats.holds = usage.holds + objects_->holds() + layers_.holds();
   stats.transfers = core_->counters.transfers;
   stats.transferredBytes = core_->counters.transferredBytes;
+  stats.spillBytes = keeper_->tier() != nullptr ? keeper_->tier()->usage().fileBytes : 0;
+  stats.spilledBytes = usage.spilledBytes;
+  stats.spilledObjects = usage.spilledObjects;
   return stats;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "sidecar/checksums.h"
 #include "sidecar/completions.h"
 #include "sidecar/control_port.h"
 #include "sidecar/control_service.h"
@@ -22,6 +23,7 @@
 #include "sidecar/options.h"
 #include "sidecar/peer_holds.h"
 #include "sidecar/peer_links.h"
+#include "sidecar/replicas.h"
 #include "sidecar/request.h"
 #include "sidecar/session_server.h"
 #include "sidecar/store_keeper.h"
@@ -52,6 +54,9 @@ class Sidecar final : private LoopWork, private SessionListener {
   [[nodiscard]] Status Open(const DeviceFactory& devices, const TransportFactory& transports);
   [[nodiscard]] Status OpenStore();
   [[nodiscard]] Status OpenDevices(const DeviceFactory& factory);
+  [[nodiscard]] Status OpenTier();
+  // Whether the SSD tier's file outlives this process.
+  void KeepSpilled(bool keep);
 
   bool Poll() override;
   [[nodiscard]] bool PrepareSleep() override;
@@ -94,9 +99,11 @@ class Sidecar final : private LoopWork, private SessionListener {
   std::vector<OpenTransport> transports_;
   TokenTable tokens_;
   std::unique_ptr<Copier> copier_;
+  std::unique_ptr<Checksums> checksums_;
   ControlPort control_;
   std::unique_ptr<PeerLinks> links_;
   std::unique_ptr<StoreKeeper> keeper_;
+  std::unique_ptr<Replicas> replicas_;
   std::unique_ptr<DeviceObjects> objects_;
   Layers layers_;
   std::unique_ptr<PeerHolds> holds_;

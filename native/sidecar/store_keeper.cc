@@ -26,6 +26,15 @@ Status StoreKeeper::Allocate(std::string_view key, std::span<const uint64_t> blo
   return store_.Allocate(key, blobSizes, object, attributes, &sink_);
 }
 
+Status StoreKeeper::TryAllocate(std::string_view key, std::span<const uint64_t> blobSizes,
+                                const ObjectAttributes& attributes, ObjectView* object) {
+  if (tier_ == nullptr) return Allocate(key, blobSizes, attributes, object);
+  Status status = store_.Allocate(key, blobSizes, object, attributes, nullptr);
+  const bool tooLarge = ObjectStore::ExtentBytes(key, blobSizes) > store_.usage().arenaBytes;
+  if (status.code() != StatusCode::kOutOfMemory || tooLarge) return status;
+  return {StatusCode::kTryAgain, status.message()};
+}
+
 bool StoreKeeper::Flush() {
   if (gone_.empty()) return false;
   const std::vector<Gone> all = std::exchange(gone_, {});
@@ -57,13 +66,17 @@ bool StoreKeeper::Poll() {
   uint32_t ended = 0;
   const uint64_t nowMs = clock_.NowMs();
   if (store_.nextExpiryMs() <= nowMs) ended += store_.CollectExpired(nowMs, kEndedPerTurn, sink_);
-  if (sealed_) {
+  if (sealed_ && tier_ != nullptr) {
+    tier_->Balance();
+    sealed_ = false;
+  } else if (sealed_) {
     const uint32_t evicted = store_.EvictToWatermark(kEndedPerTurn, sink_);
     sealed_ = evicted == kEndedPerTurn;
     ended += evicted;
   }
+  const bool moved = tier_ != nullptr && tier_->Poll();
   ArmExpiry();
-  return Flush() || ended != 0;
+  return Flush() || ended != 0 || moved;
 }
 
 void StoreKeeper::ArmExpiry() {
@@ -77,6 +90,12 @@ void StoreKeeper::ArmExpiry() {
     expiry_ = {};
     armedForMs_ = UINT64_MAX;
   });
+}
+
+void DropOlderThan(ObjectStore& store, std::string_view key, uint64_t generation) {
+  const auto sealed = store.FindSealed(key);
+  if (!sealed.has_value() || sealed->generation >= generation) return;
+  (void)store.Drop(sealed->slot, sealed->generation).ok();
 }
 
 }  // namespace hbmesh::sidecar

@@ -1,11 +1,13 @@
-// StoreKeeper: how objects of the arena end by themselves, and that their owners hear of it. Ends those whose time is
-// over, evicts above the high watermark and where room is asked for, and tells owners with kForgetLocations, many keys
-// in one message.
+// StoreKeeper: how objects of the arena end by themselves or go to the SSD tier, and that their owners hear of an end.
+// Ends those whose time is over, evicts or spills above the high watermark and where room is asked for, and tells
+// owners with kForgetLocations, many keys in one message.
 //
 // Thread rule: the loop.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +16,7 @@
 #include "base/clock.h"
 #include "sidecar/control_port.h"
 #include "sidecar/peer_links.h"
+#include "sidecar/ssd_tier.h"
 #include "sidecar/timers.h"
 #include "store/object_store.h"
 
@@ -27,9 +30,19 @@ class StoreKeeper {
   StoreKeeper(const StoreKeeper&) = delete;
   StoreKeeper& operator=(const StoreKeeper&) = delete;
 
-  // As ObjectStore::Allocate; others make room.
+  // Before all else. Objects on the SSD tier of an adopted store are found again, or end.
+  [[nodiscard]] Status OpenTier(const SpillOptions& options, int wakeFd) {
+    return SsdTier::Open(options, store_, sink_, wakeFd, &tier_);
+  }
+  // Null: there is none.
+  [[nodiscard]] SsdTier* tier() { return tier_.get(); }
+
+  // As ObjectStore::Allocate; others make room, and are dropped for it.
   [[nodiscard]] Status Allocate(std::string_view key, std::span<const uint64_t> blobSizes,
                                 const ObjectAttributes& attributes, ObjectView* object);
+  // The same, but kTryAgain where something would be dropped that the SSD tier can take: MakeRoom, then Allocate.
+  [[nodiscard]] Status TryAllocate(std::string_view key, std::span<const uint64_t> blobSizes,
+                                   const ObjectAttributes& attributes, ObjectView* object);
   // After a seal: the arena may be above its watermark now, and something may expire earlier than before.
   void OnSealed() { sealed_ = true; }
   // Tells owners what has ended. Called in every turn of the loop, and before keys are reserved anew.
@@ -54,10 +67,15 @@ class StoreKeeper {
   Clock& clock_;
   Timers& timers_;
   const EndedSink sink_;
+  std::unique_ptr<SsdTier> tier_;
   std::vector<Gone> gone_;
   bool sealed_ = true;
   uint64_t armedForMs_ = UINT64_MAX;
   TimerId expiry_;
 };
+
+// Drops what is sealed under the key if it is older than this generation, which its owner knew as committed: the owner
+// leaves it to this worker to replace it by sealing the newer one, which then doesn't happen.
+void DropOlderThan(ObjectStore& store, std::string_view key, uint64_t generation);
 
 }  // namespace hbmesh::sidecar
