@@ -34,6 +34,8 @@ export interface SidecarFlags {
   transportListen?: string | undefined;
   /** Connections to each peer. */
   lanes: number;
+  /** Largest piece of a transfer. Default: the sidecar's own. */
+  sliceBytesMax?: number | undefined;
   /** Threads of the copy engines. Default: the sidecar's own choice. */
   copyThreads?: number | undefined;
   spinMicros: number;
@@ -93,6 +95,7 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["transport", flags.transport],
     ["transport_listen", flags.transportListen],
     ["lanes", flags.lanes],
+    ["slice_kb", flags.sliceBytesMax === undefined ? undefined : Math.ceil(flags.sliceBytesMax / 1024)],
     ["copy_threads", flags.copyThreads],
     ["spin_us", flags.spinMicros],
     ["orphan_grace_ms", flags.orphanGraceMs],

@@ -166,8 +166,9 @@ describe("the sidecar's flags", () => {
       "--huge_pages=false",
       "--ready_fd=3",
     ]);
-    expect(sidecarArguments({ ...flags, copyThreads: 1 }, true)).toEqual(
-      expect.arrayContaining(["--copy_threads=1", "--adopt_fd=4"]),
+    const more = { copyThreads: 1, sliceBytesMax: 64 * 1024, replicaPercent: 25 };
+    expect(sidecarArguments({ ...flags, ...more }, true)).toEqual(
+      expect.arrayContaining(["--copy_threads=1", "--slice_kb=64", "--replica_percent=25", "--adopt_fd=4"]),
     );
     const room = { evictionHighPercent: 70, evictionLowPercent: 60, spillDirectory: "/ssd", spillBytes: 2 ** 20 + 1 };
     expect(sidecarArguments({ ...flags, ...room }, false)).toEqual(
