@@ -20,13 +20,13 @@ const word = 0x5a3c_7e11;
 const places = [
   { place: "two workers over tcp", transport: "tcp", workers: 2, blobs: 16, blobBytes: 8 << 20, workerArgs: [] },
   { place: "two workers over shm", transport: "shm", workers: 2, blobs: 16, blobBytes: 8 << 20, workerArgs: [] },
-  // 1 MiB at 1 MB/s.
+  // 2 MiB at 1 MB/s.
   {
     place: "one worker",
     transport: "tcp",
     workers: 1,
     blobs: 16,
-    blobBytes: 64 << 10,
+    blobBytes: 128 << 10,
     workerArgs: ["--sim_bandwidth_mb_per_s", "1"],
   },
 ] as const;
@@ -64,6 +64,7 @@ describe.each(places)("a death in the middle: $place", ({ transport, workers, bl
   const sizes = Array.from({ length: blobs }, () => blobBytes);
   let fixture: Fixture;
   let near: HeteroClient;
+  let watchers: HeteroClient[] = [];
   let key: string;
   let made: DeviceObject[] = [];
   let processes: ClientProcess[] = [];
@@ -96,14 +97,13 @@ describe.each(places)("a death in the middle: $place", ({ transport, workers, bl
   const resume = (mover: number): void => {
     process.kill(sidecarOf(mover), "SIGCONT");
   };
-  /** Kills the client process; resolves when the sidecar of its worker has seen it, unless that one is stopped. */
-  const killAndSee = async (child: ClientProcess, worker: number, sees = true): Promise<void> => {
-    const watcher = sees ? await fixture.client(worker) : undefined;
+  /** Kills the client process; where a sidecar is stopped, resolves when that of the process's worker has seen it. */
+  const killAndSee = async (child: ClientProcess, worker: number): Promise<void> => {
+    const watcher = watchers[worker];
     const before = (await watcher?.healthCheck())?.sessions ?? 0;
     await child.kill();
     if (watcher !== undefined) {
       await until("its worker has seen it", async () => (await watcher.healthCheck()).sessions < before);
-      await watcher.close();
     }
   };
   /** Until an attempt was in the middle: resolves to its outcome. */
@@ -125,6 +125,7 @@ describe.each(places)("a death in the middle: $place", ({ transport, workers, bl
       workerArgs: ["--slice_kb", "64", ...workerArgs],
     });
     near = await fixture.client(workers - 1);
+    watchers = workers === 1 ? [] : [await fixture.client(0), near];
   });
 
   beforeEach(() => {
@@ -231,7 +232,7 @@ describe.each(places)("a death in the middle: $place", ({ transport, workers, bl
         .ask("push", { ticket: ticket.text, layer: 0, device: 0, sizes, word })
         .catch(() => undefined);
       const inside = await stopInTheMiddle(0, targets[0]);
-      await killAndSee(child, 0, false);
+      await child.kill();
       resume(0);
       await pushing;
       const codes = [await codeOf(ticket.layer(0, waitMs))];
