@@ -10,6 +10,7 @@
  * Needs `npm run build`.
  */
 import { parseArgs } from "node:util";
+import { KEY_BYTES, makeBatch, makeCommits, makeRing, rate as rateFor } from "../dist/bench/decision-rates.js";
 import { createDecisions, RESULT_RECORD_BYTES } from "../dist/decision/index.js";
 
 const { values: options } = parseArgs({
@@ -21,57 +22,13 @@ const { values: options } = parseArgs({
 });
 const MEASURE_MS = Number(options.seconds) * 1000;
 const DIRECTORY_KEYS = Number(options["directory-keys"]);
-const KEY_BYTES = 64;
 const rows = [];
 
 function addRow(name, value, unit, target) {
   rows.push({ name, value, unit, ...(target === undefined ? {} : { target }) });
 }
 
-/** A KeyBatch of keys of 64 bytes, numbered `first`, `first + stride`, ... */
-function makeBatch(first, count, stride = 1) {
-  const batch = new Uint8Array(8 + 4 * count + KEY_BYTES * count + ((4 * count) % 8));
-  const view = new DataView(batch.buffer);
-  view.setUint32(0, count, true);
-  view.setUint32(4, KEY_BYTES * count, true);
-  for (let index = 0; index < count; index += 1) {
-    view.setUint32(8 + 4 * index, KEY_BYTES * (index + 1), true);
-    const at = 8 + 4 * count + KEY_BYTES * index;
-    batch.fill(0x6b, at, at + KEY_BYTES);
-    let rest = first + index * stride;
-    for (let digit = 0; digit < 12; digit += 1) {
-      batch[at + 40 + digit] = 0x30 + (rest % 10);
-      rest = Math.floor(rest / 10);
-    }
-  }
-  return batch;
-}
-
-/** Repeats `step` until the time is over; returns how many units of work a second. */
-function rate(unitsPerStep, step) {
-  for (let warm = 0; warm < 20; warm += 1) {
-    step(warm);
-  }
-  const start = performance.now();
-  let steps = 0;
-  let elapsedMs = 0;
-  do {
-    for (let inner = 0; inner < 8; inner += 1) {
-      step(steps);
-      steps += 1;
-    }
-    elapsedMs = performance.now() - start;
-  } while (elapsedMs < MEASURE_MS);
-  return (steps * unitsPerStep * 1000) / elapsedMs;
-}
-
-function makeRing(count) {
-  return Array.from({ length: count }, (_, index) => ({
-    id: index + 1,
-    weight: 1,
-    name: `10.0.${index >> 8}.${index & 255}:31501`,
-  }));
-}
+const rate = (unitsPerStep, step) => rateFor(unitsPerStep, MEASURE_MS, step);
 
 function benchKeys(batchKeys, members, target) {
   const decisions = createDecisions();
@@ -125,13 +82,7 @@ function benchPlan(keys, blobsPerKey, blobBytes, sources) {
 function benchDirectory(batchKeys) {
   const { directory } = createDecisions();
   const batches = Math.floor(DIRECTORY_KEYS / batchKeys);
-  const records = new Uint8Array(24 * batchKeys);
-  const view = new DataView(records.buffer);
-  for (let index = 0; index < batchKeys; index += 1) {
-    view.setBigUint64(24 * index, 1n, true);
-    view.setBigUint64(24 * index + 8, 4096n, true);
-    view.setUint32(24 * index + 20, 1, true);
-  }
+  const records = makeCommits(batchKeys);
   let worstBytes = 0;
   // Committed in sequence and later asked with a stride, so that neighbours in a batch are none in the directory's memory.
   const inSequence = (number) => makeBatch(number * batchKeys, batchKeys);

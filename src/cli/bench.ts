@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { addHeteroCommand } from "./bench-hetero.js";
 import { addLinkCommand } from "./bench-link.js";
+import { addMetaCommand } from "./bench-meta.js";
 
 const help = `
 Every figure stands beside a limit that the same run measures on the same machine. Without a worker's address they start their own
@@ -10,7 +11,8 @@ workers, with simulated devices.
 Examples:
   $ hbmesh bench hetero -n 1process_1thread_32key_72KB
   $ hbmesh bench hetero --html hetero.html
-  $ hbmesh bench link & hbmesh bench link 127.0.0.1 -a`;
+  $ hbmesh bench link & hbmesh bench link 127.0.0.1 -a
+  $ hbmesh bench meta`;
 
 export function addBenchCommand(program: Command): Command {
   const bench = program
@@ -19,5 +21,6 @@ export function addBenchCommand(program: Command): Command {
     .addHelpText("after", help);
   addHeteroCommand(bench);
   addLinkCommand(bench);
+  addMetaCommand(bench);
   return bench;
 }
