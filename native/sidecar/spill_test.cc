@@ -181,8 +181,9 @@ TEST(SpillTest, DeleteReplaceAndTimeEndSpilledObjects) {
   Worker worker(directory, 1, spill.Flags(8, 64));
   Client client(worker.process.workerAddress());
   Objects objects(client);
-  ASSERT_EQ(objects.Set(100, {0, 1'500, 0, 0}).results[0].code, 0U);  // for 1.5 s
+  ASSERT_EQ(objects.Set(100, {0, 3'000, 0, 0}).results[0].code, 0U);  // for 3 s
   objects.SetAll(0, 20);
+  EXPECT_EQ(Objects::Explain(*worker.control, 100).find(R"("where":"memory")"), std::string::npos) << "the oldest went";
   const uint64_t before = worker.control->Stats().spilledObjects;
   ASSERT_GE(before, 10U);
   layout::HeldObject held{};

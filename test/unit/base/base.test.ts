@@ -67,7 +67,10 @@ describe("worker configuration", () => {
     [{ linkAddress: "x" }, "linkAddress must be IP:PORT"],
     [{ evictionHighPercent: 101 }, "evictionHighPercent must be a whole number from 1 to 100; it is 101"],
     [{ evictionHighPercent: 50, evictionLowPercent: 51 }, "evictionLowPercent must be at most evictionHighPercent"],
-    [{ spillBytes: 2 ** 30 }, "spillBytes goes together with spillDirectory: the SSD tier needs a directory and a size"],
+    [
+      { spillBytes: 2 ** 30 },
+      "spillBytes goes together with spillDirectory: the SSD tier needs a directory and a size",
+    ],
     [{ spillDirectory: "/ssd" }, "spillBytes goes together with spillDirectory"],
   ])("%j is refused, naming the setting and what is allowed", (settings, message) => {
     expect(() => resolveWorkerConfig({ workerAddress: "127.0.0.1:1", ...settings })).toThrow(

@@ -422,7 +422,9 @@ export class FakeSidecar implements SpawnedSidecar {
       case Op.stats:
         return this.#reply(
           message,
-          Buffer.from(BigUint64Array.of(1000n, 30n, BigInt(this.memory.objects.size), 2n, 0n, 0n, 0n, 50n, 20n, 1n).buffer),
+          Buffer.from(
+            BigUint64Array.of(1000n, 30n, BigInt(this.memory.objects.size), 2n, 0n, 0n, 0n, 50n, 20n, 1n).buffer,
+          ),
         );
       case Op.shutdown:
         return this.#reply(message, new Uint8Array(0));
