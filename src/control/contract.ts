@@ -124,6 +124,8 @@ export interface ControlProcess {
   /** Revision of the membership; the same on every member that has seen the same changes. */
   readonly epoch: bigint;
   readonly members: readonly Member[];
+  /** Why this worker can't give sure answers now, or empty: what whenReady() waits for. */
+  readonly notReadyReason: string;
   readonly objects: ObjectCalls;
   /** Who may ask through the API; undefined: everyone, as the one tenant that there is. */
   readonly tenants: Tenants | undefined;

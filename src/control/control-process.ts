@@ -135,6 +135,10 @@ class ControlProcessImpl implements ControlProcess {
     return [...(this.#membership.view?.members.values() ?? [])].map(({ member }) => member);
   }
 
+  get notReadyReason(): string {
+    return this.#reason();
+  }
+
   get failed(): Promise<HbmeshError> {
     return this.#failed.promise;
   }
@@ -357,6 +361,7 @@ class ControlProcessImpl implements ControlProcess {
       weight: this.config.weight,
       hostId: readHostId(),
       deviceCount: info?.deviceCount ?? 0,
+      remoteH2dDeviceIds: [...this.config.remoteH2dDeviceIds],
     };
   }
 
