@@ -1,6 +1,7 @@
 /** `hbmesh bench`: benchmarks as commands of their own, each in a file of its own. */
 import type { Command } from "commander";
 import { addHeteroCommand } from "./bench-hetero.js";
+import { addInterferenceCommand } from "./bench-interference.js";
 import { addLinkCommand } from "./bench-link.js";
 import { addMetaCommand } from "./bench-meta.js";
 
@@ -12,7 +13,8 @@ Examples:
   $ hbmesh bench hetero -n 1process_1thread_32key_72KB
   $ hbmesh bench hetero --html hetero.html
   $ hbmesh bench link & hbmesh bench link 127.0.0.1 -a
-  $ hbmesh bench meta`;
+  $ hbmesh bench meta
+  $ hbmesh bench interference`;
 
 export function addBenchCommand(program: Command): Command {
   const bench = program
@@ -22,5 +24,6 @@ export function addBenchCommand(program: Command): Command {
   addHeteroCommand(bench);
   addLinkCommand(bench);
   addMetaCommand(bench);
+  addInterferenceCommand(bench);
   return bench;
 }
