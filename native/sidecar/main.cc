@@ -94,6 +94,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))
       ->default_str("strict");
+}
+
+void AddSimFlags(CLI::App& app, Flags& flags) {
   app.add_option("--sim_bandwidth_mb_per_s", flags.simBandwidthMbPerSecond,
                  "limit of each simulated device, MB/s; 0: none");
   app.add_option("--sim_latency_us", flags.sim.latencyMicros, "added to each simulated copy, microseconds");
@@ -169,6 +172,7 @@ int main(int argc, char** argv) {
   CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
   Flags flags;
   AddFlags(app, flags);
+  AddSimFlags(app, flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -91,3 +91,16 @@ export function decodeFound(payload: Uint8Array): FoundRecord[] {
     };
   });
 }
+
+/** Messages of a list of what is held: each names a key once, and has at most `keysMax` of them. */
+export function partsOf(objects: readonly FakeObject[], keysMax: number): FakeObject[][] {
+  const parts: FakeObject[][] = [];
+  for (let left = [...objects]; left.length > 0; ) {
+    const keys = new Set<string>();
+    const part = left.filter(({ key }) => keys.size < keysMax && !keys.has(key) && keys.add(key));
+    const told = new Set(part);
+    left = left.filter((object) => !told.has(object));
+    parts.push(part);
+  }
+  return parts;
+}

@@ -18,7 +18,7 @@ import {
 } from "../../../src/decision/index.js";
 import type { PortMessage, SidecarPort } from "../../../src/sidecar/port.js";
 import { FakeMemory, type FakeObject, type Family } from "./fake-memory.js";
-import { codes, commitsOf, decodeFound, type FoundRecord, lookupPayload, placesOf } from "./fake-payloads.js";
+import { codes, commitsOf, decodeFound, type FoundRecord, lookupPayload, partsOf, placesOf } from "./fake-payloads.js";
 
 export { FakeMemory };
 
@@ -462,13 +462,9 @@ export class FakeSidecar implements SpawnedSidecar {
     this.onList?.();
     for (const family of [0, 1, 2] as const) {
       const all = [...this.memory.objects.values()];
-      let left = all.filter((object) => object.state === "sealed" && object.family === family);
-      while (left.length > 0) {
-        const keys = new Set<string>(); // each once in a part
-        const part = left.filter(({ key }) => keys.size < LIST_PART_KEYS && !keys.has(key) && keys.add(key));
-        const told = new Set(part);
-        left = left.filter((object) => !told.has(object));
-        const payload = Buffer.concat([encodeKeys([...keys]), commitsOf(part)]);
+      const sealed = all.filter((object) => object.state === "sealed" && object.family === family);
+      for (const part of partsOf(sealed, LIST_PART_KEYS)) {
+        const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), commitsOf(part)]);
         this.#reply(message, payload, { more: true, family });
       }
     }
