@@ -14,6 +14,7 @@ import {
   type SliceRecord,
   viewOf,
 } from "../../../src/decision/index.js";
+import type { FakeObject } from "./fake-memory.js";
 
 /** What an object's place looks like to others. */
 interface Placed {
