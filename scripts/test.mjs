@@ -3,7 +3,7 @@
  * `npm test`: sets up with the native tests, runs every test, and ends with one line that sums them up:
  * `N passed, N failed`. Exits 1 when a test failed or a runner broke.
  *
- *   node scripts/test.mjs [--native-only | --js-only] [vitest filters...]
+ *   node scripts/test.mjs [--native-only | --js-only | --python-only] [filters of vitest, or of pytest...]
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
@@ -58,27 +58,38 @@ async function runCtest() {
     "--output-junit",
     reportPath,
   ]);
+  return countsOf(reportPath, code);
+}
+
+/** Of a runner that ended with `code` and wrote a JUnit file. */
+function countsOf(reportPath, code) {
   if (!existsSync(reportPath)) {
     return { passed: 0, failed: 1, skipped: 0 };
   }
-  // The head of the JUnit file: <testsuite ... tests="N" failures="N" disabled="N" skipped="N" ...>.
-  const head = readFileSync(reportPath, "utf8").match(/<testsuite[^>]*>/)?.[0] ?? "";
+  // The head: <testsuite ... tests="N" failures="N" errors="N" disabled="N" skipped="N" ...>.
+  const head = readFileSync(reportPath, "utf8").match(/<testsuite\s[^>]*>/)?.[0] ?? "";
   const count = (name) => Number(head.match(new RegExp(`\\s${name}="(\\d+)"`))?.[1] ?? 0);
   const skipped = count("skipped") + count("disabled");
-  const failed = count("failures");
+  const failed = count("failures") + count("errors");
   return { passed: count("tests") - failed - skipped, failed: code !== 0 && failed === 0 ? 1 : failed, skipped };
+}
+
+/** The suites of python/tests, with the library of build/Release and the workers of dist/. */
+async function runPytest() {
+  const reportPath = join(stateFolder, "pytest.xml");
+  rmSync(reportPath, { force: true });
+  const named = args.includes("--python-only") && filters.length > 0 ? ["-k", filters.join(" or ")] : [];
+  const report = ["-q", "--rootdir", "python", "-c", "python/pyproject.toml", `--junitxml=${reportPath}`];
+  const code = await run(join(root, "build/venv/bin/python"), ["-m", "pytest", ...report, "python/tests", ...named]);
+  return countsOf(reportPath, code);
 }
 
 await setUpOrExit(["build", "test"]);
 const sum = { passed: 0, failed: 0, skipped: 0 };
-const runners = [];
-if (!args.includes("--js-only")) {
-  runners.push(runCtest);
-}
-if (!args.includes("--native-only")) {
-  runners.push(runVitest);
-}
-for (const runner of runners) {
+const all = { native: runCtest, js: runVitest, python: runPytest };
+const wanted = Object.keys(all).filter((name) => args.includes(`--${name}-only`));
+for (const name of wanted.length > 0 ? wanted : Object.keys(all)) {
+  const runner = all[name];
   const result = await runner();
   sum.passed += result.passed;
   sum.failed += result.failed;

@@ -67,7 +67,10 @@ class TransferFuture(Generic[R]):
                 api.result_free(out)
             key = self.keys[0] if len(self.keys) == 1 else None
             raise error_of(status, text, key=key, node=self._client.address)
-        return self._kind(api, out, self.keys, self._client.address)
+        result = self._kind(api, out, self.keys, self._client.address)
+        if all(code == StatusCode.RPC_CANCELLED for code in result.codes):
+            result.raise_for_failures()  # nothing of the call was done
+        return result
 
     def cancel(self) -> None:
         """Asks for the end of this future alone: RPC_CANCELLED, unless it ends otherwise first. Its memory may be in use

@@ -74,7 +74,25 @@ function nativeStep(withTests) {
   };
 }
 
-/** All steps for `purposes`: "build" always, "test" for the native tests, "lint" for the formatters. */
+/** Tools of the Python package's tests, lint and wheel, in a virtual environment of this checkout. */
+function pythonStep() {
+  const folder = join(root, "build", "venv");
+  return stampedStep({
+    name: "python",
+    title: "Python tools, from python/requirements-dev.txt",
+    inputs: ["python/requirements-dev.txt"],
+    outputs: ["build/venv/bin/python"],
+    run: async () => {
+      await runLogged("python-venv", "python3", ["-m", "venv", "--clear", folder]);
+      const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input"];
+      await runLogged("python-pip", join(folder, "bin", "python"), [...pip, "-r", "python/requirements-dev.txt"]);
+    },
+  });
+}
+
+/**
+ * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python package.
+ */
 export function setupSteps(purposes) {
   return [
     {
@@ -129,6 +147,8 @@ export function setupSteps(purposes) {
       run: () => runLogged("tsc", binary("tsc"), ["-p", "tsconfig.json"]),
     }),
     nativeStep(purposes.includes("test")),
+    // After the native code, which may empty build/.
+    ...(purposes.some((purpose) => ["test", "lint", "wheel"].includes(purpose)) ? [pythonStep()] : []),
   ];
 }
 

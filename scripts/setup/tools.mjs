@@ -3,6 +3,7 @@
  * Missing packages are installed when this process may (root, or sudo without a password); otherwise the one line to run
  * is the error.
  */
+import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { runLogged, SetupError, succeeds } from "./run.mjs";
@@ -10,8 +11,8 @@ import { runLogged, SetupError, succeeds } from "./run.mjs";
 const nodeMajorMin = 20;
 
 /**
- * Debian packages and the file or program that shows each is there. `for` says which job needs it: "build" is npm start,
- * "test" and "lint" are wanted in addition by those commands.
+ * Debian packages and the file, program or Python module that shows each is there. `for` says which job needs it: "build" is
+ * npm start; "test", "lint" and "wheel" are wanted in addition by those commands.
  */
 export const debianPackages = [
   { name: "g++", program: "c++", for: "build" },
@@ -27,6 +28,9 @@ export const debianPackages = [
   { name: "libgtest-dev", file: "/usr/include/gtest/gtest.h", for: "test" },
   { name: "etcd-server", program: "etcd", for: "test" },
   { name: "curl", program: "curl", for: "test" },
+  { name: "python3-venv", module: "ensurepip", for: "test" },
+  { name: "python3-venv", module: "ensurepip", for: "lint" },
+  { name: "python3-venv", module: "ensurepip", for: "wheel" },
   { name: "clang-format", program: "clang-format", for: "lint" },
 ];
 
@@ -44,6 +48,9 @@ function programPath(name) {
 }
 
 function isThere(wanted) {
+  if (wanted.module !== undefined) {
+    return spawnSync("python3", ["-c", `import ${wanted.module}`], { stdio: "ignore" }).status === 0;
+  }
   return wanted.program === undefined ? existsSync(wanted.file) : programPath(wanted.program) !== undefined;
 }
 
@@ -65,14 +72,11 @@ export async function ensureTools(purposes, report) {
   }
   const missing = missingPackages(purposes);
   if (missing.length > 0) {
-    await installPackages(
-      missing.map((wanted) => wanted.name),
-      report,
-    );
+    await installPackages([...new Set(missing.map((wanted) => wanted.name))], report);
     const still = missingPackages(purposes);
     if (still.length > 0) {
       throw new SetupError(
-        `installed, but not found: ${still.map((wanted) => wanted.program ?? wanted.file).join(", ")}`,
+        `installed, but not found: ${still.map((wanted) => wanted.program ?? wanted.file ?? wanted.module).join(", ")}`,
       );
     }
   }

@@ -1,0 +1,128 @@
+"""Goal: the asyncio client gives the same answers without threads that wait, and cancels what is cancelled.
+Method: coroutines against two workers; cancellation is followed by a look at the call's memory and at a later get.
+"""
+
+import asyncio
+
+import pytest
+from conftest import LONG
+
+import hbmesh
+from hbmesh import AsyncClient
+
+
+def run(workers, body):
+    async def both():
+        async with AsyncClient(*workers.place(0)) as first, AsyncClient(*workers.place(1)) as second:
+            return await asyncio.wait_for(body(first, second), LONG)
+
+    return asyncio.run(both())
+
+
+def test_set_and_get(workers, memory):
+    async def body(first, second):
+        key = first.generate_key("aio")
+        source, target = memory(0, [4096], seed=1), memory(1, [4096])
+        waiting = asyncio.create_task(second.mget_h2d([key], [target.list], timeout_ms=LONG * 1000))
+        assert (await first.mset_d2h([key], [source.list], checksum=True)).existed == [False]
+        assert await waiting and target.holds(1)
+        assert (await second.exist([key, f"{key}-not"])).presences == ["HIT", "MISS"]
+        assert (await second.get_meta_info([key])).metas[0].blob_sizes == [4096]
+        assert (await second.explain(key))["key"] == key
+        assert (await first.delete([key])).existed == [True]
+        assert (await first.health_check()).ready
+        await first.pre_register_device_memory(source.pointers, source.sizes)
+
+    run(workers, body)
+
+
+def test_many_calls_at_once(workers, memory):
+    async def body(first, second):
+        pairs = [(memory(0, [256], seed=n), memory(1, [256]), first.generate_key("aio")) for n in range(40)]
+        gets = [second.mget_h2d([key], [target.list], timeout_ms=LONG * 1000) for _, target, key in pairs]
+        sets = [first.mset_d2h([key], [source.list]) for source, _, key in pairs]
+        answers = await asyncio.gather(*gets, *sets)
+        assert all(answers) and all(target.holds(n) for n, (_, target, _) in enumerate(pairs))
+        await first.delete([key for _, _, key in pairs])
+
+    run(workers, body)
+
+
+def test_cancelling_a_get_ends_it_at_the_worker(workers, memory):
+    async def body(first, second):
+        key = first.generate_key("aio")
+        source, target = memory(0, [64], seed=2), memory(1, [64])
+        task = asyncio.create_task(second.mget_h2d([key], [target.list], timeout_ms=1_800_000))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The memory is ours again: a set that comes now is not read into it.
+        assert await first.mset_d2h([key], [source.list])
+        assert await second.mget_h2d([key], [memory(2, [64]).list]) and target.holds()
+        await first.delete([key])
+
+    run(workers, body)
+
+
+def test_futures_and_device_cache(workers, memory):
+    async def body(first, second):
+        key = first.generate_key("aio")
+        source, target = memory(0, [64], seed=3), memory(1, [64])
+        (received,) = await second.dev_subscribe([key], [target.list])
+        assert not received.done and received.key == key
+        with pytest.raises(hbmesh.FutureTimeoutError):
+            await received.get(1)
+        (sent,) = await first.dev_publish([key], [source.list])
+        assert (await received).bytes == [64] and await sent and target.holds(3)
+        (unwanted,) = await second.dev_subscribe([key], [target.list])
+        unwanted.cancel()
+        with pytest.raises(hbmesh.CancelledError):
+            await unwanted
+        assert await first.dev_mset([key], [source.list])
+        target.fill()
+        assert await second.dev_mget([key], [target.list], share_replica=True) and target.holds(3)
+        assert await second.dev_local_delete([key])
+        assert (await first.dev_delete([key])).existed == [True]
+
+    run(workers, body)
+
+
+def test_layers(workers, memory):
+    async def body(first, second):
+        targets = [memory(1, [64]) for _ in range(2)]
+        ticket = await second.reserve_layers([target.list for target in targets], ttl_seconds=LONG)
+        everything = asyncio.create_task(ticket.all(LONG * 1000))
+        for layer in range(ticket.layer_count):
+            assert await first.push(ticket.text, layer, memory(0, [64], seed=layer).list)
+            await ticket.layer(layer)
+            assert targets[layer].holds(layer)
+        await everything
+        ticket.cancel()
+
+    run(workers, body)
+
+
+def test_errors_are_those_of_the_blocking_client(workers, memory):
+    async def body(first, second):
+        with pytest.raises(hbmesh.InvalidError) as failure:
+            await first.exist(["b b"])
+        assert failure.value.key == "b b"
+        with pytest.raises(ValueError, match="keys"):
+            await first.mset_d2h(["a"], [])
+        pending = asyncio.create_task(second.mget_h2d(["never"], [memory(1, [64]).list], timeout_ms=1_800_000))
+        await asyncio.sleep(0)
+        await second.close()
+        with pytest.raises(hbmesh.ShuttingDownError):
+            await pending
+        assert repr(first) == f"<hbmesh.AsyncClient of {first.address}>"
+
+    run(workers, body)
+
+
+def test_a_client_serves_one_loop_after_the_other(workers):
+    client = AsyncClient(*workers.place(0))
+    asyncio.run(client.connect())
+    for _ in range(2):
+        assert asyncio.run(client.exist(["nothing"])).presences == ["MISS"]
+    asyncio.run(client.close())
