@@ -17,13 +17,16 @@ const shapes = [
   { name: "61x72KB", blobs: 61, blobBytes: 72 * 1024, objects: 22 },
 ];
 const readers = [1, 3, 7, 15];
+/** Slow enough that the machine's processors serve all devices at once. */
+const deviceMbPerSecond = 200;
 
 const help = `Usage: npm run bench -- [options]
 
 Measures this machine, at blobs of 1 MiB and of 72 KB, over tcp and over shm, with two workers and simulated devices:
   main job      local set and get, remote get
   device cases  publish and subscribe, devMSet and devMGet, layers pushed by ticket, from worker to worker
-  fan-out       one source of the device cache to 1, 3, 7 and 15 readers, each a further source
+  fan-out       one source of the device cache to 1, 3, 7 and 15 readers, each a further source; at last on devices of
+                200 MB/s each, which shows how readers share without that they share this machine's processors
 each beside its limit, measured in the same rounds: one copy with as many threads, or raw sockets with as many connections.
 
   --rounds N      rounds that count, after one warm-up; the table has medians (default 9)
@@ -87,6 +90,9 @@ function partsOf(rounds) {
     const options = { transport, rounds, ...shape, readers };
     parts.push({ name: `fan-out ${transport} ${name}`, measure: (context) => measureFanOut(options, context) });
   }
+  const { name, ...shape } = shapes[1];
+  const options = { transport: "shm", rounds, ...shape, objects: 4, readers, deviceMbPerSecond };
+  parts.push({ name: `fan-out devices ${name}`, measure: (context) => measureFanOut(options, context) });
   return parts;
 }
 

@@ -26,6 +26,11 @@ export interface DeviceCaseOptions {
 export interface FanOutOptions extends DeviceCaseOptions {
   /** Numbers of readers, rising; the first one is what the others are compared with. */
   readers: readonly number[];
+  /**
+   * One worker whose simulated devices each take this many megabytes (10^6) a second, as cards with a link each do, instead of two workers
+   * as fast as the machine. The limit is then that of all readers' devices together.
+   */
+  deviceMbPerSecond?: number;
 }
 
 const devicesEach = 8;
@@ -145,41 +150,69 @@ async function openDeviceCluster(
 }
 
 /**
- * One source at worker 1 to as many readers at once, on devices of worker 2 and worker 1 in turns, all with shareReplica. The
- * ratio is that of all bytes that arrive to the limit: readers share the machine's processors and memory, as cards do not.
+ * One source to as many readers at once, all with shareReplica. Without a speed of the devices: readers on devices of worker 2 and worker 1
+ * in turns; the ratio is that of all bytes that arrive to the limit, since readers share the machine's processors and memory, as
+ * cards do not.
  */
 export async function measureFanOut(options: FanOutOptions, context: BenchContext): Promise<RateRow[]> {
   return await withClosers(async (defer) => {
-    const [first = "", second = ""] = await openDeviceCluster(options, context, defer);
-    const source = await openClient("source", first, 0, options, fill);
-    defer(() => source.end());
-    const readers: BenchClient[] = [];
-    for (let number = 0; number < Math.max(...options.readers); number += 1) {
-      const place = number % 2 === 0 ? second : first;
-      // Device 0 of worker 1 is the source's.
-      const device = number % 2 === 0 ? number / 2 : (number + 1) / 2;
-      const reader = await openClient(`reader ${number + 1}`, place, device, options, 0);
-      defer(() => reader.end());
-      readers.push(reader);
-    }
-    const samples = new Map(
-      options.readers.map((count) => {
-        const name = `1 source to ${count} ${options.transport} ${shapeName(options)}`;
-        return [count, new RateSamples(name, count * bytesOf(options), limitOf(options.transport))];
+    const places = await openPlaces(options, context, defer);
+    const [source, ...readers] = await Promise.all(
+      places.map(async ({ address, device }, number) => {
+        const name = number === 0 ? "source" : `reader ${number}`;
+        const client = await openClient(name, address, device, options, number === 0 ? fill : 0);
+        defer(() => client.end());
+        return client;
       }),
     );
-    for (let round = 0; round <= options.rounds; round += 1) {
+    const { deviceMbPerSecond } = options;
+    const where = deviceMbPerSecond === undefined ? options.transport : `devices of ${deviceMbPerSecond} MB/s`;
+    const against = deviceMbPerSecond === undefined ? limitOf(options.transport) : "the devices";
+    const samples = new Map(
+      options.readers.map((count) => {
+        const name = `1 source to ${count} ${where} ${shapeName(options)}`;
+        return [count, new RateSamples(name, count * bytesOf(options), against)];
+      }),
+    );
+    for (let round = 0; source !== undefined && round <= options.rounds; round += 1) {
       for (const [count, into] of samples) {
         context.signal.throwIfAborted();
         const seconds = await fanOut(source, readers.slice(0, count), `fan${round}_${count}_`, into);
         if (round > 0) {
-          into.add(seconds, await limitFor(options, into.lanes));
+          const limit = deviceMbPerSecond === undefined ? await limitFor(options, into.lanes) : undefined;
+          into.add(seconds, limit ?? count * (deviceMbPerSecond ?? 0) * 1e6);
         }
       }
     }
     await Promise.all(readers.map((reader) => reader.expectBytes("m", fill)));
     return fanOutRows(options, samples);
   });
+}
+
+/** The source's place, then those of the readers. */
+async function openPlaces(
+  options: FanOutOptions,
+  context: BenchContext,
+  defer: (close: () => Promise<void>) => void,
+): Promise<{ address: string; device: number }[]> {
+  const count = 1 + Math.max(...options.readers);
+  const { deviceMbPerSecond, transport } = options;
+  if (deviceMbPerSecond === undefined) {
+    const addresses = await openDeviceCluster(options, context, defer);
+    return Array.from({ length: count }, (_, number) => {
+      return { address: addresses[number % 2] ?? "", device: Math.floor(number / 2) };
+    });
+  }
+  const workerArgs = (): string[] => ["--sim_bandwidth_mb_per_s", String(deviceMbPerSecond)];
+  const cluster = await context.openCluster({
+    workers: 1,
+    devices: count,
+    transport,
+    sharedMemorySizeMb: 64,
+    workerArgs,
+  });
+  defer(() => cluster.close());
+  return Array.from({ length: count }, (_, device) => ({ address: cluster.addresses[0] ?? "", device }));
 }
 
 /** Seconds from the common start to the last reader's end. */
