@@ -1,7 +1,7 @@
 /** The hetero benchmark as one self-contained page: throughput and latency by case beside the limit, and the table. */
 import type { HeteroResult } from "./hetero.js";
 import type { HeteroOperation, HeteroRow } from "./hetero-rows.js";
-import { type Bar, type BarGroup, barChart, escapeText } from "./svg.js";
+import { type Bar, type BarGroup, barChart, escapeText, shortNumber } from "./svg.js";
 
 const operations: Record<HeteroOperation, { kind: string; text: string }> = {
   mset_d2h: { kind: "set", text: "mset_d2h: HBM to host" },
@@ -43,6 +43,7 @@ function throughputBar(row: HeteroRow): Bar {
     kind: operations[row.operate].kind,
     value: row.wallMbPerSecond,
     limit: row.limitMbPerSecond,
+    text: `${shortNumber(row.wallMbPerSecond)} (${percent}%)`,
     title: `${row.operate} over ${row.path}: ${row.wallMbPerSecond.toFixed(0)} MB/s, ${percent}% of ${row.against}`,
   };
 }

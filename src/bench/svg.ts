@@ -10,6 +10,8 @@ export interface Bar {
   span?: readonly [number, number];
   /** A line across, to compare with. */
   limit?: number;
+  /** Written beside it; the value otherwise. */
+  text?: string;
   /** Shown when one points at it. */
   title: string;
 }
@@ -95,7 +97,9 @@ function barSvg(bar: Bar, axis: Axis, y: number): string {
     parts.push(`<line class="limit" x1="${x}" x2="${x}" y1="${y - 1}" y2="${y + barHeight - 1}"/>`);
   }
   const textAt = Math.max(end, place, bar.limit === undefined ? 0 : axis.at(bar.limit)) + 6;
-  parts.push(`<text class="value" x="${textAt.toFixed(1)}" y="${y + 10}">${shortNumber(bar.value)}</text>`);
+  parts.push(
+    `<text class="value" x="${textAt.toFixed(1)}" y="${y + 10}">${escapeText(bar.text ?? shortNumber(bar.value))}</text>`,
+  );
   return `<g><title>${escapeText(bar.title)}</title>${parts.join("")}</g>`;
 }
 
