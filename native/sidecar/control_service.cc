@@ -87,6 +87,7 @@ StatusCode ControlService::DropOne(const layout::HeldObject& held) {
     objects_.Remove(*object, {StatusCode::kNotFound, "the key was deleted"}, false);
     return StatusCode::kOk;
   }
+  if (pending_.NoteDropped(held.slot, held.generation)) return StatusCode::kOk;
   // A version that its set has not sealed yet: it was to replace an older one of this worker.
   ObjectView dropped;
   if (store_.FindSlot(held.slot, held.generation, &dropped).ok() && dropped.state == SlotState::kWritten) {
@@ -113,6 +114,10 @@ StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<con
     const DeviceObject* object = objects_.Find(held.slot);
     if (object == nullptr || object->gone || object->generation != held.generation) return StatusCode::kTryAgain;
     *sizes = object->sizes;
+    return StatusCode::kOk;
+  }
+  if (const PendingSlots::Object* pending = pending_.Find(held.slot, held.generation); pending != nullptr) {
+    *sizes = pending->blobSizes;
     return StatusCode::kOk;
   }
   ObjectView object;
@@ -187,6 +192,9 @@ void ControlService::ListHeld(Session& session, const Message& message) {
   };
   store_.ForEachSealed(
       [&](const ObjectView& object) { add(object.key, object.generation, object.payloadBytes, object.slot); });
+  pending_.ForEachConfirmed([&](uint32_t slot, const PendingSlots::Object& object) {
+    add(object.key, object.generation, object.bytes, slot);
+  });
   for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
     // A message names a key once: the same key on several devices goes out in as many messages.
     std::vector<std::vector<const DeviceObject*>> rounds;

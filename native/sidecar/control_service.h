@@ -20,6 +20,7 @@
 #include "queue/channel.h"
 #include "sidecar/device_objects.h"
 #include "sidecar/peer_links.h"
+#include "sidecar/pending_slots.h"
 #include "sidecar/session.h"
 #include "store/object_store.h"
 
@@ -34,8 +35,8 @@ class ControlService {
     std::function<void(bool drain, std::function<void()> done)> shutdown;
   };
 
-  ControlService(ObjectStore& store, DeviceObjects& objects, PeerLinks& peers, Hooks hooks)
-      : store_(store), objects_(objects), peers_(peers), hooks_(std::move(hooks)) {}
+  ControlService(ObjectStore& store, DeviceObjects& objects, PendingSlots& pending, PeerLinks& peers, Hooks hooks)
+      : store_(store), objects_(objects), pending_(pending), peers_(peers), hooks_(std::move(hooks)) {}
 
   // A message of the control session without kFlagReply. `find` gives the session again later, if it is still there.
   void Handle(Session& session, const Message& message, const std::function<Session*(uint64_t)>& find);
@@ -51,6 +52,7 @@ class ControlService {
 
   ObjectStore& store_;
   DeviceObjects& objects_;
+  PendingSlots& pending_;
   PeerLinks& peers_;
   const Hooks hooks_;
 };

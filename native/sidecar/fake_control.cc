@@ -243,7 +243,9 @@ layout::ResultRecord FakeControl::AnswerKey(const Message& message, size_t i, co
     const bool free = !there || existence == 2;
     if (op == layout::Op::kReserve && free) record.generation = ++directory_.lastGeneration;
     if (op == layout::Op::kCommit && free) {
-      const auto commit = RecordAt<layout::CommitRecord>(message, batchBytes, i);
+      auto commit = RecordAt<layout::CommitRecord>(message, batchBytes, i);
+      if (commit.generation == 0) commit.generation = ++directory_.lastGeneration;
+      record.generation = commit.generation;
       directory_.known[key] = {commit.generation, commit.bytes, {{member_, commit.slot}}, family, 0};
     }
   } else if (op == layout::Op::kAddLocation) {

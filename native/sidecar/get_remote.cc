@@ -38,7 +38,7 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
     remote.tried |= 1U << *next;
     const layout::Location& location = remote.found.locations[*next];
     if (location.member == core_.peers.self()) {
-      if (TryHere(remote, location, local)) return;
+      if (TryHere(index, location, local)) return;
       continue;
     }
     PeerLink* link = core_.peers.Find(location.member);
@@ -62,7 +62,13 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
   }
 }
 
-bool GetTransfer::TryHere(Remote& remote, const layout::Location& location, LocalBatch* local) {
+bool GetTransfer::TryHere(uint32_t index, const layout::Location& location, LocalBatch* local) {
+  Remote& remote = remotes_[index];
+  if (core_.pending.Find(location.slot, remote.found.generation) != nullptr) {
+    remote.state = State::kOpening;
+    core_.pending.Wait(location.slot, this, index);
+    return true;
+  }
   ObjectView object;
   const Status status = core_.store.FindSlot(location.slot, remote.found.generation, &object);
   const bool isHere = status.ok() || status.code() == StatusCode::kNotReady;  // which says: on the SSD tier
@@ -74,6 +80,16 @@ bool GetTransfer::TryHere(Remote& remote, const layout::Location& location, Loca
   remote.state = State::kEnded;  // the batch ends the key
   AddLocal(remote.key, object, local);
   return true;
+}
+
+void GetTransfer::OnSlotSettled(uint64_t tag) {
+  const auto index = static_cast<uint32_t>(tag);
+  Remote& remote = remotes_[index];
+  if (remote.state != State::kOpening) return;
+  LocalBatch local;
+  if (!TryHere(index, remote.found.locations[remote.location], &local)) TryNext(index, &local);
+  StartLocal(std::move(local));
+  Advance();
 }
 
 void GetTransfer::ReportMissing(const Remote& remote) {

@@ -11,7 +11,10 @@ GetTransfer::GetTransfer(Core& core, Session& session, const layout::Entry& entr
 
 GetTransfer::~GetTransfer() {
   if (questionId_ != 0) core_.control.Cancel(questionId_);
-  if (!remotes_.empty()) core_.peers.ForgetOpens(this);
+  if (!remotes_.empty()) {
+    core_.peers.ForgetOpens(this);
+    core_.pending.Forget(this);
+  }
   EndReturns({});
 }
 

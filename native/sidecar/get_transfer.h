@@ -25,7 +25,11 @@
 
 namespace hbmesh::sidecar {
 
-class GetTransfer final : public Request, private CompletionTarget, private ControlWaiter, private PeerReader {
+class GetTransfer final : public Request,
+                          private CompletionTarget,
+                          private ControlWaiter,
+                          private PeerReader,
+                          private SlotWaiter {
  public:
   GetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call);
   ~GetTransfer();
@@ -98,6 +102,7 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   void OnControlLost(uint64_t tag, const Status& why) override;
   void OnOpened(uint64_t tag, const peer::OpenedRecord& opened, uint64_t connection) override;
   void OnOpenFailed(uint64_t tag, const Status& why) override;
+  void OnSlotSettled(uint64_t tag) override;
 
   // ----- local -----
   // Adds a key to the batch, brings its object back first, or ends it because its shape differs.
@@ -124,8 +129,8 @@ class GetTransfer final : public Request, private CompletionTarget, private Cont
   // Goes to the first location that was not tried yet; ends the key when there is none.
   void TryNext(uint32_t remote, LocalBatch* local);
   [[nodiscard]] std::optional<uint32_t> NextLocation(const Remote& remote) const;
-  // True: it is here and was added, or has ended.
-  bool TryHere(Remote& remote, const layout::Location& location, LocalBatch* local);
+  // True: it is here and was added, has ended, or is waited for.
+  bool TryHere(uint32_t remote, const layout::Location& location, LocalBatch* local);
   [[nodiscard]] Status CheckOpened(const Remote& remote, const peer::OpenedRecord& opened) const;
   [[nodiscard]] bool SlicesCover(const Remote& remote) const;
   void StartReads(uint32_t remote, const peer::OpenedRecord& opened);

@@ -90,6 +90,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--slice_kb", options.sliceBytes, "largest piece of a remote read, KiB; default 1024")
       ->check(CLI::Range(4, 1 << 20))
       ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 10); });
+  app.add_option("--at_once_mb", options.atOnceBytesMax,
+                 "sets up to this size, MiB, tell the owners of the keys while they are copied; default 512, 0: none")
+      ->check(CLI::Range(0, 1 << 20))
+      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 20); });
   app.add_option("--key_rule", options.keyRule, "which keys are allowed")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))

@@ -44,7 +44,10 @@ struct SidecarOptions {
   uint32_t controlTimeoutMs = 15'000;  // answer of the control process, beyond what a caller wants to wait
   uint32_t connectTimeoutMs = 5'000;   // connection to a peer's sidecar
   uint64_t floorMbPerSecond = 10;      // a transfer slower than this is given up
-  uint64_t sliceBytes = 1ULL << 20;    // largest piece of a remote read
+  // Sets up to this size are committed while their bytes are copied. Of larger ones others would wait for the bytes too
+  // long, and a round trip more costs them little.
+  uint64_t atOnceBytesMax = 512ULL << 20;
+  uint64_t sliceBytes = 1ULL << 20;  // largest piece of a remote read
 };
 
 }  // namespace hbmesh::sidecar

@@ -21,6 +21,7 @@ uint64_t LeftMs(const ObjectView& object, uint64_t nowMs) {
 }  // namespace
 
 PeerHolds::~PeerHolds() {
+  pending_.Forget(this);
   for (auto& [key, peer] : peers_) Release(peer);
 }
 
@@ -81,6 +82,7 @@ void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> me
   };
   for (uint32_t i = 0; i < count; ++i) {
     const auto request = peer::RecordAt<peer::OpenRecord>(message, i);
+    if (Defer(from, request)) continue;
     if ((request.slot & layout::kDeviceSlot) != 0) {
       answers.push_back(OpenMemory(from, peer, request, &blobs));
     } else if (const auto answer = OpenOne(from, peer, request); answer.has_value()) {
@@ -90,6 +92,26 @@ void PeerHolds::Open(EndpointKey from, Peer& peer, std::span<const std::byte> me
   }
   send();
   Flush(peer);
+}
+
+bool PeerHolds::Defer(EndpointKey from, const peer::OpenRecord& request) {
+  if (pending_.Find(request.slot, request.generation) == nullptr || deferred_.size() >= kHoldsMax) return false;
+  const uint64_t tag = ++lastHold_;
+  deferred_.emplace(tag, std::pair(from, request));
+  pending_.Wait(request.slot, this, tag);
+  return true;
+}
+
+void PeerHolds::OnSlotSettled(uint64_t tag) {
+  const auto found = deferred_.find(tag);
+  if (found == deferred_.end()) return;
+  const auto [from, request] = found->second;
+  deferred_.erase(found);
+  const auto peer = peers_.find(from);
+  if (peer == peers_.end()) return;
+  if (const auto answer = OpenOne(from, peer->second, request); answer.has_value()) {
+    Answer(from, peer->second, *answer);
+  }
 }
 
 std::optional<peer::OpenedRecord> PeerHolds::OpenOne(EndpointKey from, Peer& peer, const peer::OpenRecord& request) {
@@ -131,6 +153,10 @@ void PeerHolds::OnBroughtBack(EndpointKey from, uint64_t number, uint64_t tag, c
     answer = Lend(from, peer, tag, *object);
     answer.flags |= peer::kOpenedSpilled;
   }
+  Answer(from, peer, answer);
+}
+
+void PeerHolds::Answer(EndpointKey from, Peer& peer, const peer::OpenedRecord& answer) {
   const uint32_t bytesMax = transports_[from.transport].transport->capabilities().messageBytesMax;
   // Answers that wait for room share a message.
   if (!peer.outbox.empty() && peer::AppendRecord(peer::Type::kOpened, answer, bytesMax, &peer.outbox.back())) {

@@ -22,18 +22,25 @@
 #include "sidecar/device_objects.h"
 #include "sidecar/layers.h"
 #include "sidecar/peer_protocol.h"
+#include "sidecar/pending_slots.h"
 #include "sidecar/store_keeper.h"
 #include "sidecar/transports.h"
 #include "store/object_store.h"
 
 namespace hbmesh::sidecar {
 
-class PeerHolds final : private HoldUser {
+class PeerHolds final : private HoldUser, private SlotWaiter {
  public:
   // `clock`: the store's.
-  PeerHolds(ObjectStore& store, StoreKeeper& keeper, DeviceObjects& objects, Layers& layers,
+  PeerHolds(ObjectStore& store, StoreKeeper& keeper, DeviceObjects& objects, PendingSlots& pending, Layers& layers,
             std::vector<OpenTransport>& transports, const Clock& clock)
-      : store_(store), keeper_(keeper), objects_(objects), layers_(layers), transports_(transports), clock_(clock) {}
+      : store_(store),
+        keeper_(keeper),
+        objects_(objects),
+        pending_(pending),
+        layers_(layers),
+        transports_(transports),
+        clock_(clock) {}
   // Closes all connections.
   ~PeerHolds();
 
@@ -62,6 +69,7 @@ class PeerHolds final : private HoldUser {
   void OnHoldBroken(uint64_t hold, const Status& why) override;
   void OnHoldConsumed(uint64_t hold, const Status& status) override;
   void OnHoldOverdue(uint64_t hold) override;
+  void OnSlotSettled(uint64_t tag) override;
   // The places of the blobs, as the peer's transport names them, are added to `blobs`.
   [[nodiscard]] peer::OpenedRecord OpenMemory(EndpointKey from, Peer& peer, const peer::OpenRecord& request,
                                               std::vector<peer::BlobRecord>* blobs);
@@ -82,6 +90,10 @@ class PeerHolds final : private HoldUser {
   void OnBroughtBack(EndpointKey from, uint64_t number, uint64_t tag, const Status& status, const ObjectView* object);
   // Holds the object for the peer and tells where it is.
   [[nodiscard]] peer::OpenedRecord Lend(EndpointKey from, Peer& peer, uint64_t tag, const ObjectView& object);
+  // One record in a message of its own, or of those that wait.
+  void Answer(EndpointKey from, Peer& peer, const peer::OpenedRecord& answer);
+  // True: its bytes are still on their way, and it is answered when they are there.
+  [[nodiscard]] bool Defer(EndpointKey from, const peer::OpenRecord& request);
   void Close(Peer& peer, std::span<const std::byte> message, uint32_t count);
   void Release(Peer& peer);
   bool Flush(Peer& peer);
@@ -89,12 +101,14 @@ class PeerHolds final : private HoldUser {
   ObjectStore& store_;
   StoreKeeper& keeper_;
   DeviceObjects& objects_;
+  PendingSlots& pending_;
   Layers& layers_;
   std::vector<OpenTransport>& transports_;
   const Clock& clock_;
   uint64_t lastHold_ = 0;
   uint64_t lastReturn_ = 0;
   std::map<EndpointKey, Peer> peers_;
+  std::unordered_map<uint64_t, std::pair<EndpointKey, peer::OpenRecord>> deferred_;  // by the tag of their wait
   std::unordered_map<uint64_t, EndpointKey> memory_;  // holds of device memory: who has them
 };
 

@@ -19,6 +19,7 @@
 #include "sidecar/copier.h"
 #include "sidecar/object_call.h"
 #include "sidecar/options.h"
+#include "sidecar/pending_slots.h"
 #include "sidecar/reply.h"
 #include "sidecar/session_server.h"
 #include "sidecar/timers.h"
@@ -68,6 +69,7 @@ struct Core {
   ControlPort& control;
   PeerLinks& peers;
   DeviceObjects& objects;
+  PendingSlots& pending;
   Layers& layers;
   SessionServer& sessions;
   RequestTable& requests;

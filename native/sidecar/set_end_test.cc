@@ -11,8 +11,9 @@ namespace {
 
 using layout::Op;
 
-constexpr uint64_t kReplace = 2;
+constexpr uint64_t kSkip = 0;
 constexpr uint64_t kFail = 1;
+constexpr uint64_t kReplace = 2;
 
 void ExpectDoubt(const Reply& reply, StatusCode code) {
   ASSERT_EQ(reply.code, StatusCode::kOk) << reply.text;
@@ -21,14 +22,29 @@ void ExpectDoubt(const Reply& reply, StatusCode code) {
   EXPECT_NE(reply.texts[0].find("it may become visible"), std::string::npos) << reply.texts[0];
 }
 
-TEST(SetEndTest, ClientKilledWhileItsBytesAreCopiedLeavesNothing) {
+class SetEndTest : public ::testing::TestWithParam<uint64_t> {};
+INSTANTIATE_TEST_SUITE_P(Modes, SetEndTest, ::testing::Values(kSkip, kReplace),
+                         [](const auto& each) { return each.param == kReplace ? "Replace" : "Skip"; });
+
+// A set that replaces commits when its bytes are there; any other one tells its owner at once, and takes it back.
+void ExpectNothingCommitted(Worker& worker, uint64_t mode) {
+  if (mode == kReplace) {
+    EXPECT_EQ(worker.control->Asked(Op::kCommit), 0) << "nothing of it was committed";
+  } else {
+    Eventually([&] { return worker.control->Asked(Op::kForgetLocations) > 0; }, "the owner is told");
+    EXPECT_EQ(worker.control->Asked(Op::kReserve), 0);
+  }
+}
+
+TEST_P(SetEndTest, ClientKilledWhileItsBytesAreCopiedLeavesNothing) {
   FakeDirectory directory;
   Worker worker(directory, 1, {"--sim_bandwidth_mb_per_s=20"});
   DeviceMemory memory(8 << 20);
   {
     Client client(worker.process.workerAddress());
-    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 8, 1 << 20)});
-    worker.control->WaitAsked(Op::kReserve, 1);
+    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 8, 1 << 20)},
+                        {GetParam(), 0, 0, 0});
+    worker.control->WaitAsked(GetParam() == kReplace ? Op::kReserve : Op::kCommit, 1);
     // The control process answers one message after the other: the reservation was answered before this.
     EXPECT_GT(worker.control->Stats().arenaUsedBytes, 0U);
     client.Die();
@@ -37,27 +53,28 @@ TEST(SetEndTest, ClientKilledWhileItsBytesAreCopiedLeavesNothing) {
              "the memory of the dead client's set is free");
   EXPECT_EQ(worker.control->Stats().objects, 0U);
   EXPECT_EQ(worker.control->Stats().sessions, 0U);
-  EXPECT_EQ(worker.control->Asked(Op::kCommit), 0) << "nothing of it was committed";
+  ExpectNothingCommitted(worker, GetParam());
 }
 
-TEST(SetEndTest, CopyThatFailsFreesTheMemoryAndSaysWhy) {
+TEST_P(SetEndTest, CopyThatFailsFreesTheMemoryAndSaysWhy) {
   FakeDirectory directory;
   Worker worker(directory, 1, {"--sim_fail_every_nth=1"});
   Client client(worker.process.workerAddress());
   DeviceMemory memory(1 << 20);
   const uint32_t region = client.MustRegister(0, memory);
-  const Reply reply = client.Call(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096), Blobs("b", region, 1, 4096)});
+  const Reply reply =
+      client.Call(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096), Blobs("b", region, 1, 4096)}, {GetParam(), 0, 0, 0});
   ASSERT_EQ(reply.code, StatusCode::kOk) << reply.text;
   for (size_t i = 0; i < 2; ++i) {
     EXPECT_NE(reply.results[i].code, 0U);
     EXPECT_FALSE(reply.texts[i].empty());
   }
-  EXPECT_EQ(worker.control->Asked(Op::kCommit), 0);
+  ExpectNothingCommitted(worker, GetParam());
   EXPECT_EQ(worker.control->Stats().arenaUsedBytes, 0U);
   EXPECT_EQ(worker.control->Stats().objects, 0U);
 }
 
-TEST(SetEndTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
+TEST(SetDoubtTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
   FakeDirectory directory;
   Worker worker(directory, 1);
   Client client(worker.process.workerAddress());
@@ -78,7 +95,7 @@ TEST(SetEndTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
   EXPECT_EQ(worker.control->Asked(Op::kLookup), 0) << "it is sealed here";
 }
 
-TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneConfirms) {
+TEST(SetDoubtTest, ControlDeadAfterCommitThenTheNextOneConfirms) {
   FakeDirectory directory;
   Worker worker(directory, 1);
   Client client(worker.process.workerAddress());
@@ -98,7 +115,7 @@ TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneConfirms) {
   EXPECT_EQ(std::memcmp(memory.data(), memory.data() + (512 << 10), 8192), 0);
 }
 
-TEST(SetEndTest, ControlDeadAfterCommitThenTheNextOneRefuses) {
+TEST(SetDoubtTest, ControlDeadAfterCommitThenTheNextOneRefuses) {
   FakeDirectory directory;
   Worker worker(directory, 1);
   Client client(worker.process.workerAddress());
@@ -170,7 +187,7 @@ TEST_F(LostReplaceTest, RefusalOfAnOwnerThatKnowsNothingLeavesTheOldOne) {
   EXPECT_EQ(worker.control->Stats().objects, 1U);
 }
 
-TEST(SetEndTest, ClientKilledAfterCommitTheSetGoesThrough) {
+TEST(SetDoubtTest, ClientKilledAfterCommitTheSetGoesThrough) {
   FakeDirectory directory;
   Worker worker(directory, 1);
   DeviceMemory memory(1 << 20);

@@ -31,6 +31,9 @@ SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entr
       existence_(static_cast<layout::Existence>(entry.args[0])) {}
 
 SetTransfer::~SetTransfer() {
+  for (const Key& key : keys_) {
+    if (key.allocated) core_.pending.Settle(key.slot);
+  }
   if (questionId_ != 0) core_.control.Forget(questionId_);
   if (room_ != 0) core_.keeper.tier()->ForgetRoom(room_);
 }
@@ -112,7 +115,12 @@ void SetTransfer::Begin() {
   slices_ = static_cast<uint32_t>(pieces_.size());
   if (!asked_.empty()) {
     core_.keeper.Flush();  // owners hear of a key's end here before it is reserved anew
-    Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
+    atOnce_ = existence_ != layout::Existence::kReplace && copiedBytes_ <= core_.options.atOnceBytesMax;
+    if (atOnce_) {
+      CommitAtOnce();
+    } else {
+      Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
+    }
   }
   // After the question: the owners work while the bytes move. Nothing is copied when it could not be asked.
   if (questionId_ == 0) return;
@@ -192,6 +200,15 @@ void SetTransfer::Commit() {
   AskToCommit(State::kCommitting);
 }
 
+void SetTransfer::CommitAtOnce() {
+  for (const uint32_t i : asked_) {
+    keys_[i].state = State::kCommitting;
+    core_.pending.Add(keys_[i].slot, {call_.key(i), call_.blobSizes(i), call_.objectBytes(i), 0});
+  }
+  committed_ = true;
+  AskToCommit(State::kCommitting);
+}
+
 void SetTransfer::AskToCommit(State state) {
   asked_.clear();
   for (uint32_t i = 0; i < keys_.size(); ++i) {
@@ -237,20 +254,57 @@ void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
       End(i);
       continue;
     }
+    if (atOnce_) {
+      keys_[i].state = State::kConfirmed;
+      keys_[i].generation = record.generation;
+      core_.pending.Confirm(keys_[i].slot, record.generation);
+      continue;
+    }
     // A delete may have reached this worker before the owner's answer: then the slot is someone else's by now.
     ObjectView written;
     if (core_.store.FindSlot(keys_[i].slot, keys_[i].generation, &written).ok()) {
       core_.store.Seal(keys_[i].slot, nowMs);
       core_.keeper.OnSealed();
     }
-    keys_[i].state = State::kEnded;
     keys_[i].allocated = false;  // it is the store's now
-    result.flags = record.flags & layout::kExisted;
-    result.generation = keys_[i].generation;
-    result.bytes = call_.objectBytes(i);
-    ++core_.counters.transfers;
-    core_.counters.transferredBytes += result.bytes;
+    SetOk(i, record.flags & layout::kExisted);
   }
+}
+
+void SetTransfer::SetOk(uint32_t i, uint32_t flags) {
+  keys_[i].state = State::kEnded;
+  layout::KeyResult& result = reply_.result(i);
+  result.flags = flags;
+  result.generation = keys_[i].generation;
+  result.bytes = call_.objectBytes(i);
+  ++core_.counters.transfers;
+  core_.counters.transferredBytes += result.bytes;
+}
+
+void SetTransfer::SealConfirmed(uint32_t i) {
+  Key& key = keys_[i];
+  if (!fault_.ok()) {
+    FailKey(i, fault_);
+    return;
+  }
+  const bool deleted = core_.pending.IsDropped(key.slot);
+  core_.store.MarkWritten(key.slot, key.generation);
+  key.written = true;
+  SetOk(i, 0);
+  if (deleted) {
+    End(i);  // it was set, and deleted before its bytes were whole
+    return;
+  }
+  core_.store.Seal(key.slot, core_.clock.NowMs());
+  core_.keeper.OnSealed();
+  key.allocated = false;  // it is the store's now
+  core_.pending.Settle(key.slot);
+}
+
+void SetTransfer::TakeBack(uint32_t i) {
+  const Key& key = keys_[i];
+  if (key.state != State::kConfirmed || core_.pending.IsDropped(key.slot)) return;
+  core_.keeper.sink()({call_.key(i), key.slot, key.generation, call_.objectBytes(i), EndReason::kLost});
 }
 
 void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
@@ -265,7 +319,11 @@ void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
 void SetTransfer::EndCopy(const Status& status) {
   copying_ = false;
   if (!status.ok()) {
-    FailRest(status);
+    if (atOnce_) {
+      fault_ = status;
+    } else {
+      FailRest(status);
+    }
     return;
   }
   layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
@@ -298,6 +356,7 @@ void SetTransfer::OnChecksum() {
 
 void SetTransfer::End(uint32_t i) {
   keys_[i].state = State::kEnded;
+  if (keys_[i].allocated) core_.pending.Settle(keys_[i].slot);
   // While a copy writes to it the slot stays; Advance drops it when the copy is done.
   if (copying_ || !keys_[i].allocated) return;
   (void)core_.store.Drop(keys_[i].slot, keys_[i].written ? keys_[i].generation : 0).ok();
@@ -311,6 +370,7 @@ void SetTransfer::Doubt(uint32_t i, const Status& status) {
 }
 
 void SetTransfer::FailKey(uint32_t key, const Status& status) {
+  TakeBack(key);
   reply_.Fail(key, status);
   End(key);
 }
@@ -351,6 +411,8 @@ void SetTransfer::Stop(const Status& why) {
 }
 
 void SetTransfer::OnAbandoned() {
+  // Bytes that nobody vouches for are not kept; the owners hear of it when the copy has ended.
+  if (copying_ && atOnce_) fault_ = {StatusCode::kInterrupted, "the client ended"};
   if (committed_) return;
   FailRest({StatusCode::kInterrupted, "the client ended"});
   Advance();
@@ -377,8 +439,12 @@ void SetTransfer::OnDeadline() {
 void SetTransfer::Advance() {
   bool waiting = false;
   bool reserved = false;
-  for (const Key& key : keys_) {
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    const Key& key = keys_[i];
+    if (key.state == State::kConfirmed && !copying_) SealConfirmed(i);
     waiting = waiting || key.state == State::kPending || key.state == State::kCommitting;
+    // The caller's memory is read until the copy ends.
+    waiting = waiting || key.state == State::kConfirmed || (copying_ && key.state == State::kDoubtful);
     reserved = reserved || key.state == State::kReserved;
   }
   if (reserved && !waiting && !copying_) {

@@ -4,6 +4,13 @@
 //   key:  pending -> reserved -> committing -> ended          (any fault ends it; its slot is dropped)
 //                                committing -> doubtful -> ended
 //
+// At once: a set of no more than SidecarOptions::atOnceBytesMax, unless it replaces, asks its owners for both in one
+// question, while the bytes are copied; it takes as long as the longer of the two. Who learns of the object before its
+// bytes are whole waits (PendingSlots). A copy that fails then takes the location back from the owner.
+//
+//   key:  committing -> confirmed -> ended                    (confirmed: the owner knows it, the bytes may not be
+//   there)
+//         committing -> doubtful -> confirmed -> ended
 // Where there is an SSD tier, keys wait for room rather than push out what the tier can take; all of a call begins to
 // move when all of it has room.
 //
@@ -30,7 +37,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void Stop(const Status& why) override;
 
  private:
-  enum class State : uint8_t { kPending, kReserved, kCommitting, kDoubtful, kEnded };
+  enum class State : uint8_t { kPending, kReserved, kCommitting, kConfirmed, kDoubtful, kEnded };
   struct Key {
     State state = State::kPending;
     bool allocated = false;
@@ -66,6 +73,12 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void AskToCommit(State state);
   // The owner of a key may or may not have committed it.
   void Doubt(uint32_t key, const Status& status);
+  // Begins to reserve and commit in one question.
+  void CommitAtOnce();
+  // What the owner confirmed becomes visible, or is taken back. REQUIRES: the copy has ended.
+  void SealConfirmed(uint32_t key);
+  void TakeBack(uint32_t key);
+  void SetOk(uint32_t key, uint32_t flags);
   // Ends the keys that no copy and no answer is needed for, and the request with the last of them.
   void FinishWhenDone();
   // Ends a key that will not be there because of this set. Existed keys end so, too.
@@ -93,7 +106,9 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   std::vector<ChecksumItem> checks_;
   std::vector<uint32_t> checkedKeys_;  // whose these are
   bool committed_ = false;             // the owners were told
-  bool stopped_ = false;               // the sidecar ends: doubtful keys are left to whoever adopts the store
+  bool atOnce_ = false;
+  Status fault_;          // of a copy at once
+  bool stopped_ = false;  // the sidecar ends: doubtful keys are left to whoever adopts the store
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;
   uint64_t startNs_ = 0;

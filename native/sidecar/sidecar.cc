@@ -93,9 +93,9 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   if (Status status = OpenTier(); !status.ok()) return status;
   if (options_.tenants.empty()) Log().info("there is no tenants file: all sessions are one tenant");
   objects_ = std::make_unique<DeviceObjects>(control_, *links_);
-  holds_ = std::make_unique<PeerHolds>(*store_, *keeper_, *objects_, layers_, transports_, clock_);
+  holds_ = std::make_unique<PeerHolds>(*store_, *keeper_, *objects_, pending_, layers_, transports_, clock_);
   service_ = std::make_unique<ControlService>(
-      *store_, *objects_, *links_,
+      *store_, *objects_, pending_, *links_,
       ControlService::Hooks{[this] { return clock_.NowMs(); }, [this] { return Stats(); },
                             [this](bool drain, std::function<void()> done) {
                               KeepSpilled(false);  // the worker ends, and its store with it
@@ -116,6 +116,7 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
                                       control_,
                                       *links_,
                                       *objects_,
+                                      pending_,
                                       layers_,
                                       *sessions_,
                                       requests_,
@@ -142,6 +143,7 @@ bool Sidecar::Poll() {
   worked = keeper_->Poll() || worked;
   worked = replicas_->Flush() || worked;
   worked = objects_->Flush() || worked;
+  worked = pending_.Poll() || worked;
   worked = links_->Poll() || worked;
   worked = holds_->Poll() || worked;
   for (Session* session : sessions_->sessions()) {

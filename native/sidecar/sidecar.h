@@ -105,6 +105,7 @@ class Sidecar final : private LoopWork, private SessionListener {
   std::unique_ptr<StoreKeeper> keeper_;
   std::unique_ptr<Replicas> replicas_;
   std::unique_ptr<DeviceObjects> objects_;
+  PendingSlots pending_;
   Layers layers_;
   std::unique_ptr<PeerHolds> holds_;
   std::unique_ptr<ControlService> service_;

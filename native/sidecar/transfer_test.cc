@@ -14,6 +14,9 @@ namespace {
 
 using layout::Op;
 
+// A set that replaces reserves its keys first; others reserve and commit at once (at_once_test.cc).
+constexpr std::array<uint64_t, 4> kReplacing = {2, 0, 0, 0};
+
 TEST(TransferTest, SetThenGetLocally) {
   FakeDirectory directory;
   Worker worker(directory, 1);
@@ -259,7 +262,7 @@ TEST(TransferTest, ClientKilledInTheMiddleOfASetLeavesNothing) {
   DeviceMemory memory(1 << 20);
   {
     Client client(worker.process.workerAddress());
-    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 4, 100'000)});
+    (void)client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 4, 100'000)}, kReplacing);
     worker.control->WaitAsked(Op::kReserve, 1);
     EXPECT_GT(worker.control->Stats().arenaUsedBytes, 0U);
     client.Die();
@@ -279,8 +282,8 @@ TEST(TransferTest, ControlKilledThenLocalHitsGoOnAndANewOneTakesOver) {
   const uint32_t region = client.MustRegister(0, memory);
   (void)client.Call(Op::kSetD2H, 0, {Blobs("a", region, 1, 4096)});
   worker.control->Hold(Op::kReserve);
-  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("b", region, 1, 4096)});
-  worker.control->WaitAsked(Op::kReserve, 2);
+  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("b", region, 1, 4096)}, kReplacing);
+  worker.control->WaitAsked(Op::kReserve, 1);
   worker.control->Die();
   const Reply lost = client.WaitFor(set);
   EXPECT_EQ(lost.results[0].code, CodeOf(StatusCode::kClientWorkerDisconnect));
