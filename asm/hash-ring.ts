@@ -39,6 +39,14 @@ let entries: usize = 0;
 let shift: u64 = 0;
 export let ringTokens: u32 = 0;
 
+// A ring that was kept to be compared with (`keepRing`); its run may be the one that is in use.
+let keptRun: usize = 0;
+let keptPages: u32 = 0;
+let keptPrefix: usize = 0;
+let keptEntries: usize = 0;
+let keptShift: u64 = 0;
+let keptTokens: u32 = 0;
+
 export function ringEntries(): usize {
   return entries;
 }
@@ -66,7 +74,7 @@ function buildRing(pointer: usize, count: u32, tokens: u32): u32 {
   const pages = pagesFor(prefixBytes + ((<u64>tokens + 1) << 3));
   const run = allocateRun(pages);
   if (run == 0) return CALL_OUT_OF_MEMORY;
-  if (ringRun != 0) freeRun(ringRun, ringPages);
+  if (ringRun != 0 && ringRun != keptRun) freeRun(ringRun, ringPages);
   ringRun = run;
   ringPages = pages;
   prefix = run;
@@ -170,6 +178,48 @@ export function ownersOfBatch(pointer: usize, length: u32): u32 {
   resultPointer = owners;
   resultBytes = batchCount << 2;
   return CALL_OK;
+}
+
+/** Keeps the ring that is in use, beside the ones that follow, in the place of the one that was kept before. */
+export function keepRing(): void {
+  if (keptRun == ringRun) return;
+  if (keptRun != 0) freeRun(keptRun, keptPages);
+  keptRun = ringRun;
+  keptPages = ringPages;
+  keptPrefix = prefix;
+  keptEntries = entries;
+  keptShift = shift;
+  keptTokens = ringTokens;
+}
+
+/** Result: member id u32 of each key, of the owner under the ring that was kept; 0 if none was. */
+export function keptOwnersOfBatch(pointer: usize, length: u32): u32 {
+  swapRings();
+  const status = ownersOfBatch(pointer, length);
+  swapRings();
+  return status;
+}
+
+/** The two don't differ in anything else. Nothing between two swaps takes or frees a ring's run. */
+function swapRings(): void {
+  const run = ringRun;
+  const pages = ringPages;
+  const firstPrefix = prefix;
+  const firstEntries = entries;
+  const firstShift = shift;
+  const tokens = ringTokens;
+  ringRun = keptRun;
+  ringPages = keptPages;
+  prefix = keptPrefix;
+  entries = keptEntries;
+  shift = keptShift;
+  ringTokens = keptTokens;
+  keptRun = run;
+  keptPages = pages;
+  keptPrefix = firstPrefix;
+  keptEntries = firstEntries;
+  keptShift = firstShift;
+  keptTokens = tokens;
 }
 
 /** Owners of the batch in use; hashes first, so that the reads of the ring do not wait for each other. */

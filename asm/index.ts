@@ -8,7 +8,15 @@
 export { beginScratch as begin, limitMemory } from "./memory";
 export { isByteAllowed, bytesMaxOf, validateBatch } from "./key";
 import { faultIndex, faultDetail } from "./key";
-export { TOKENS_PER_WEIGHT as tokensPerWeight, setRingFrom as setRing, ownersOfBatch, groupBatch, ringEntries } from "./hash-ring";
+export {
+  TOKENS_PER_WEIGHT as tokensPerWeight,
+  setRingFrom as setRing,
+  keepRing,
+  ownersOfBatch,
+  keptOwnersOfBatch,
+  groupBatch,
+  ringEntries,
+} from "./hash-ring";
 import { groupCount, resultBytes, resultPointer, ringTokens } from "./hash-ring";
 export { makePlan } from "./batch";
 import { planFaultIndex, planResult, planSlices } from "./batch";

@@ -135,6 +135,10 @@ export interface Decisions {
   setRing(members: readonly RingMember[]): void;
   /** Member id that owns each key; 0 when the ring is empty. */
   ownersOf(keys: KeyBatch): Uint32Array;
+  /** Keeps the ring of now beside those that are set later, in the place of the one that was kept before. */
+  keepRing(): void;
+  /** Member id that owned each key under the ring that was kept; 0 when none was, or it was empty. */
+  keptOwnersOf(keys: KeyBatch): Uint32Array;
   /**
    * Splits a batch by owner. `indexes` are the positions in the original batch; `keys` is a KeyBatch of just those.
    */

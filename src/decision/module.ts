@@ -20,7 +20,9 @@ export interface DecisionExports {
   validateFaultIndex(): number;
   validateFaultDetail(): number;
   setRing(pointer: number, length: number, count: number): number;
+  keepRing(): void;
   ownersOfBatch(pointer: number, length: number): number;
+  keptOwnersOfBatch(pointer: number, length: number): number;
   groupBatch(pointer: number, length: number): number;
   ringResult(): number;
   ringResultBytes(): number;

@@ -148,6 +148,16 @@ class WasmDecisions implements Decisions {
     return this.border.readU32(this.wasm.ringResult(), this.wasm.ringResultBytes() / 4);
   }
 
+  keepRing(): void {
+    this.wasm.keepRing();
+  }
+
+  keptOwnersOf(keys: KeyBatch): Uint32Array {
+    const [pointer] = this.border.write(keys) as [number];
+    raise(this.wasm.keptOwnersOfBatch(pointer, keys.byteLength), "placing keys");
+    return this.border.readU32(this.wasm.ringResult(), this.wasm.ringResultBytes() / 4);
+  }
+
   groupByOwner(keys: KeyBatch): { member: number; indexes: Uint32Array; keys: KeyBatch }[] {
     const [pointer] = this.border.write(keys) as [number];
     raise(this.wasm.groupBatch(pointer, keys.byteLength), "grouping keys");

@@ -283,4 +283,30 @@ describe("movement", () => {
     );
     expect(after.every((owner, index) => owner !== 7 && (before[index] === 7 || before[index] === owner))).toBe(true);
   });
+
+  test("a kept ring answers beside the ones that follow, until another one is kept", () => {
+    const decisions = createDecisions();
+    const keys = makeBatch(0, 2_000);
+    expect(new Set(decisions.keptOwnersOf(keys)), "none was kept").toEqual(new Set([0]));
+    const few = makeMembers(5);
+    decisions.setRing(few);
+    const before = decisions.ownersOf(keys);
+    decisions.keepRing();
+    for (const members of [makeMembers(6), makeMembers(900), makeMembers(7)]) {
+      decisions.setRing(members);
+      expect(decisions.keptOwnersOf(keys)).toEqual(before);
+      expect(decisions.ownersOf(keys)).toEqual(ownersBy(members, keys));
+    }
+    decisions.keepRing();
+    decisions.keepRing();
+    decisions.setRing(few);
+    expect(decisions.keptOwnersOf(keys)).toEqual(ownersBy(makeMembers(7), keys));
+    expect(decisions.ownersOf(keys)).toEqual(before);
+  });
 });
+
+function ownersBy(members: readonly RingMember[], keys: Uint8Array): Uint32Array {
+  const decisions = createDecisions();
+  decisions.setRing(members);
+  return decisions.ownersOf(keys);
+}
