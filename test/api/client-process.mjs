@@ -137,7 +137,7 @@ const commands = {
     for (const target of targets) {
       target.free();
     }
-    return { codes: codes(result), values };
+    return { codes: codes(result), values, spilled: result.paths.some((path) => path.spilled) };
   },
   async exist({ keys }) {
     const result = await client.exist(keys);

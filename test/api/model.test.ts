@@ -6,7 +6,11 @@
  * the key holds. Values are 32-bit words that fill the object, none used twice, so that mixed or stale bytes are seen.
  * The seed is printed; HBMESH_SEED=N replays the same operations.
  */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { LocalClusterOptions } from "../../src/cli/local-cluster.js";
 import { type Fixture, startFixture } from "../cluster/fixture.js";
 import { ClientProcess } from "./client-process.js";
 
@@ -33,6 +37,8 @@ interface SetAnswer {
 interface GetAnswer {
   codes: string[];
   values: number[];
+  /** Some of the bytes came from an SSD tier. */
+  spilled: boolean;
 }
 
 interface ExistAnswer {
@@ -57,21 +63,24 @@ async function allEnded<Value>(calls: readonly Promise<Value>[]): Promise<Value[
   return await Promise.all(calls);
 }
 
-let fixture: Fixture;
 let processes: ClientProcess[] = [];
 
-beforeAll(async () => {
-  // Remote gets leave copies, of few objects at a time, so that they come and go.
-  fixture = await startFixture({ transport: "tcp", sharedMemorySizeMb: 16, replicaPercent: 1 });
-  processes = await Promise.all(
-    Array.from({ length: processCount }, (_, index) => ClientProcess.start(fixture.addresses[index % 2] ?? "")),
-  );
-});
-
-afterAll(async () => {
-  await Promise.all(processes.map((each) => each.close()));
-  await fixture.close();
-});
+/** How workers keep objects: what a key holds must not depend on it. */
+const arrangements: { name: string; spills: boolean; options: (directory: string) => LocalClusterOptions }[] = [
+  // Of few objects at a time, so that they come and go.
+  { name: "remote gets leave copies", spills: false, options: () => ({ replicaPercent: 1 }) },
+  {
+    name: "nearly everything goes to an SSD tier and comes back",
+    spills: true,
+    options: (directory) => ({
+      sharedMemorySizeMb: 4,
+      workerArgs: (index) => [
+        ...["--eviction_high", "1", "--eviction_low", "1"],
+        ...["--spill_directory", join(directory, `worker-${index}`), "--spill_mb", "64"],
+      ],
+    }),
+  },
+];
 
 /** One key's turns follow each other; lanes of keys run at once, each with randomness of its own, so that a seed replays. */
 class Lane {
@@ -80,6 +89,8 @@ class Lane {
   readonly #random: (below: number) => number;
   #lastValue: number;
   done = 0;
+  /** Gets that an SSD tier answered. */
+  spilled = 0;
 
   constructor(lane: number, keys: readonly string[]) {
     this.#keys = keys;
@@ -163,6 +174,7 @@ class Lane {
     });
     const sizes = shapesAsked.map((shape) => shapes[shape]);
     const answer = await this.#ask<GetAnswer>(this.#process(), "get", indices, { sizes });
+    this.spilled += answer.spilled ? 1 : 0;
     const wanted = indices.map((index, at) => {
       const held = this.#held[index];
       return held === undefined ? "NOT_FOUND" : held.shape === shapesAsked[at] ? "OK" : "INVALID";
@@ -271,7 +283,28 @@ class Lane {
   }
 }
 
-describe(`random operations of ${processCount} client processes`, () => {
+describe.each(arrangements)(`random operations of ${processCount} client processes: $name`, ({ options, spills }) => {
+  let fixture: Fixture | undefined;
+  let directory: string;
+
+  beforeAll(async () => {
+    directory = mkdtempSync(join(tmpdir(), "hbmesh-model-"));
+    const started = await startFixture({ transport: "tcp", sharedMemorySizeMb: 16, ...options(directory) });
+    fixture = started;
+    processes = await Promise.all(
+      Array.from({ length: processCount }, (_, index) => ClientProcess.start(started.addresses[index % 2] ?? "")),
+    );
+  });
+
+  afterAll(async () => {
+    try {
+      await Promise.all(processes.map((each) => each.close()));
+      await fixture?.close();
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+
   it(`behave as the model (HBMESH_SEED=${seed})`, async () => {
     console.log(`model test: HBMESH_SEED=${seed}`);
     const lanes = Array.from({ length: keyCount / 3 }, (_, lane) => {
@@ -297,5 +330,7 @@ describe(`random operations of ${processCount} client processes`, () => {
       }
     }
     expect(lanes.reduce((sum, lane) => sum + lane.done, 0)).toBeGreaterThanOrEqual(operationsWanted);
+    const spilled = lanes.reduce((sum, lane) => sum + lane.spilled, 0);
+    expect(spilled > 50, `${spilled} gets were answered by an SSD tier`).toBe(spills);
   });
 });
