@@ -25,6 +25,8 @@ export interface WorkerConfig {
   weight: number;
   /** Simulated accelerator cards of the sidecar; default 8, 0 to 64. */
   devices: number;
+  /** Devices that serve remote host to device, each below `devices`. Default: none. */
+  remoteH2dDeviceIds: readonly number[];
   /** Host memory for objects. Default 1 GiB, at least 1 MiB. */
   arenaBytes: number;
   /** Most of the arena, in percent, that copies of remotely read objects may take; 0, the default: none are kept. */
@@ -80,6 +82,7 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   clusterName: "default",
   weight: 1,
   devices: 8,
+  remoteH2dDeviceIds: [],
   arenaBytes: 2 ** 30,
   replicaPercent: 0,
   evictionHighPercent: 90,
@@ -150,6 +153,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(config.clusterName)) {
     throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
   }
+  checkDeviceIds(config);
   checkRoom(config);
   checkExposure(config);
   parseMetadataAddress(config.metadataAddress);
@@ -185,6 +189,14 @@ export function parseMetadataAddress(text: string): MetadataAddress {
     );
   }
   return { t: "etcd", endpoints };
+}
+
+function checkDeviceIds({ remoteH2dDeviceIds: ids, devices }: WorkerConfig): void {
+  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= devices);
+  if (wrong !== undefined) {
+    const rule = `must name devices of this worker, 0 to ${devices - 1}; ${wrong} is none`;
+    throw invalid("remoteH2dDeviceIds", ids.join(","), rule);
+  }
 }
 
 /** What makes room in the arena, and where it goes. */

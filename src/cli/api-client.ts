@@ -9,21 +9,37 @@ import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { fromConnectError } from "../rpc/index.js";
 import { address, usageError, wholeNumber } from "./options.js";
 
+/** What a worker asks of those who ask it. */
+export interface AccessOptions {
+  token_file?: string;
+  tls_ca?: string;
+  tls_cert?: string;
+  tls_key?: string;
+}
+
 /** What every command that asks a worker takes. */
-export interface ApiOptions {
+export interface ApiOptions extends AccessOptions {
   worker: string;
   timeout_ms: number;
-  token_file?: string;
   json?: boolean;
 }
 
-/** Adds --worker, --timeout_ms, --token_file and --json. A token is never an argument: everyone on the machine sees those. */
+/** Adds --worker, --timeout_ms, --json and the access options. */
 export function withApiOptions(command: Command): Command {
-  return command
+  command
     .option("--worker <IP:PORT>", "the worker to ask", address, process.env.DS_WORKER_ADDR ?? "127.0.0.1:31501")
     .option("--timeout_ms <N>", "how long to wait for its answer", wholeNumber(1, 3_600_000), 9_000)
-    .option("--token_file <FILE>", "file with the token to show, where tenants are configured (default: $HBMESH_TOKEN)")
     .option("--json", "print one JSON document instead of a table");
+  return withAccessOptions(command);
+}
+
+/** Adds --token_file and --tls_ca, --tls_cert, --tls_key. A token is never an argument: everyone on the machine sees those. */
+export function withAccessOptions(command: Command): Command {
+  return command
+    .option("--token_file <FILE>", "file with the token to show: a tenant's, or the cluster's (default: $HBMESH_TOKEN)")
+    .option("--tls_ca <FILE>", "certificate of who signs the workers' (PEM): ask over TLS")
+    .option("--tls_cert <FILE>", "own certificate to show to the worker (PEM)")
+    .option("--tls_key <FILE>", "its key (PEM)");
 }
 
 /** Undefined where none is given. Throws a usage error naming the file, never what is in it. */
@@ -48,7 +64,7 @@ export function tokenOf(options: Pick<ApiOptions, "token_file">): string | undef
   return token;
 }
 
-function connectTo(options: ApiOptions) {
+function connectTo(options: Omit<ApiOptions, "json">) {
   const token = tokenOf(options);
   const authorize: Interceptor = (next) => (request) => {
     if (token !== undefined) {
@@ -58,17 +74,36 @@ function connectTo(options: ApiOptions) {
   };
   return createConnectTransport({
     interceptors: [authorize],
-    baseUrl: `http://${options.worker}`,
+    baseUrl: `${options.tls_ca === undefined ? "http" : "https"}://${options.worker}`,
     httpVersion: "1.1",
+    nodeOptions: tlsOf(options),
     defaultTimeoutMs: options.timeout_ms,
   });
 }
 
-export function objectClient(options: ApiOptions) {
+function tlsOf({ tls_ca, tls_cert, tls_key }: AccessOptions): { ca?: Buffer; cert?: Buffer; key?: Buffer } {
+  if ((tls_cert === undefined) !== (tls_key === undefined) || (tls_cert !== undefined && tls_ca === undefined)) {
+    throw usageError("--tls_cert and --tls_key go together, with --tls_ca");
+  }
+  const read = (name: string, file: string): Buffer => {
+    try {
+      return readFileSync(file);
+    } catch (reason) {
+      throw usageError(`--${name} ${file} can't be read: ${(reason as Error).message}`);
+    }
+  };
+  return {
+    ...(tls_ca === undefined ? {} : { ca: read("tls_ca", tls_ca) }),
+    ...(tls_cert === undefined ? {} : { cert: read("tls_cert", tls_cert) }),
+    ...(tls_key === undefined ? {} : { key: read("tls_key", tls_key) }),
+  };
+}
+
+export function objectClient(options: Omit<ApiOptions, "json">) {
   return createClient(ObjectService, connectTo(options));
 }
 
-export function clusterClient(options: ApiOptions) {
+export function clusterClient(options: Omit<ApiOptions, "json">) {
   return createClient(ClusterService, connectTo(options));
 }
 

@@ -45,6 +45,9 @@ export interface WorkerReady {
   transports: { name: string; address: string }[];
 }
 
+/** What a parent tells its worker over the process channel: to live on without it. */
+export const STAY = { t: "stay" };
+
 export interface LocalWorker {
   readonly index: number;
   readonly ready: WorkerReady;

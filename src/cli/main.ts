@@ -16,6 +16,10 @@ import { addDemoCommand } from "./demo.js";
 import { addDevCommand } from "./dev.js";
 import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
+import { addStartCommand } from "./start.js";
+import { addStatusCommand } from "./status.js";
+import { addStopCommand } from "./stop.js";
+import { refuseUnknownOptions } from "./unknown-options.js";
 import { addWorkerCommand } from "./worker.js";
 
 const overview = `
@@ -28,7 +32,9 @@ Try it:
   $ hbmesh bench hetero                 how fast this machine sets and gets, and how fast it could
 
 A cluster, on each host:
-  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379
+  $ hbmesh start -w --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --cluster_token_file token
+  $ hbmesh status
+  $ hbmesh stop --worker_address 10.0.0.1:31501
 
 Exit codes: 0 it worked, 1 it failed (the cause is on stderr), 2 wrong arguments, 130 interrupted.
 Every command has its own --help with examples.`;
@@ -42,7 +48,9 @@ function buildProgram(setExitCode: (code: number) => void): Command {
     .addHelpText("after", overview)
     .showSuggestionAfterError(true)
     .exitOverride();
-  addWorkerCommand(program, setExitCode);
+  addStartCommand(program, addWorkerCommand(program));
+  addStopCommand(program);
+  addStatusCommand(program, setExitCode);
   addDevCommand(program, setExitCode);
   addDemoCommand(program, setExitCode);
   addObjectCommands(program, setExitCode);
@@ -61,7 +69,9 @@ export async function main(args: readonly string[]): Promise<number> {
     exitCode = code;
   });
   try {
-    await program.parseAsync(unifySpelling(program, args), { from: "user" });
+    const line = unifySpelling(program, args);
+    refuseUnknownOptions(program, line);
+    await program.parseAsync(line, { from: "user" });
     return exitCode;
   } catch (error) {
     if (error instanceof CommanderError) {

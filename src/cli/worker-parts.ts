@@ -51,8 +51,9 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
       facts: factsOf(control, started),
       failed: control.failed,
       async close() {
-        await server.close();
+        // The API tells of the leaving until it is done.
         await control.close();
+        await server.close();
       },
     };
   } catch (error) {

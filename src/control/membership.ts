@@ -37,7 +37,7 @@ export interface MembershipView {
 /** What a member says of itself, its id apart. */
 export type SelfDescription = Pick<
   Member,
-  "workerAddress" | "linkAddress" | "transports" | "weight" | "hostId" | "deviceCount"
+  "workerAddress" | "linkAddress" | "transports" | "weight" | "hostId" | "deviceCount" | "remoteH2dDeviceIds"
 >;
 
 export interface MembershipOptions {

@@ -3,10 +3,11 @@
  *
  * It is no child of this process: its process id is found by its command line, in this network namespace, and its end is seen by looking.
  */
-import { closeSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { findProcesses } from "../base/processes.js";
 import { type ConnectSidecarOptions, connectSidecar, type NativeSidecarPort } from "./native-port.js";
 import {
   type SidecarExit,
@@ -155,21 +156,10 @@ function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Processes that end, or belong to others, while they are looked at don't count. */
 function findSidecar(workerAddress: string): FoundProcess | undefined {
   const wanted = `--worker_address=${workerAddress}`;
-  const ownNetwork = readlinkSync("/proc/self/ns/net");
-  for (const name of readdirSync("/proc")) {
-    if (!/^\d+$/.test(name)) {
-      continue;
-    }
-    try {
-      const [program = "", ...args] = readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0").slice(0, -1);
-      const isSidecar = program.endsWith("hbmesh-sidecar") && args.includes(wanted);
-      if (isSidecar && readlinkSync(`/proc/${name}/ns/net`) === ownNetwork) {
-        return { pid: Number(name), args };
-      }
-    } catch {}
-  }
-  return undefined;
+  const [found] = findProcesses(
+    ([program = "", ...args]) => program.endsWith("hbmesh-sidecar") && args.includes(wanted),
+  );
+  return found === undefined ? undefined : { pid: found.pid, args: found.args.slice(1) };
 }

@@ -1,0 +1,131 @@
+/**
+ * `hbmesh stop`: the planned end of a worker. It leaves the cluster as planned (others know then that it isn't lost), ends what its clients have under way, and is waited for.
+ */
+import type { Command } from "commander";
+import { isRunning, signalProcess } from "../base/processes.js";
+import { type AccessOptions, clusterClient, withAccessOptions } from "./api-client.js";
+import { address, ExitError, wholeNumber } from "./options.js";
+import { until } from "./until.js";
+import { findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
+
+interface StopOptions extends AccessOptions {
+  worker_address: string;
+  stop_timeout_ms: number;
+  force: boolean;
+  quiet?: boolean;
+}
+
+const LOOK_MS = 1_000;
+const SIDECAR_END_TIMEOUT_MS = 10_000;
+
+const help = `
+The worker leaves its cluster as planned: the store says so, and nobody waits for it to come back. Progress is on stderr.
+
+Examples:
+  $ hbmesh stop --worker_address 10.0.0.1:31501
+  $ hbmesh stop --worker_address 10.0.0.1:31501 --stop_timeout_ms 600000
+
+Exit codes: 0 it has ended, 1 there was none, or it has not ended in time (it goes on leaving unless --force), 2 wrong arguments.`;
+
+async function stop(options: StopOptions): Promise<void> {
+  const { worker_address: workerAddress } = options;
+  const say = (text: string): void => {
+    if (options.quiet !== true) {
+      process.stderr.write(`${text}\n`);
+    }
+  };
+  const startMs = performance.now();
+  const [worker] = findWorkers(workerAddress);
+  if (worker === undefined) {
+    await stopLeftSidecar(workerAddress, say);
+    return;
+  }
+  signal(worker, "SIGTERM");
+  say(`worker ${workerAddress} (process ${worker.pid}) is leaving its cluster`);
+  if (!(await waitForEnd(worker, options, say))) {
+    if (!options.force) {
+      const remedy = "wait for it with the same command, or end it with --force: what only it holds is lost then";
+      throw new ExitError(
+        1,
+        `the worker at ${workerAddress} (process ${worker.pid}) has not ended in ${options.stop_timeout_ms} ms and goes on leaving; ${remedy}`,
+      );
+    }
+    signal(worker, "SIGKILL");
+    await until(() => !isRunning(worker), SIDECAR_END_TIMEOUT_MS);
+  }
+  await endSidecars(workerAddress);
+  const seconds = ((performance.now() - startMs) / 1_000).toFixed(1);
+  process.stdout.write(`worker ${workerAddress} (process ${worker.pid}) has ended, ${seconds} s\n`);
+}
+
+/** A sidecar outlives a killed control process for a while, to be taken over by the next. */
+async function stopLeftSidecar(workerAddress: string, say: (text: string) => void): Promise<void> {
+  const ended = await endSidecars(workerAddress);
+  if (ended.length === 0) {
+    const remedy = "hbmesh status lists those that do; a worker in another container or host is stopped there";
+    throw new ExitError(1, `no worker runs at ${workerAddress} on this host; ${remedy}`);
+  }
+  say(`its control process was gone already; the objects that its sidecar held are lost`);
+  process.stdout.write(`the sidecar of worker ${workerAddress} (process ${ended.join(", ")}) has ended\n`);
+}
+
+function signal(worker: WorkerProcess, name: NodeJS.Signals): void {
+  try {
+    signalProcess(worker, name);
+  } catch (reason) {
+    const cause = (reason as Error).message;
+    throw new ExitError(
+      1,
+      `the worker at ${worker.workerAddress} (process ${worker.pid}) can't be ended (${cause}); be the user who started it, or root`,
+    );
+  }
+}
+
+/** Says what the worker says of itself, each time that this changes. */
+async function waitForEnd(worker: WorkerProcess, options: StopOptions, say: (text: string) => void): Promise<boolean> {
+  const endMs = performance.now() + options.stop_timeout_ms;
+  const access = { ...worker.access, ...options };
+  const client = clusterClient({ ...access, worker: worker.workerAddress, timeout_ms: LOOK_MS });
+  let told = "";
+  while (isRunning(worker)) {
+    const leftMs = endMs - performance.now();
+    if (leftMs <= 0) {
+      return false;
+    }
+    // Without an answer there is just nothing to say.
+    const reason = await client.health({}).then(
+      (health) => health.reason,
+      () => "",
+    );
+    if (reason !== "" && reason !== told) {
+      told = reason;
+      say(`  ${reason}`);
+    }
+    await until(() => !isRunning(worker), Math.min(LOOK_MS, leftMs));
+  }
+  return true;
+}
+
+/** Process ids of those that were there. */
+async function endSidecars(workerAddress: string): Promise<number[]> {
+  const left = findSidecars(workerAddress);
+  for (const sidecar of left) {
+    signalProcess(sidecar, "SIGTERM");
+    if (!(await until(() => !isRunning(sidecar), SIDECAR_END_TIMEOUT_MS))) {
+      signalProcess(sidecar, "SIGKILL");
+      await until(() => !isRunning(sidecar), SIDECAR_END_TIMEOUT_MS);
+    }
+  }
+  return left.map(({ pid }) => pid);
+}
+
+export function addStopCommand(program: Command): void {
+  const command = program
+    .command("stop")
+    .description("End a worker of this host as planned, and wait until it has ended.")
+    .requiredOption("--worker_address <IP:PORT>", "which one", address)
+    .option("--stop_timeout_ms <N>", "how long to wait", wholeNumber(1, 86_400_000), 300_000)
+    .option("--force", "kill it when that is over", false)
+    .option("--quiet", "no progress");
+  withAccessOptions(command).addHelpText("after", help).action(stop);
+}

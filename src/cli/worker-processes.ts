@@ -1,0 +1,95 @@
+/** Workers that run on this host, whoever started them and how: found by their command lines, as is a sidecar that was left alone. */
+import { readlinkSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import { type FoundProcess, findProcesses, startedAtMs } from "../base/processes.js";
+import type { AccessOptions } from "./api-client.js";
+
+export interface WorkerProcess extends FoundProcess {
+  workerAddress: string;
+  startedAtMs: number;
+  /** The file that it logs to, if it is one. */
+  log: string | undefined;
+  /** What it asks of those who ask it, as far as its own options tell: who may read its files may ask. */
+  access: AccessOptions;
+}
+
+/** All of them, or the one at an address; the oldest first. */
+export function findWorkers(workerAddress?: string): WorkerProcess[] {
+  return findProcesses((args) => matches(workerAddressOf(args), workerAddress))
+    .map((found) => ({
+      ...found,
+      workerAddress: workerAddressOf(found.args) ?? "",
+      startedAtMs: startedAtMs(found),
+      log: logOf(found.pid),
+      access: accessOf(found),
+    }))
+    .sort((a, b) => a.startedAtMs - b.startedAtMs);
+}
+
+/** Sidecars with this worker's address: its own, or one that outlives its control process for a while. */
+export function findSidecars(workerAddress?: string): (FoundProcess & { workerAddress: string })[] {
+  const addressOf = ([program = "", ...args]: readonly string[]): string | undefined =>
+    basename(program) === "hbmesh-sidecar" ? optionValue(args, "worker_address") : undefined;
+  return findProcesses((args) => matches(addressOf(args), workerAddress)).map((found) => ({
+    ...found,
+    workerAddress: addressOf(found.args) ?? "",
+  }));
+}
+
+function matches(address: string | undefined, wanted: string | undefined): boolean {
+  return address !== undefined && (wanted === undefined || address === wanted);
+}
+
+/** `node .../cli/main.js worker --worker_address IP:PORT`, or hbmesh instead of main.js. */
+function workerAddressOf(args: readonly string[]): string | undefined {
+  const command = args.findIndex((arg, index) => index > 0 && arg === "worker" && isHbmesh(args[index - 1] ?? ""));
+  return command < 0 ? undefined : optionValue(args.slice(command + 1), "worker_address");
+}
+
+function isHbmesh(path: string): boolean {
+  return path.endsWith("/cli/main.js") || basename(path) === "hbmesh";
+}
+
+/** `--name value` or `--name=value`, in either spelling; the last one counts. */
+function optionValue(args: readonly string[], name: string): string | undefined {
+  let value: string | undefined;
+  for (const [index, arg] of args.entries()) {
+    const [word = ""] = arg.split("=", 1);
+    if (word.replaceAll("-", "_") === `__${name}`) {
+      value = arg.includes("=") ? arg.slice(word.length + 1) : args[index + 1];
+    }
+  }
+  return value;
+}
+
+function accessOf({ pid, args }: FoundProcess): AccessOptions {
+  const access: AccessOptions = {};
+  const fileOf = (name: string): string | undefined => {
+    const file = optionValue(args, name);
+    try {
+      return file === undefined ? undefined : resolve(readlinkSync(`/proc/${pid}/cwd`), file);
+    } catch {
+      return undefined;
+    }
+  };
+  const token = fileOf("cluster_token_file");
+  if (token !== undefined) {
+    access.token_file = token;
+  }
+  for (const name of ["tls_ca", "tls_cert", "tls_key"] as const) {
+    const file = fileOf(name);
+    if (file !== undefined) {
+      access[name] = file;
+    }
+  }
+  return access;
+}
+
+function logOf(pid: number): string | undefined {
+  try {
+    const target = readlinkSync(`/proc/${pid}/fd/2`);
+    return target.startsWith("/dev/") || !target.startsWith("/") ? undefined : target;
+  } catch {
+    return undefined;
+  }
+}
