@@ -192,6 +192,34 @@ class Client:
         check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         return self._call(BatchResult, self._api.get_h2d, CallBatch(keys, device_index, addresses, sizes), timeout_ms)
 
+    def mset_d2h_from_multi_buffers_async(
+        self,
+        keys: Sequence[str],
+        addresses: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+        *,
+        device_index: int,
+        **options: Any,
+    ) -> "TransferFuture[WriteResult]":
+        """:meth:`mset_d2h_from_multi_buffers` with a future for the whole call."""
+        batch = CallBatch(keys, device_index, addresses, sizes)
+        struct = set_options(**options)
+        return self._future(WriteResult, self._api.set_d2h_async, batch, ctypes.byref(struct))
+
+    def mget_h2d_from_multi_buffers_async(
+        self,
+        keys: Sequence[str],
+        addresses: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+        *,
+        device_index: int,
+        timeout_ms: int = 0,
+    ) -> "TransferFuture[BatchResult]":
+        """:meth:`mget_h2d_from_multi_buffers` with a future for the whole call."""
+        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        batch = CallBatch(keys, device_index, addresses, sizes)
+        return self._future(BatchResult, self._api.get_h2d_async, batch, timeout_ms)
+
     def mset_d2h_async(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], **options: Any
     ) -> "TransferFuture[WriteResult]":

@@ -62,7 +62,7 @@ class SimDevice:
         if isinstance(data, bytes):
             source, size, held = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data), data
         else:
-            view = memoryview(data).cast("B")
+            view = memoryview(data)
             kind = ctypes.c_char * view.nbytes
             held = kind.from_buffer_copy(view) if view.readonly else kind.from_buffer(view)
             source, size = ctypes.addressof(held), view.nbytes
@@ -79,7 +79,7 @@ class SimDevice:
     @staticmethod
     def copy_into(target: Any, pointer: int) -> None:
         """Reads device memory into a writable buffer, as many bytes as that has. Raises as :meth:`copy_in`."""
-        view = memoryview(target).cast("B")
+        view = memoryview(target)
         held = (ctypes.c_char * view.nbytes).from_buffer(view)
         _checked(
             _native.load().sim_copy_out(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import sys
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from .client import Client
 from .devices import SimDevice
 from .errors import StatusCode, error_of
 from .results import BatchResult, WriteResult
+
+Take = Callable[[int, List[int], Callable[[int, Any], None]], None]
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 
@@ -40,7 +42,7 @@ class SimMemory:
 
 
 class AclMemory:
-    """Memory of cards, through pyACL. The calling thread must have a device (``acl.rt.set_device``)."""
+    """Memory of cards, through pyACL. A thread that has no device yet gets that of its first allocation."""
 
     def __init__(self, acl: Any) -> None:
         self._acl = acl
@@ -50,6 +52,8 @@ class AclMemory:
             raise error_of(StatusCode.ACL_ERROR, f"{doing} failed with acl {code}: look it up in the log of the driver")
 
     def allocate(self, device_index: int, size: int) -> int:
+        if self._acl.rt.get_device()[1] != 0:
+            self._checked(self._acl.rt.set_device(device_index), f"acl.rt.set_device({device_index})")
         pointer, code = self._acl.rt.malloc(size, 0)
         self._checked(code, f"acl.rt.malloc of {size} bytes")
         return int(pointer)
@@ -58,13 +62,12 @@ class AclMemory:
         self._checked(self._acl.rt.free(pointer), "acl.rt.free")
 
     def copy_in(self, pointer: int, data: Any) -> None:
-        view = memoryview(data).cast("B")
-        held = bytes(view)
+        held = bytes(data)
         code = self._acl.rt.memcpy(pointer, len(held), self._acl.util.bytes_to_ptr(held), len(held), _HOST_TO_DEVICE)
         self._checked(code, "acl.rt.memcpy to the device")
 
     def copy_into(self, target: Any, pointer: int) -> None:
-        view = memoryview(target).cast("B")
+        view = memoryview(target)
         held = (ctypes.c_char * view.nbytes).from_buffer(view)
         code = self._acl.rt.memcpy(ctypes.addressof(held), view.nbytes, pointer, view.nbytes, _DEVICE_TO_HOST)
         self._checked(code, "acl.rt.memcpy from the device")
@@ -123,7 +126,7 @@ class HostObjects:
 
     def put(self, keys: Sequence[str], values: Sequence[Sequence[Any]], **options: Any) -> WriteResult:
         """Sets objects of one or more buffers each; `options` as of :meth:`Client.mset_d2h`."""
-        views = [[memoryview(piece).cast("B") for piece in value] for value in values]
+        views = [[memoryview(piece) for piece in value] for value in values]
         sizes = [[view.nbytes for view in each] for each in views]
         with self.staged(sizes) as addresses:
             for each, row in zip(views, addresses):
@@ -135,22 +138,22 @@ class HostObjects:
 
     def get(self, keys: Sequence[str], *, timeout_ms: int = 0) -> Tuple[BatchResult, List[Optional[List[bytearray]]]]:
         """Gets objects of whatever shape: a result, and by key its blobs' bytes, or None where it failed."""
-        targets: List[Optional[List[bytearray]]] = [None] * len(keys)
+        found: List[Optional[List[bytearray]]] = [None] * len(keys)
 
-        def make(index: int, sizes: List[int]) -> List[bytearray]:
-            made = [bytearray(size) for size in sizes]
-            targets[index] = made
-            return made
+        def take(index: int, sizes: List[int], read: Callable[[int, Any], None]) -> None:
+            blobs = [bytearray(size) for size in sizes]
+            for blob, target in enumerate(blobs):
+                read(blob, target)
+            found[index] = blobs
 
-        result = self.get_into(keys, make, timeout_ms=timeout_ms)
-        return result, [target if result.codes[i] == StatusCode.OK else None for i, target in enumerate(targets)]
+        return self.get_each(keys, take, timeout_ms=timeout_ms), found
 
-    def get_into(self, keys: Sequence[str], make: Any, *, timeout_ms: int = 0) -> BatchResult:
-        """Gets objects of whatever shape into buffers that `make(index, sizes)` gives once the sizes are known: a
-        writable buffer a blob, or None to leave the object."""
+    def get_each(self, keys: Sequence[str], take: Take, *, timeout_ms: int = 0) -> BatchResult:
+        """Gets objects of whatever shape. For each that is there it calls `take(index of the key, blob sizes, read)`, which
+        may call `read(blob, target)` to copy a blob into a writable buffer of its size."""
         metas = self.client.get_meta_info(keys)
         if timeout_ms > 0 and not metas:
-            self._await(keys, metas.failed_keys, timeout_ms)
+            self._await(metas.failed_keys, timeout_ms)
             metas = self.client.get_meta_info(keys)
         known = [index for index, meta in enumerate(metas.metas) if meta is not None]
         if not known:
@@ -161,12 +164,11 @@ class HostObjects:
             got = self.client.mget_h2d_from_multi_buffers(names, addresses, sizes, device_index=self.device_index)
             for place, index in enumerate(known):
                 if got.codes[place] == StatusCode.OK:
-                    buffers = make(index, sizes[place])
-                    for buffer, address in zip(buffers or [], addresses[place]):
-                        self.memory.copy_into(buffer, address)
+                    row = addresses[place]
+                    take(index, sizes[place], lambda blob, target, row=row: self.memory.copy_into(target, row[blob]))
         return metas.merged(got, known)
 
-    def _await(self, keys: Sequence[str], missing: Sequence[str], timeout_ms: int) -> None:
+    def _await(self, missing: Sequence[str], timeout_ms: int) -> None:
         """Waits until the missing keys are there, or the time is over: a get of one byte is refused for its shape as
         soon as the key is there, and waits until then."""
         with self.staged([[1]] * len(missing)) as addresses:

@@ -1,0 +1,145 @@
+"""Goal: LMCache keeps chunks in hbmesh and gets them back on another host; a fault is a miss there, never an exception.
+Method: the plugin on stand-ins for LMCache's classes, two workers; memory objects are ctypes memory, as LMCache's pinned memory is.
+"""
+
+import asyncio
+import ctypes
+from types import SimpleNamespace
+
+import pytest
+from engines import ConnectorContext, MemoryFormat, RemoteConnector, installed, lmcache_modules, same_arguments
+
+
+class MemoryObject:
+    def __init__(self, shape, dtype, fmt):
+        self.shape, self.dtype, self.format, self.references = shape, dtype, fmt, 1
+        size = 2 if "16" in str(dtype) else 1
+        for length in shape:
+            size *= length
+        self.memory = (ctypes.c_ubyte * size)()
+
+    @property
+    def byte_array(self):
+        return memoryview(self.memory)  # its format is "<B": no cast of it is possible
+
+    def get_shape(self):
+        return self.shape
+
+    def get_dtype(self):
+        return self.dtype
+
+    def get_memory_format(self):
+        return self.format
+
+    def ref_count_down(self):
+        self.references -= 1
+
+
+class Backend:
+    def __init__(self):
+        self.full = False
+
+    def allocate(self, shape, dtype, fmt):
+        return None if self.full else MemoryObject(shape, dtype, fmt)
+
+
+class Key:
+    def __init__(self, number, prefix):
+        self.number, self.prefix = number, prefix
+
+    def to_string(self):
+        return f"vllm@org/model.v1@2@0@{self.prefix}-{self.number:x}@bfloat16"
+
+
+def chunk(seed, shape=(2, 3, 5, 7)):
+    made = MemoryObject(shape, "torch.bfloat16", MemoryFormat.KV_2LTD)
+    for index in range(len(made.memory)):
+        made.memory[index] = (seed * 7 + index) % 251
+    return made
+
+
+@pytest.fixture
+def pair(workers):
+    """Connectors of two hosts: one by URL, one as a plugin."""
+    with installed(lmcache_modules()):
+        from hbmesh.integrations.lmcache import HbmeshConnectorAdapter
+
+        adapter = HbmeshConnectorAdapter()
+        by_url = ConnectorContext(f"hbmesh://{workers.addresses[0]}?device=1&ttl_seconds=600", None, Backend(), None, None)
+        extra = {"remote_storage_plugin.hbmesh.far.address": workers.addresses[1], "other": 1}
+        config = SimpleNamespace(extra_config=extra)
+        plugin = ConnectorContext("plugin://hbmesh.far", None, Backend(), config, None, "hbmesh.far")
+        assert adapter.can_parse(by_url.url) and adapter.can_parse(plugin.url) and adapter.can_parse("plugin://hbmesh")
+        assert not adapter.can_parse("redis://x:1") and not adapter.can_parse("plugin://fs")
+        near, far = adapter.create_connector(by_url), adapter.create_connector(plugin)
+        yield near, far
+        asyncio.run(near.close())
+        asyncio.run(far.close())
+
+
+def test_chunks_go_from_host_to_host(pair, first):
+    near, far = pair
+    keys = [Key(number, first.generate_key()) for number in range(3)]
+    chunks = [chunk(number) for number in range(3)]
+
+    async def body():
+        await near.put(keys[0], chunks[0])
+        await near.batched_put(keys[1:], chunks[1:])
+        assert await far.exists(keys[0]) and far.exists_sync(keys[2])
+        one = await far.get(keys[1])
+        assert bytes(one.memory) == bytes(chunks[1].memory)
+        assert (one.shape, one.dtype, one.format) == ((2, 3, 5, 7), "torch.bfloat16", MemoryFormat.KV_2LTD)
+        found = await far.batched_get([keys[2], Key(9, "no"), keys[0]])
+        assert found[1] is None and bytes(found[0].memory) == bytes(chunks[2].memory)
+        assert await far.batched_get([]) == [] and chunks[0].references == 1
+        assert await near.get(Key(8, "no")) is None
+
+    asyncio.run(body())
+
+
+def test_lookups_and_prefetch_of_a_prefix(pair, first):
+    near, far = pair
+    prefix = first.generate_key()
+    keys = [Key(number, prefix) for number in range(4)]
+
+    async def body():
+        await near.batched_put([keys[0], keys[1], keys[3]], [chunk(n) for n in (0, 1, 3)])
+        assert far.batched_contains(keys, False) == [True, True, False, True]
+        assert far.batched_contains(keys) == [True, True, False, False]
+        assert await far.batched_async_contains("lookup", keys) == 2
+        assert await far.batched_async_contains("lookup", keys[:2]) == 2 and far.batched_contains([]) == []
+        prefetched = await far.batched_get_non_blocking("lookup", keys)
+        assert [bytes(each.memory) for each in prefetched] == [bytes(chunk(n).memory) for n in (0, 1)]
+        assert far.remove_sync(keys[0]) and not far.remove_sync(keys[0])
+        assert await near.batched_async_contains("lookup", keys) == 0
+        assert await near.ping() == 0
+
+    asyncio.run(body())
+    for name in ("ping", "batched_get", "batched_put", "batched_contains", "batched_async_contains"):
+        assert getattr(near, f"support_{name}")()
+    assert near.support_batched_get_non_blocking()
+
+
+def test_faults_are_misses(pair, first, caplog):
+    near, far = pair
+    key = Key(1, first.generate_key())
+
+    async def body():
+        await near.put(key, chunk(1))
+        far.local_cpu_backend.full = True
+        assert await far.get(key) is None and "no memory" in caplog.text
+        far.client.close()
+        assert await far.get(key) is None and far.exists_sync(key) is False and not far.remove_sync(key)
+        assert await far.ping() == 21
+        assert "SHUTTING_DOWN" in caplog.text
+        with pytest.raises(RuntimeError):
+            await far.put(key, chunk(1))
+        with pytest.raises(NotImplementedError, match="does not list"):
+            await near.list()
+
+    asyncio.run(body())
+
+
+def test_arguments_are_those_of_lmcache(pair):
+    near, _ = pair
+    assert same_arguments(type(near), RemoteConnector) == []
