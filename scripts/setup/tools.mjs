@@ -28,6 +28,8 @@ export const debianPackages = [
   { name: "libgtest-dev", file: "/usr/include/gtest/gtest.h", for: "test" },
   { name: "etcd-server", program: "etcd", for: "test" },
   { name: "curl", program: "curl", for: "test" },
+  { name: "numactl", program: "numactl", for: "test" },
+  { name: "openssl", program: "openssl", for: "test" },
   { name: "python3-venv", module: "ensurepip", for: "test" },
   { name: "python3-venv", module: "ensurepip", for: "lint" },
   { name: "python3-venv", module: "ensurepip", for: "wheel" },

@@ -1,5 +1,6 @@
 /** Runs `hbmesh` commands as a user's shell would, and waits for conditions without sleeping for a fixed time. */
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
@@ -54,8 +55,8 @@ export async function until<Value>(
 /** Is this process there (and not a zombie)? */
 export function isAlive(pid: number): boolean {
   try {
-    process.kill(pid, 0);
-    return true;
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return !/^[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2));
   } catch {
     return false;
   }
