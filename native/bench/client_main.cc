@@ -1,6 +1,7 @@
 // hbmesh-bench-client IP:PORT: a user's process for `hbmesh bench`, on the C API. Follows orders, one a line on stdin,
 // and answers each with one line of JSON on stdout: {"ok":true,...} or {"ok":false,"code":...,"message":...}. Ends at
 // the end of stdin. src/bench/native-client.ts is the other end; "-" instead of an address connects to nothing.
+// HBMESH_TOKEN is the token of a worker that wants one.
 //
 //   memory name= device= threads= keys= blobs= bytes= fill=      allocates; fill 0: zeros
 //   forget name=                                                 frees
@@ -13,6 +14,7 @@
 //
 // Exit codes: 0 at the end of stdin, 1 when it could not connect (one line as above says why), 2 wrong arguments.
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -87,6 +89,7 @@ BenchClient::BenchClient(const std::string& address) {
   hbmesh_client_options options = HBMESH_INIT(hbmesh_client_options);
   options.worker_address = address.c_str();
   options.request_timeout_ms = kTimeoutMs;
+  options.token = std::getenv("HBMESH_TOKEN");  // as for the other commands; none: null
   hbmesh_client* client = nullptr;
   CheckCall(hbmesh_client_create(&options, &client), "client");
   client_.reset(client);

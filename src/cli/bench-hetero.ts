@@ -41,7 +41,7 @@ and deletes. With -i it uses that worker. A row a step on stdout:
   wall_MB/s                      all bytes by the time from the first start to the last end
   limit_MB/s, ratio, against     what this machine can do, measured right after: one copy with as many threads, or raw sockets with as
                                  many connections (lanes); ratio is wall clock by limit
-Devices are simulated unless the worker has others.
+Devices are simulated unless the worker has others. HBMESH_TOKEN is the token of a worker that wants one.
 
 Two nodes, with workers running:
   node1$ hbmesh bench hetero -i 192.168.0.1 -p 31501 --set-only --no-warmup -n 1process_1thread_32key_1024KB
