@@ -79,7 +79,8 @@ async function runPytest() {
   const reportPath = join(stateFolder, "pytest.xml");
   rmSync(reportPath, { force: true });
   const named = args.includes("--python-only") && filters.length > 0 ? ["-k", filters.join(" or ")] : [];
-  const report = ["-q", "--rootdir", "python", "-c", "python/pyproject.toml", `--junitxml=${reportPath}`];
+  const places = ["--rootdir", "python", "-c", "python/pyproject.toml", `--basetemp=${join(stateFolder, "pytest")}`];
+  const report = ["-q", ...places, `--junitxml=${reportPath}`];
   const code = await run(join(root, "build/venv/bin/python"), ["-m", "pytest", ...report, "python/tests", ...named]);
   return countsOf(reportPath, code);
 }

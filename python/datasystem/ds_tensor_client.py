@@ -2,5 +2,7 @@
 
 from yr.datasystem.ds_tensor_client import (
     CopyRange as CopyRange,
+)
+from yr.datasystem.ds_tensor_client import (
     DsTensorClient as DsTensorClient,
 )

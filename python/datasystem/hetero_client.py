@@ -2,8 +2,16 @@
 
 from yr.datasystem.hetero_client import (
     Blob as Blob,
+)
+from yr.datasystem.hetero_client import (
     DeviceBlobList as DeviceBlobList,
+)
+from yr.datasystem.hetero_client import (
     Future as Future,
+)
+from yr.datasystem.hetero_client import (
     HeteroClient as HeteroClient,
+)
+from yr.datasystem.hetero_client import (
     MetaInfo as MetaInfo,
 )

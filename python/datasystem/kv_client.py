@@ -2,6 +2,10 @@
 
 from yr.datasystem.kv_client import (
     ExistenceOpt as ExistenceOpt,
+)
+from yr.datasystem.kv_client import (
     KVClient as KVClient,
+)
+from yr.datasystem.kv_client import (
     SetParam as SetParam,
 )

@@ -2,6 +2,10 @@
 
 from yr.datasystem.object_client import (
     CacheType as CacheType,
+)
+from yr.datasystem.object_client import (
     ConsistencyType as ConsistencyType,
+)
+from yr.datasystem.object_client import (
     WriteMode as WriteMode,
 )

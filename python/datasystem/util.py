@@ -2,6 +2,10 @@
 
 from yr.datasystem.util import (
     DsError as DsError,
+)
+from yr.datasystem.util import (
     FutureTimeoutException as FutureTimeoutException,
+)
+from yr.datasystem.util import (
     Status as Status,
 )

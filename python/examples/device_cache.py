@@ -1,13 +1,14 @@
 """HBM that several processes read: one runs with --role set and keeps its memory until Enter, others with --role get.
 
-    python -m hbmesh.sim device_cache.py --role set --host 127.0.0.1 --port 31501 --device 0
-    python -m hbmesh.sim device_cache.py --role get --host 127.0.0.1 --port 31502 --device 1
+python -m hbmesh.sim device_cache.py --role set --host 127.0.0.1 --port 31501 --device 0
+python -m hbmesh.sim device_cache.py --role get --host 127.0.0.1 --port 31502 --device 1
 """
 
 import argparse
 import sys
 
 import acl
+
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

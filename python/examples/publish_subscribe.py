@@ -1,5 +1,5 @@
-"""HBM of one process to HBM of another, once: run it twice, with --role publish and --role subscribe, in either order, on
-two nodes or on one with different devices.
+"""HBM of one process to HBM of another, once: run it twice, with --role publish and --role subscribe, in either order,
+on two nodes or on one with different devices.
 
     python -m hbmesh.sim publish_subscribe.py --role publish --host 127.0.0.1 --port 31501 --device 0
     python -m hbmesh.sim publish_subscribe.py --role subscribe --host 127.0.0.1 --port 31502 --device 1
@@ -8,6 +8,7 @@ two nodes or on one with different devices.
 import argparse
 
 import acl
+
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,12 +1,13 @@
 """Quick check, node 2: reads what quick_check_set.py has set on node 1 into HBM here, compares, and deletes it.
 
-    python quick_check_get.py --host NODE2 --port 31501                      # on an NPU host
-    python -m hbmesh.sim quick_check_get.py --host 127.0.0.1 --port 31502    # without NPUs
+python quick_check_get.py --host NODE2 --port 31501                      # on an NPU host
+python -m hbmesh.sim quick_check_get.py --host 127.0.0.1 --port 31502    # without NPUs
 """
 
 import argparse
 
 import acl
+
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

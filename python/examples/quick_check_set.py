@@ -1,12 +1,13 @@
 """Quick check, node 1: puts a value into HBM and sets it as a host object. Then run quick_check_get.py on node 2.
 
-    python quick_check_set.py --host NODE1 --port 31501                      # on an NPU host
-    python -m hbmesh.sim quick_check_set.py --host 127.0.0.1 --port 31501    # without NPUs
+python quick_check_set.py --host NODE1 --port 31501                      # on an NPU host
+python -m hbmesh.sim quick_check_set.py --host 127.0.0.1 --port 31501    # without NPUs
 """
 
 import argparse
 
 import acl
+
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,11 +1,12 @@
 """HBM to a host object and back in one process, with blobs: one key has three pieces of HBM.
 
-    python -m hbmesh.sim single_process.py --host 127.0.0.1 --port 31501
+python -m hbmesh.sim single_process.py --host 127.0.0.1 --port 31501
 """
 
 import argparse
 
 import acl
+
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 from yr.datasystem.kv_client import SetParam
 from yr.datasystem.object_client import WriteMode

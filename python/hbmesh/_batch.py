@@ -8,8 +8,12 @@ from itertools import accumulate, chain
 from typing import List, Optional, Sequence
 
 from . import _native
+from .blobs import DeviceBlobList, flatten
 
 _UINT32_MAX = 2**32 - 1
+_EXISTENCE = {"skip": 0, "fail": 1, "replace": 2}
+_PIN = {"none": 0, "soft": 1, "hard": 2}
+_TTL_SECONDS_MAX = 10 * 365 * 86_400
 
 
 def check_keys(keys: Sequence[str]) -> List[str]:
@@ -96,3 +100,30 @@ class CallBatch:
         batch.blob_ends = self._ends.buffer_info()[0]
         batch.pointers = self._pointers.buffer_info()[0]
         batch.blob_bytes = self._sizes.buffer_info()[0]
+
+
+def set_options(
+    existence: str = "skip", ttl_seconds: float = 0, pin: str = "none", checksum: bool = False
+) -> _native.SetOptions:
+    """The options of a set as the C API takes them. Raises ValueError for one that is none."""
+    if existence not in _EXISTENCE:
+        raise ValueError(f"existence {existence!r} is none of {', '.join(_EXISTENCE)}")
+    if pin not in _PIN:
+        raise ValueError(f"pin {pin!r} is none of {', '.join(_PIN)}")
+    if not 0 <= ttl_seconds <= _TTL_SECONDS_MAX:
+        raise ValueError(f"ttl_seconds is {ttl_seconds}: it must be from 0 to {_TTL_SECONDS_MAX}")
+    options = _native.made(_native.SetOptions)
+    options.existence = _EXISTENCE[existence]
+    options.pin = _PIN[pin]
+    # Never rounded to 0, which would be for ever.
+    options.ttl_ms = 0 if ttl_seconds == 0 else max(1, round(ttl_seconds * 1000))
+    options.checksum = int(bool(checksum))
+    return options
+
+
+def batch_of(keys: Sequence[str], blob_lists: Sequence[DeviceBlobList]) -> CallBatch:
+    """Keys and their blob lists as one call."""
+    names = check_keys(keys)
+    if len(names) != len(blob_lists):
+        raise ValueError(f"{len(names)} keys, but {len(blob_lists)} blob lists: one belongs to each key")
+    return CallBatch(names, *flatten(blob_lists))

@@ -99,7 +99,7 @@ STRUCTS = {
 def made(kind: Type[S]) -> S:
     """A struct of the API with its size set and all else zero."""
     struct = kind()
-    struct.size = ctypes.sizeof(kind)  # type: ignore[attr-defined]
+    struct.size = ctypes.sizeof(kind)
     return struct
 
 
@@ -214,7 +214,8 @@ class Api:
 
 
 def library_candidates() -> List[Path]:
-    """Where the library may be, best first: told by the environment, installed with the package, built in a checkout."""
+    """Where the library may be, best first: told by the environment, installed with the package, built in a
+    checkout."""
     candidates = []
     if os.environ.get("HBMESH_LIBRARY"):
         candidates.append(Path(os.environ["HBMESH_LIBRARY"]))

@@ -13,9 +13,9 @@ import os
 import weakref
 from typing import Any, Callable, Dict, Generic, List, Sequence, Set, Tuple, Type, TypeVar
 
-from ._batch import CallBatch, check_uint
+from ._batch import CallBatch, batch_of, check_uint, set_options
 from .blobs import DeviceBlobList
-from .client import Client, batch_of, set_options
+from .client import Client
 from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
@@ -63,9 +63,7 @@ class _Ends:
 
 
 def _eventfd() -> int:
-    if hasattr(os, "eventfd"):
-        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    libc = ctypes.CDLL(None, use_errno=True)  # before Python 3.10
+    libc = ctypes.CDLL(None, use_errno=True)  # os.eventfd is there from Python 3.10 on
     fd: int = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
         code = ctypes.get_errno()
@@ -186,9 +184,7 @@ class AsyncClient:
     async def close(self) -> None:
         await asyncio.to_thread(self.client.close)
 
-    async def mset_d2h(
-        self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], **options: Any
-    ) -> WriteResult:
+    async def mset_d2h(self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], **options: Any) -> WriteResult:
         """Options: `existence`, `ttl_seconds`, `pin`, `checksum`."""
         return await _finish(self.client.mset_d2h_async(keys, blob_lists, **options))
 

@@ -17,16 +17,12 @@ import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar
 
 from . import _native, config
-from ._batch import CallBatch, check_keys, check_uint
+from ._batch import CallBatch, batch_of, check_keys, check_uint, set_options
 from .blobs import DeviceBlobList, flatten
 from .errors import StatusCode, error_of
 from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
-
-_EXISTENCE = {"skip": 0, "fail": 1, "replace": 2}
-_PIN = {"none": 0, "soft": 1, "hard": 2}
-_TTL_SECONDS_MAX = 10 * 365 * 86_400
 
 R = TypeVar("R", bound=BatchResult)
 
@@ -367,9 +363,7 @@ class Client:
         out = self._push(self._api.push_layer, ticket_text, layer, blob_list)
         return BatchResult(self._api, out, [str(layer)], self.address)
 
-    def push_async(
-        self, ticket_text: str, layer: int, blob_list: DeviceBlobList
-    ) -> "TransferFuture[BatchResult]":
+    def push_async(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> "TransferFuture[BatchResult]":
         """:meth:`push` with a future."""
         out = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
         return TransferFuture(self, out, [str(layer)], BatchResult)
@@ -472,34 +466,7 @@ def generate_key(prefix: str = "") -> str:
     return key.value.decode()
 
 
-def set_options(
-    existence: str = "skip", ttl_seconds: float = 0, pin: str = "none", checksum: bool = False
-) -> _native.SetOptions:
-    """The options of a set as the C API takes them. Raises ValueError for one that is none."""
-    if existence not in _EXISTENCE:
-        raise ValueError(f"existence {existence!r} is none of {', '.join(_EXISTENCE)}")
-    if pin not in _PIN:
-        raise ValueError(f"pin {pin!r} is none of {', '.join(_PIN)}")
-    if not 0 <= ttl_seconds <= _TTL_SECONDS_MAX:
-        raise ValueError(f"ttl_seconds is {ttl_seconds}: it must be from 0 to {_TTL_SECONDS_MAX}")
-    options = _native.made(_native.SetOptions)
-    options.existence = _EXISTENCE[existence]
-    options.pin = _PIN[pin]
-    # Never rounded to 0, which would be for ever.
-    options.ttl_ms = 0 if ttl_seconds == 0 else max(1, round(ttl_seconds * 1000))
-    options.checksum = int(bool(checksum))
-    return options
-
-
-def batch_of(keys: Sequence[str], blob_lists: Sequence[DeviceBlobList]) -> CallBatch:
-    """Keys and their blob lists as one call."""
-    names = check_keys(keys)
-    if len(names) != len(blob_lists):
-        raise ValueError(f"{len(names)} keys, but {len(blob_lists)} blob lists: one belongs to each key")
-    return CallBatch(names, *flatten(blob_lists))
-
-
-# Closed when the interpreter exits, so that nothing is cut off in the middle. A child of a fork has none of its own yet.
+# Closed when the interpreter exits, so that nothing is cut off in the middle.
 _open_clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
 
 

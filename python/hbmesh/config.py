@@ -1,7 +1,8 @@
 """Which worker to use, as told by the environment: what users of other stores have in their scripts.
 
 ``DS_WORKER_ADDR`` is ``IP:PORT``; ``DS_ENABLE_REMOTE_H2D`` is 0 or 1; ``YR_CONFIG_PATH`` names a JSON file with
-``worker_addr``, ``enable_remote_h2d``, ``connect_timeout_ms`` and ``request_timeout_ms``. The variables win over the file.
+``worker_addr``, ``enable_remote_h2d``, ``connect_timeout_ms`` and ``request_timeout_ms``. The variables win over the
+file.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _milliseconds(settings: Dict[str, Any], name: str, default: int) -> int:
     value = settings.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f'"{name}" in {os.environ["YR_CONFIG_PATH"]} is {value!r}: give whole milliseconds')
-    return value
+    return int(value)
 
 
 def _read_file(path: str) -> Dict[str, Any]:
@@ -83,5 +84,5 @@ def _read_file(path: str) -> Dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"YR_CONFIG_PATH names {path}, which can't be read as JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} (YR_CONFIG_PATH) must be a JSON object with \"worker_addr\"")
+        raise ValueError(f'{path} (YR_CONFIG_PATH) must be a JSON object with "worker_addr"')
     return settings

@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 import weakref
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from . import _native
 from ._batch import check_uint
@@ -41,9 +41,7 @@ class SimDevice:
             OutOfMemoryError: the device has no more.
         """
         pointer = ctypes.c_uint64(0)
-        _checked(
-            _native.load().sim_allocate(self.index, check_uint(size, "size", _UINT64_MAX), ctypes.byref(pointer))
-        )
+        _checked(_native.load().sim_allocate(self.index, check_uint(size, "size", _UINT64_MAX), ctypes.byref(pointer)))
         return pointer.value
 
     @staticmethod
@@ -59,15 +57,14 @@ class SimDevice:
             InvalidError: no device memory.
             HbmeshError: OUT_OF_RANGE, more than the allocation has.
         """
+        check_uint(pointer, "pointer", _UINT64_MAX)
         if isinstance(data, bytes):
-            source, size, held = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data), data
-        else:
-            view = memoryview(data)
-            kind = ctypes.c_char * view.nbytes
-            held = kind.from_buffer_copy(view) if view.readonly else kind.from_buffer(view)
-            source, size = ctypes.addressof(held), view.nbytes
-        _checked(_native.load().sim_copy_in(check_uint(pointer, "pointer", _UINT64_MAX), source, size))
-        del held  # until here
+            _checked(_native.load().sim_copy_in(pointer, data, len(data)))
+            return
+        view = memoryview(data)
+        kind = ctypes.c_char * view.nbytes
+        held = kind.from_buffer_copy(view) if view.readonly else kind.from_buffer(view)
+        _checked(_native.load().sim_copy_in(pointer, ctypes.addressof(held), view.nbytes))
 
     @staticmethod
     def copy_out(pointer: int, size: int) -> bytes:
@@ -124,7 +121,8 @@ class SimBuffer:
         self.device_index = device.index
         self.memory = (ctypes.c_uint8 * size).from_address(self.pointer)
         # When the last view is gone; at exit the memory goes with the process.
-        weakref.finalize(self.memory, _free_quietly, self.pointer, _native.generation()).atexit = False
+        owner: Any = weakref.finalize(self.memory, _free_quietly, self.pointer, _native.generation())
+        owner.atexit = False
 
     def data_ptr(self) -> int:
         return self.pointer

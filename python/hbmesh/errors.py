@@ -58,9 +58,7 @@ class HbmeshError(RuntimeError):
         node: ``IP:PORT`` of the worker that was asked, where there is one.
     """
 
-    def __init__(
-        self, code: int, message: str, *, key: Optional[str] = None, node: Optional[str] = None
-    ) -> None:
+    def __init__(self, code: int, message: str, *, key: Optional[str] = None, node: Optional[str] = None) -> None:
         self.code = StatusCode(code)
         self.message = message
         self.key = key
@@ -75,9 +73,7 @@ class HbmeshError(RuntimeError):
         return _rebuild, (type(self), int(self.code), self.message, self.key, self.node)
 
 
-def _rebuild(
-    kind: Type[HbmeshError], code: int, message: str, key: Optional[str], node: Optional[str]
-) -> HbmeshError:
+def _rebuild(kind: Type[HbmeshError], code: int, message: str, key: Optional[str], node: Optional[str]) -> HbmeshError:
     return kind(code, message, key=key, node=node)
 
 
@@ -167,9 +163,7 @@ _CLASSES: Dict[StatusCode, Type[HbmeshError]] = {
 }
 
 
-def error_of(
-    code: int, message: str, *, key: Optional[str] = None, node: Optional[str] = None
-) -> HbmeshError:
+def error_of(code: int, message: str, *, key: Optional[str] = None, node: Optional[str] = None) -> HbmeshError:
     """The exception for a code: its own class where it has one."""
     status = StatusCode(code)
     return _CLASSES.get(status, HbmeshError)(status, message, key=key, node=node)

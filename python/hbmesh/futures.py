@@ -73,8 +73,8 @@ class TransferFuture(Generic[R]):
         return result
 
     def cancel(self) -> None:
-        """Asks for the end of this future alone: RPC_CANCELLED, unless it ends otherwise first. Its memory may be in use
-        until it has ended."""
+        """Asks for the end of this future alone: RPC_CANCELLED, unless it ends otherwise first. Its memory may be in
+        use until it has ended."""
         self._api().future_cancel(self._handle)
 
     def notify(self, event_fd: int) -> None:

@@ -1,8 +1,8 @@
 """Host bytes as objects: values that are not in device memory go through a staging buffer on a device.
 
-hbmesh moves device memory. Values of ordinary memory (bytes, CPU tensors) are copied to a buffer on one device first, and
-back after a get. On simulated devices that is one memory copy; on cards it crosses the bus twice, so what is on a card
-already should be given as it is.
+hbmesh moves device memory. Values of ordinary memory (bytes, CPU tensors) are copied to a buffer on one device first,
+and back after a get. On simulated devices that is one memory copy; on cards it crosses the bus twice, so what is on a
+card already should be given as it is.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def memory_of(backend: str) -> Any:
         return SimMemory()
     acl = sys.modules.get("acl")
     if acl is None:
-        import acl  # type: ignore[no-redef,import-not-found]
+        import acl  # type: ignore[no-redef]
     return AclMemory(acl)
 
 
@@ -149,8 +149,8 @@ class HostObjects:
         return self.get_each(keys, take, timeout_ms=timeout_ms), found
 
     def get_each(self, keys: Sequence[str], take: Take, *, timeout_ms: int = 0) -> BatchResult:
-        """Gets objects of whatever shape. For each that is there it calls `take(index of the key, blob sizes, read)`, which
-        may call `read(blob, target)` to copy a blob into a writable buffer of its size."""
+        """Gets objects of whatever shape. For each that is there it calls `take(index of the key, blob sizes, read)`,
+        which may call `read(blob, target)` to copy a blob into a writable buffer of its size."""
         metas = self.client.get_meta_info(keys)
         if timeout_ms > 0 and not metas:
             self._await(metas.failed_keys, timeout_ms)
@@ -164,9 +164,14 @@ class HostObjects:
             got = self.client.mget_h2d_from_multi_buffers(names, addresses, sizes, device_index=self.device_index)
             for place, index in enumerate(known):
                 if got.codes[place] == StatusCode.OK:
-                    row = addresses[place]
-                    take(index, sizes[place], lambda blob, target, row=row: self.memory.copy_into(target, row[blob]))
+                    take(index, sizes[place], self._reader(addresses[place]))
         return metas.merged(got, known)
+
+    def _reader(self, addresses: Sequence[int]) -> Callable[[int, Any], None]:
+        def read(blob: int, target: Any) -> None:
+            self.memory.copy_into(target, addresses[blob])
+
+        return read
 
     def _await(self, missing: Sequence[str], timeout_ms: int) -> None:
         """Waits until the missing keys are there, or the time is over: a get of one byte is refused for its shape as

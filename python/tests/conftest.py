@@ -1,5 +1,5 @@
-"""What the suites share: two workers as two hosts, clients of them, device memory with known bytes, scripts in processes of their
-own, and a look for what they left behind.
+"""What the suites share: two workers as two hosts, clients of them, device memory with known bytes, scripts in
+processes of their own, and a look for what they left behind.
 """
 
 import json
@@ -36,7 +36,10 @@ class Workers:
     def __init__(self, *flags):
         command = ["node", str(ROOT / "dist/cli/main.js"), "dev", "--port", "0", "--json", "--devices", "4"]
         self.process = subprocess.Popen(
-            [*command, "--shared_memory_size_mb", "64", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--shared_memory_size_mb", "64", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         text = ""
         for line in self.process.stdout:

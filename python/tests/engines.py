@@ -1,5 +1,5 @@
-"""Stand-ins for what hbmesh.integrations imports of vLLM and LMCache: base classes with the published names, arguments and
-defaults, and no more behaviour than connectors rely on. Installed into sys.modules, where the engines aren't.
+"""Stand-ins for what hbmesh.integrations imports of vLLM and LMCache: base classes with the published names, arguments
+and defaults, and no more behaviour than connectors rely on. Installed into sys.modules, where the engines aren't.
 """
 
 import abc

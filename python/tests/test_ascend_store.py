@@ -1,6 +1,6 @@
-"""Goal: vllm-ascend's store backend `yuanrong` works on hbmesh as it is.
-Method: the calls that it makes, in its order and with its arguments, on two ranks: settings from YR_CONFIG_PATH, device by
-acl.rt.set_device, keys and per-layer buffers as it builds them, its ways to read the answers.
+"""Goal: vllm-ascend's store backend `yuanrong` works on hbmesh as it is. Method: the calls that it makes, in its order
+and with its arguments, on two ranks: settings from YR_CONFIG_PATH, device by acl.rt.set_device, keys and per-layer
+buffers as it builds them, its ways to read the answers.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Goal: code written for yr.datasystem runs unchanged: names, arguments, defaults, types, errors and returns.
-Method: signatures are compared with the published ones; every call runs against two workers; wrong input meets the promised
+"""Goal: code written for yr.datasystem runs unchanged: names, arguments, defaults, types, errors and returns. Method:
+signatures are compared with the published ones; every call runs against two workers; wrong input meets the promised
 exception before anything is done.
 """
 
@@ -201,7 +201,10 @@ def test_a_part_of_an_object(client, remote, memory, key):
     wanted.set_src_offset(90)
     assert remote.dev_mget([key], [wanted], 1000) == []
     whole = source.pattern(0, 5) + source.pattern(1, 5)
-    assert [target.device.copy_out(p, s) for p, s in zip(target.pointers, target.sizes)] == [whole[90:120], whole[120:140]]
+    assert [target.device.copy_out(p, s) for p, s in zip(target.pointers, target.sizes)] == [
+        whole[90:120],
+        whole[120:140],
+    ]
     wanted.set_src_offset(111)
     with pytest.raises(RuntimeError, match=r"code: \[2\].*160 bytes, asked for 50 from 111"):
         remote.dev_mget([key], [wanted], 0)
@@ -331,7 +334,10 @@ print("connected")
 """
     config = tmp_path / "yuanrong.json"
     config.write_text(json.dumps({"worker_addr": f"{host}:{port}", "request_timeout_ms": 5000}))
-    for variables in ({"DS_WORKER_ADDR": f"{host}:{port}", "DS_ENABLE_REMOTE_H2D": "1"}, {"YR_CONFIG_PATH": str(config)}):
+    for variables in (
+        {"DS_WORKER_ADDR": f"{host}:{port}", "DS_ENABLE_REMOTE_H2D": "1"},
+        {"YR_CONFIG_PATH": str(config)},
+    ):
         ended = run_script("-c", script, env=variables)
         assert (ended.stdout, ended.stderr) == ("connected\n", "")
     for variables, says in (

@@ -1,5 +1,6 @@
 """Goal: LMCache keeps chunks in hbmesh and gets them back on another host; a fault is a miss there, never an exception.
-Method: the plugin on stand-ins for LMCache's classes, two workers; memory objects are ctypes memory, as LMCache's pinned memory is.
+Method: the plugin on stand-ins for LMCache's classes, two workers; memory objects are ctypes memory, as LMCache's
+pinned memory is.
 """
 
 import asyncio
@@ -65,7 +66,9 @@ def pair(workers):
         from hbmesh.integrations.lmcache import HbmeshConnectorAdapter
 
         adapter = HbmeshConnectorAdapter()
-        by_url = ConnectorContext(f"hbmesh://{workers.addresses[0]}?device=1&ttl_seconds=600", None, Backend(), None, None)
+        by_url = ConnectorContext(
+            f"hbmesh://{workers.addresses[0]}?device=1&ttl_seconds=600", None, Backend(), None, None
+        )
         extra = {"remote_storage_plugin.hbmesh.far.address": workers.addresses[1], "other": 1}
         config = SimpleNamespace(extra_config=extra)
         plugin = ConnectorContext("plugin://hbmesh.far", None, Backend(), config, None, "hbmesh.far")

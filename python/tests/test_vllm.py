@@ -1,6 +1,7 @@
 """Goal: blocks that one vLLM instance computed are loaded by another, layer by layer; what can't be loaded is reported.
-Method: scheduler's and worker's side of HbmeshConnector on stand-ins for vLLM's classes, with KV caches that are numpy arrays over
-simulated device memory, in layouts that attention backends use; a prefill instance on worker 1, a decode instance on worker 2.
+Method: scheduler's and worker's side of HbmeshConnector on stand-ins for vLLM's classes, with KV caches that are numpy
+arrays over simulated device memory, in layouts that attention backends use; a prefill instance on worker 1, a decode
+instance on worker 2.
 """
 
 import pickle
@@ -78,9 +79,7 @@ class Instance:
     def schedule(self, request, block_ids, scheduled, computed=0):
         """One step of the scheduler for a new request; returns tokens that are loaded, and the step's metadata."""
         tokens, is_async = self.scheduler.get_num_new_matched_tokens(request, computed)
-        self.scheduler.update_state_after_alloc(
-            request, SimpleNamespace(get_block_ids=lambda: (block_ids,)), tokens
-        )
+        self.scheduler.update_state_after_alloc(request, SimpleNamespace(get_block_ids=lambda: (block_ids,)), tokens)
         new = SimpleNamespace(req_id=request.request_id, block_ids=(block_ids,), num_computed_tokens=computed + tokens)
         return (tokens, is_async), self.meta([new], {request.request_id: scheduled})
 
@@ -287,12 +286,13 @@ def test_engines_are_imported_when_they_are_needed():
     import hbmesh.integrations.lmcache
     import hbmesh.integrations.vllm
 
-    with pytest.raises(ImportError):
-        hbmesh.integrations.vllm.HbmeshConnector
-    with pytest.raises(ImportError):
-        hbmesh.integrations.lmcache.HbmeshConnectorAdapter
-    with pytest.raises(AttributeError):
-        hbmesh.integrations.vllm.Nothing
+    for module, name, error in (
+        (hbmesh.integrations.vllm, "HbmeshConnector", ImportError),
+        (hbmesh.integrations.lmcache, "HbmeshConnectorAdapter", ImportError),
+        (hbmesh.integrations.vllm, "Nothing", AttributeError),
+    ):
+        with pytest.raises(error):
+            getattr(module, name)
 
 
 def test_block_places():

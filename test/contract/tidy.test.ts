@@ -12,7 +12,7 @@ import { filesWith, read, repositoryFiles, root } from "./sources.js";
 const fileLinesMax = 500;
 const functionLinesMax = 70;
 
-const codeEndings = [".ts", ".mjs", ".h", ".c", ".cc", ".proto", ".cmake"];
+const codeEndings = [".ts", ".mjs", ".h", ".c", ".cc", ".proto", ".cmake", ".py"];
 
 function codeFiles(): string[] {
   return repositoryFiles().filter((name) => codeEndings.some((ending) => name.endsWith(ending)));

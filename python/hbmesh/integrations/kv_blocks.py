@@ -18,7 +18,8 @@ def pieces_of(cache: Any, block_count: int) -> List[Piece]:
     """Where a layer's blocks are in its KV cache.
 
     Args:
-        cache: a tensor with data_ptr(), element_size(), stride() and shape, one of whose dimensions is the block; or several of
+        cache: a tensor with data_ptr(), element_size(), stride() and shape, one of whose dimensions is the block; or
+        several of
             them (keys and values apart). Dimensions before that of the block give a piece each; those after it must be
             dense within a block, in any order.
         block_count: blocks of the cache.
@@ -37,8 +38,8 @@ def pieces_of(cache: Any, block_count: int) -> List[Piece]:
         size *= length
     if strides[dimension] * width != size:
         raise ValueError(
-            f"a KV cache of shape {shape} and strides {strides} has blocks that are not in one piece: use a layout whose "
-            "blocks are contiguous"
+            f"a KV cache of shape {shape} and strides {strides} has blocks that are not in one piece: use a "
+            "layout whose blocks are contiguous"
         )
     offsets = [0]
     for length, stride in zip(shape[:dimension], strides[:dimension]):

@@ -1,7 +1,7 @@
 """The connector behind :mod:`hbmesh.integrations.lmcache`; imports LMCache.
 
-A chunk is an object of two blobs: a description (shape, data type, format, as JSON) and the bytes. LMCache keeps chunks in
-ordinary memory, so they pass through a staging buffer on a device (:mod:`hbmesh.host`).
+A chunk is an object of two blobs: a description (shape, data type, format, as JSON) and the bytes. LMCache keeps chunks
+in ordinary memory, so they pass through a staging buffer on a device (:mod:`hbmesh.host`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class HbmeshConnectorAdapter(ConnectorAdapter):  # type: ignore[misc]
         return url.startswith(SCHEME)
 
     def create_connector(self, context: ConnectorContext) -> "HbmeshRemoteConnector":
-        """Options, in the URL's query or as ``remote_storage_plugin.<name>.<option>``: `address` (IP:PORT), `token`, `device`
-        (of the staging buffers, default 0), `ttl_seconds`."""
+        """Options, in the URL's query or as ``remote_storage_plugin.<name>.<option>``: `address` (IP:PORT), `token`,
+        `device` (of the staging buffers, default 0), `ttl_seconds`."""
         options = self._options(context)
         address = str(options.get("address", ""))
         if address:
@@ -66,8 +66,8 @@ class HbmeshConnectorAdapter(ConnectorAdapter):  # type: ignore[misc]
 
 
 class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
-    """Chunks in hbmesh. Faults of the store are logged and answered as misses, as LMCache expects of a remote store; puts
-    raise them.
+    """Chunks in hbmesh. Faults of the store are logged and answered as misses, as LMCache expects of a remote store;
+    puts raise them.
 
     Args:
         client: connected; closed with the connector.

@@ -12,10 +12,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["BlockTransfer", "HbmeshConnector", "HbmeshConnectorMetadata"]
+_NAMES = ("BlockTransfer", "HbmeshConnector", "HbmeshConnectorMetadata")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("hbmesh.integrations.vllm_connector"), name)

@@ -1,9 +1,9 @@
 """The connector behind :mod:`hbmesh.integrations.vllm`; imports vLLM.
 
-Each block of each layer is an object, under a key of vLLM's own block hash (PYTHONHASHSEED must be the same on all nodes).
-The scheduler's side asks which blocks are there; the worker's side sets a layer's blocks while the next layer is computed,
-and gets all layers at once, in order, so that a layer is waited for only when its turn comes. What could not be loaded is
-reported, and vLLM computes it again; what could not be saved is a miss later.
+Each block of each layer is an object, under a key of vLLM's own block hash (PYTHONHASHSEED must be the same on all
+nodes). The scheduler's side asks which blocks are there; the worker's side sets a layer's blocks while the next layer
+is computed, and gets all layers at once, in order, so that a layer is waited for only when its turn comes. What could
+not be loaded is reported, and vLLM computes it again; what could not be saved is a miss later.
 """
 
 from __future__ import annotations
@@ -349,8 +349,8 @@ class _Worker:
 
 
 def _record(tensor: Any) -> Any:
-    """An event of the device's current stream, which is reached when the layer is computed; None where the tensor's device
-    has no streams."""
+    """An event of the device's current stream, which is reached when the layer is computed; None where the tensor's
+    device has no streams."""
     kind = getattr(getattr(tensor, "device", None), "type", None)
     if kind not in ("npu", "cuda"):
         return None

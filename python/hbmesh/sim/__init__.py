@@ -1,7 +1,7 @@
 """Scripts that `import acl`, on hosts without NPUs.
 
-`python -m hbmesh.sim SCRIPT` runs a script with an `acl` module over simulated devices. :func:`install` does the same from
-code. Where the real `acl` is installed it is left alone.
+`python -m hbmesh.sim SCRIPT` runs a script with an `acl` module over simulated devices. :func:`install` does the same
+from code. Where the real `acl` is installed it is left alone.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ from . import DEVICES_DEFAULT, DEVICES_VARIABLE, install, real_acl
 def _arguments(argv: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hbmesh.sim",
-        description="Runs a script with an `acl` module over simulated devices. Where the real acl is installed it is used.",
+        description=(
+            "Runs a script with an `acl` module over simulated devices. Where the real acl is installed it is used."
+        ),
         epilog="Example: python -m hbmesh.sim python/examples/single_process.py --host 127.0.0.1 --port 31501",
     )
     parser.add_argument(

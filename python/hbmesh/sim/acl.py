@@ -1,8 +1,9 @@
 """The `acl` module over simulated devices: the part of pyACL that scripts use to fill and read device memory.
 
-Functions return what pyACL's return: a code, 0 when it worked, after the values where there are some. Codes are those of
-the runtime: 107001 for a device that isn't there, 107002 before set_device, 107000 for a pointer or size that is wrong,
-207001 when a device has no more memory. Streams and contexts are numbers; copies are done when their call returns.
+Functions return what pyACL's return: a code, 0 when it worked, after the values where there are some. Codes are those
+of the runtime: 107001 for a device that isn't there, 107002 before set_device, 107000 for a pointer or size that is
+wrong, 207001 when a device has no more memory. Streams and contexts are numbers; copies are done when their call
+returns.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def ptr_to_numpy(pointer: int, shape: Tuple[int, ...], kind: int) -> Any:
     """A numpy array over ordinary memory."""
     import numpy
 
-    dtype = numpy.dtype(_NUMPY_TYPES[kind])
+    dtype: Any = numpy.dtype(_NUMPY_TYPES[kind])
     size = int(numpy.prod(shape)) * dtype.itemsize
     return numpy.frombuffer((ctypes.c_char * size).from_address(pointer), dtype=dtype).reshape(shape)
 

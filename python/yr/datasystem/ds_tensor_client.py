@@ -1,8 +1,8 @@
 """DsTensorClient: tensors under keys.
 
-A tensor is anything contiguous with ``data_ptr()``, ``element_size()``, ``is_contiguous()`` and ``device.type`` (torch on npu
-or cuda), or a numpy array over simulated device memory (``hbmesh.SimDevice(i).array(...)``). The device is the client's
-``device_id``.
+A tensor is anything contiguous with ``data_ptr()``, ``element_size()``, ``is_contiguous()`` and ``device.type`` (torch
+on npu or cuda), or a numpy array over simulated device memory (``hbmesh.SimDevice(i).array(...)``). The device is the
+client's ``device_id``.
 """
 
 from __future__ import annotations
@@ -158,11 +158,15 @@ class DsTensorClient:
 
     # ---- Paged attention: the blocks of all layers under one key each ------------------------------------------------
 
-    def put_page_attn_layerwise_d2d(self, keys: List[str], layer_tensors: List[Any], block_ids: List[int]) -> List[Future]:
+    def put_page_attn_layerwise_d2d(
+        self, keys: List[str], layer_tensors: List[Any], block_ids: List[int]
+    ) -> List[Future]:
         """Offers, under key i, block block_ids[i] of every layer."""
         return self._hetero_client.dev_publish(keys, self._blocks(layer_tensors, block_ids))
 
-    def get_page_attn_layerwise_d2d(self, keys: List[str], layer_tensors: List[Any], block_ids: List[int]) -> List[Future]:
+    def get_page_attn_layerwise_d2d(
+        self, keys: List[str], layer_tensors: List[Any], block_ids: List[int]
+    ) -> List[Future]:
         """Receives what put_page_attn_layerwise_d2d offers."""
         return self._hetero_client.dev_subscribe(keys, self._blocks(layer_tensors, block_ids))
 

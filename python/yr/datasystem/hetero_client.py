@@ -145,7 +145,9 @@ class HeteroClient:
 
     # ---- Host objects ------------------------------------------------------------------------------------------------
 
-    def mset_d2h(self, keys: List[str], data_blob_list: List[DeviceBlobList], set_param: Optional[SetParam] = None) -> None:
+    def mset_d2h(
+        self, keys: List[str], data_blob_list: List[DeviceBlobList], set_param: Optional[SetParam] = None
+    ) -> None:
         """Copies device memory to host objects; the blobs of a key become one object.
 
         Raises:
@@ -156,8 +158,8 @@ class HeteroClient:
             raise_first(self._client.mset_d2h(keys, lists, **options_of(set_param or SetParam())))
 
     def mget_h2d(self, keys: List[str], data_blob_list: List[DeviceBlobList], sub_timeout_ms: int) -> List[str]:
-        """Reads host objects of any node into device memory, as the blobs that were set. Waits up to `sub_timeout_ms` for
-        keys that are not there yet. Returns the keys that failed; raises RuntimeError when all did."""
+        """Reads host objects of any node into device memory, as the blobs that were set. Waits up to `sub_timeout_ms`
+        for keys that are not there yet. Returns the keys that failed; raises RuntimeError when all did."""
         check_timeout("sub_timeout_ms", sub_timeout_ms)
         lists = _native_lists(keys, data_blob_list)
         with translated():
@@ -175,15 +177,13 @@ class HeteroClient:
         _check_buffers(keys, addrs, sizes)
         options = options_of(set_param or SetParam())
         with translated():
-            raise_first(
-                self._client.mset_d2h_from_multi_buffers(keys, addrs, sizes, device_index=_device(), **options)
-            )
+            raise_first(self._client.mset_d2h_from_multi_buffers(keys, addrs, sizes, device_index=_device(), **options))
 
     def mget_h2d_from_multi_buffers(
         self, keys: List[str], addrs: List[List[int]], sizes: List[List[int]], sub_timeout_ms: int = 0
     ) -> List[str]:
-        """mget_h2d of plain numbers. Returns the keys that failed, an empty list when none did; raises RuntimeError when
-        all did."""
+        """mget_h2d of plain numbers. Returns the keys that failed, an empty list when none did; raises RuntimeError
+        when all did."""
         check_timeout("sub_timeout_ms", sub_timeout_ms)
         _check_buffers(keys, addrs, sizes)
         with translated():

@@ -50,7 +50,8 @@ _SECOND_LEVEL = (WriteMode.WRITE_THROUGH_L2_CACHE, WriteMode.WRITE_BACK_L2_CACHE
 
 
 def options_of(param: SetParam, when_there: str = "skip") -> Dict[str, Any]:
-    """A SetParam as the options of :meth:`hbmesh.Client.mset_d2h`. Raises TypeError for an attribute of a wrong type."""
+    """A SetParam as the options of :meth:`hbmesh.Client.mset_d2h`. Raises TypeError for an attribute of a wrong
+    type."""
     check_type("set_param", param, SetParam)
     check_type("set_param.write_mode", param.write_mode, WriteMode)
     check_type("set_param.existence", param.existence, ExistenceOpt)
@@ -106,8 +107,8 @@ Value = Union[bytes, bytearray, memoryview, str]
 
 
 class KVClient:
-    """Values of ordinary memory by key. They pass through a staging buffer on device 0; what is in device memory already
-    belongs to HeteroClient.
+    """Values of ordinary memory by key. They pass through a staging buffer on device 0; what is in device memory
+    already belongs to HeteroClient.
 
     Args:
         as of :class:`yr.datasystem.hetero_client.HeteroClient`; without host and port, the worker that DS_WORKER_ADDR
@@ -144,9 +145,7 @@ class KVClient:
     def close(self) -> None:
         self._client.close()
 
-    def set(
-        self, key: str, val: Value, write_mode: WriteMode = WriteMode.NONE_L2_CACHE, ttl_second: int = 0
-    ) -> None:
+    def set(self, key: str, val: Value, write_mode: WriteMode = WriteMode.NONE_L2_CACHE, ttl_second: int = 0) -> None:
         """Sets a value, in place of what is there.
 
         Raises:
@@ -156,9 +155,7 @@ class KVClient:
         check_type("key", key, str)
         raise_first(self._put([key], [val], write_mode, ttl_second, ExistenceOpt.NONE))
 
-    def set_value(
-        self, val: Value, write_mode: WriteMode = WriteMode.NONE_L2_CACHE, ttl_second: int = 0
-    ) -> str:
+    def set_value(self, val: Value, write_mode: WriteMode = WriteMode.NONE_L2_CACHE, ttl_second: int = 0) -> str:
         """Sets a value under a new key, which is returned."""
         key = generate_key()
         self.set(key, val, write_mode, ttl_second)

@@ -8,9 +8,9 @@ from enum import Enum
 class WriteMode(Enum):
     """Reliability of an object.
 
-    hbmesh keeps objects in memory (and on local disks when memory runs short); there is no second-level cache. The modes that name
-    one are accepted and keep the object in memory. Modes that end in EVICT make objects the first to be evicted; others
-    are evicted only when nothing else is left.
+    hbmesh keeps objects in memory (and on local disks when memory runs short); there is no second-level cache. The
+    modes that name one are accepted and keep the object in memory. Modes that end in EVICT make objects the first to be
+    evicted; others are evicted only when nothing else is left.
     """
 
     NONE_L2_CACHE = 0
