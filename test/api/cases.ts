@@ -108,7 +108,7 @@ export const apiGroups = {
       "many readers at once, all of them further sources, all bytes right",
       "the same again is OK and existed; other memory or client, the same card, other blobs: INVALID",
       "devDelete during use: who reads ends whole or is told; then nobody finds it",
-      "devLocalDelete takes back only what this client offers; what is then read is whole",
+      "devLocalDelete takes back only what this client offers: who shared, also on the setter's worker, serves on",
       "devLocalDelete by who offers nothing changes nothing; by the only holder it ends the object",
       "devMGet waits for what is set meanwhile",
       "devMGet that waits ends when it is cancelled",

@@ -23,7 +23,7 @@ export async function startGroup(group: GroupName, where: (typeof places)[number
   const { cluster = {} } = apiGroups[group] as ApiGroup;
   const { tenants, ...options } = cluster;
   const { transport, workers } = where;
-  const folder = tenants ? mkdtempSync(join(tmpdir(), "api-tenants-")) : undefined;
+  const folder = tenants ? mkdtempSync(join(tmpdir(), "hbmesh-tenants-")) : undefined;
   const close = (): void => (folder === undefined ? undefined : rmSync(folder, { recursive: true }));
   try {
     if (folder !== undefined) {
