@@ -1,11 +1,12 @@
 /**
- * Announcer: after each change of the ring this member tells the owners what its sidecar holds, and then every member that it has told everything. What an owner
- * knows of as newer, or deleted, is dropped here.
+ * Announcer: after each change of the ring this member tells the owners what its sidecar holds and they don't know yet (told.ts), and then concludes (collector.ts). What an owner knows of as newer,
+ * or deleted, is dropped here.
  *
- * One run for each epoch; a newer epoch ends the run before it. A run goes on until every owner has been told, or is no member any more.
+ * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but who asks it: the run concludes without it, and goes on trying until it has been told, or
+ * the ring changes.
  */
 import type { Clock } from "../base/clock.js";
-import { pause } from "../base/deadline.js";
+import { pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import {
@@ -18,12 +19,14 @@ import {
   keyCountOf,
   readCommit,
 } from "../decision/index.js";
+import type { Concluder } from "./collector.js";
 import type { Departed, DepartureWatch } from "./departed.js";
 import type { DroppedObject } from "./holders.js";
 import type { MembershipView } from "./membership.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
 import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, type Results, stampMember } from "./records.js";
 import type { HeldChunk, SidecarLink } from "./sidecar-link.js";
+import { Told } from "./told.js";
 
 export interface AnnouncerOptions {
   decisions: Decisions;
@@ -38,25 +41,54 @@ export interface AnnouncerOptions {
   onGone: (objects: readonly DroppedObject[]) => void;
   /** How long a member that this one saw vanish may still come back. */
   doubtMs: () => number;
+  concluder: Concluder;
+  /** Every member has announced for this epoch, but for `missing`, which will tell this one themselves. */
+  onConcluded: (epoch: bigint, missing: readonly number[], doubtMs: number) => void;
+}
+
+/** Keys of one owner, and what this member holds under them. */
+interface Part {
+  keys: KeyBatch;
+  records: Uint8Array;
+  family: Family;
+}
+
+/** What belongs to one run. */
+interface Run {
+  view: MembershipView;
+  signal: AbortSignal;
+  /** Undefined: this member has none, and nothing to tell. */
+  sidecar: SidecarLink | undefined;
+  watch: DepartureWatch;
+  isNews: (owner: number, keptOwner: number) => boolean;
+  /** What owners could not be told yet. */
+  behind: Map<number, Part[]>;
 }
 
 const RETRY_MS = 200;
+/** An owner that has not answered after this time is told later. */
+const OWNER_WAIT_MS = 1_000;
+/** Owners that are told at the same time. */
+const OWNERS_AT_ONCE = 16;
 /** How long listing a large arena may take. */
 const LIST_TIMEOUT_MS = 60_000;
 
 export class Announcer {
   readonly #options: AnnouncerOptions;
+  readonly #told: Told;
   #run = new AbortController();
   #running: Promise<void> = Promise.resolve();
 
   constructor(options: AnnouncerOptions) {
     this.#options = options;
+    this.#told = new Told(options.decisions);
   }
 
   setView(view: MembershipView): void {
     this.#run.abort();
     const run = new AbortController();
     this.#run = run;
+    this.#told.setView(view);
     this.#running = this.#announce(view, run.signal);
   }
 
@@ -68,13 +100,19 @@ export class Announcer {
 
   /** Never rejects. */
   async #announce(view: MembershipView, signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#options;
+    const { clock, log, departed } = this.#options;
     // Replies to commits that were decided under the old ring are on their way to the sidecar before it is asked what it holds.
     await new Promise<void>((resolve) => setImmediate(resolve));
     while (!signal.aborted) {
+      const watch = departed.watch();
       try {
-        await this.#tellHeld(view, signal);
-        await this.#tellDone(view, signal);
+        const sidecar = this.#options.sidecar();
+        const isNews = this.#told.planFor(view);
+        const run: Run = { view, signal, sidecar, watch, isNews, behind: new Map() };
+        await this.#tellHeld(run);
+        if (!signal.aborted) {
+          await this.#conclude(run);
+        }
         return;
       } catch (reason) {
         if (signal.aborted) {
@@ -88,118 +126,148 @@ export class Announcer {
           );
         }
         await pause(clock, RETRY_MS, signal);
+      } finally {
+        watch.end();
       }
     }
   }
 
-  async #tellHeld(view: MembershipView, signal: AbortSignal): Promise<void> {
-    const sidecar = this.#options.sidecar();
-    if (sidecar === undefined) {
+  async #conclude(run: Run): Promise<void> {
+    const { log, doubtMs, concluder, onConcluded } = this.#options;
+    const { view, signal, behind } = run;
+    const untold = [...behind.keys()];
+    this.#told.concluded(view, untold);
+    if (untold.length > 0) {
+      log.warn(
+        { epoch: view.epoch, owners: untold.length },
+        "owners could not be told yet what this worker holds; trying on",
+      );
+    }
+    const catchingUp = [...behind].map(([owner, parts]) => this.#catchUp(run, owner, parts));
+    const said = await concluder.conclude(view, { untold, doubtMs: doubtMs(), signal });
+    if (said !== undefined) {
+      onConcluded(view.epoch, said.missing, said.doubtMs);
+    }
+    await Promise.all(catchingUp);
+  }
+
+  async #tellHeld(run: Run): Promise<void> {
+    if (run.sidecar === undefined) {
       return;
     }
-    const watch = this.#options.departed.watch();
     let told: Promise<unknown> = Promise.resolve();
     let failure: unknown;
-    try {
-      await sidecar.listHeld((chunk) => {
-        // One chunk after the other, so that owners aren't flooded.
-        told = told
-          .then(() =>
-            failure === undefined && !signal.aborted ? this.#tellChunk(view, sidecar, chunk, watch, signal) : undefined,
-          )
-          .catch((reason: unknown) => {
-            failure = reason;
-          });
-      }, LIST_TIMEOUT_MS);
-      await told;
-    } finally {
-      watch.end();
-    }
+    await run.sidecar.listHeld((chunk) => {
+      // One chunk after the other, so that owners aren't flooded.
+      told = told
+        .then(() => (failure === undefined && !run.signal.aborted ? this.#tellChunk(run, chunk) : undefined))
+        .catch((reason: unknown) => {
+          failure = reason;
+        });
+    }, LIST_TIMEOUT_MS);
+    await told;
     if (failure !== undefined) {
       throw failure as Error;
     }
   }
 
-  async #tellChunk(
-    view: MembershipView,
-    sidecar: SidecarLink,
-    chunk: HeldChunk,
-    watch: DepartureWatch,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const { decisions, log, requestTimeoutMs } = this.#options;
-    const outdated: HeldObject[] = [];
-    const held = withoutDeparted(chunk, watch);
-    const stamped = stampMember(held.records, view.selfId);
-    for (const group of decisions.groupByOwner(held.keys)) {
-      if (signal.aborted) {
-        return;
-      }
-      const records = pickRecords(stamped, COMMIT_RECORD_BYTES, group.indexes);
-      const part = { keys: group.keys, records, last: false };
-      const results = await this.#tell(group.member, view, part, held.family, signal);
-      if (results !== undefined) {
-        this.#forgetDeparted(group.keys, records, results, watch);
-        for (let at = 0; at < results.count; at++) {
-          if (results.code(at) !== StatusCode.OK) {
-            outdated.push(readCommit(records, at));
-          }
+  async #tellChunk(run: Run, chunk: HeldChunk): Promise<void> {
+    const { decisions } = this.#options;
+    const held = withoutDeparted(chunk, run.watch);
+    const stamped = stampMember(held.records, run.view.selfId);
+    const kept = decisions.keptOwnersOf(held.keys);
+    const groups = decisions.groupByOwner(held.keys);
+    const tellNext = async (): Promise<void> => {
+      for (let group = groups.pop(); group !== undefined && !run.signal.aborted; group = groups.pop()) {
+        const { member: owner, keys } = group;
+        const indexes = [...group.indexes];
+        const news = [...indexes.keys()].filter((at) => run.isNews(owner, kept[indexes[at] as number] as number));
+        if (news.length > 0) {
+          const records = pickRecords(
+            stamped,
+            COMMIT_RECORD_BYTES,
+            news.map((at) => indexes[at] as number),
+          );
+          await this.#tellOwner(run, owner, { keys: pickKeys(keys, news), records, family: held.family });
         }
       }
+    };
+    await Promise.all(Array.from({ length: OWNERS_AT_ONCE }, tellNext));
+  }
+
+  /** Tries once; who can't be told comes later. */
+  async #tellOwner(run: Run, owner: number, part: Part): Promise<void> {
+    const { clock, log } = this.#options;
+    const later = run.behind.get(owner);
+    if (later !== undefined) {
+      later.push(part);
+      return;
     }
+    const asking = this.#ask(run, owner, part, false);
+    const what = "announcing";
+    try {
+      await this.#takeAnswer(run, part, await withDeadline(asking, { clock, timeoutMs: OWNER_WAIT_MS, what }));
+    } catch (reason) {
+      run.signal.throwIfAborted();
+      log.debug({ epoch: run.view.epoch, cause: String(reason) }, "an owner can't be told yet what this worker holds");
+      run.behind.set(owner, [...(run.behind.get(owner) ?? []), part]);
+    }
+  }
+
+  /** Tells an owner what it could not be told before, and that this is all. Ends with the run; never rejects. */
+  async #catchUp(run: Run, owner: number, parts: readonly Part[]): Promise<void> {
+    const { clock } = this.#options;
+    const done: Part = { keys: encodeKeys([]), records: new Uint8Array(0), family: 0 };
+    const left = [...parts, done];
+    while (left[0] !== undefined && !run.signal.aborted) {
+      try {
+        const results = await this.#ask(run, owner, left[0], left.length === 1);
+        await this.#takeAnswer(run, left[0], results);
+        left.shift();
+      } catch {
+        await pause(clock, RETRY_MS, run.signal);
+      }
+    }
+    if (!run.signal.aborted) {
+      this.#told.caughtUp(owner);
+    }
+  }
+
+  /** Drops here what the owner did not take up, and has it forget what went meanwhile. */
+  async #takeAnswer(run: Run, { keys, records }: Part, results: Results): Promise<void> {
+    const { log, requestTimeoutMs } = this.#options;
+    const outdated: HeldObject[] = [];
+    const gone: DroppedObject[] = [];
+    for (let at = 0; at < results.count; at++) {
+      const object = readCommit(records, at);
+      if (results.code(at) !== StatusCode.OK) {
+        outdated.push(object);
+      } else if (run.watch.has(object)) {
+        // It is known to the owner now, and must not be.
+        gone.push({ key: decodeKey(keys, at), generation: object.generation, slot: object.slot });
+      }
+    }
+    this.#options.onGone(gone);
     if (outdated.length > 0) {
       log.info(
         { objects: outdated.length },
         "dropping objects that their owners did not take up: deleted or replaced meanwhile, or held by enough others",
       );
-      await sidecar.drop(outdated, requestTimeoutMs);
+      await run.sidecar?.drop(outdated, requestTimeoutMs);
     }
   }
 
-  /** What went while it was being told is known to the owner now, and must not be. */
-  #forgetDeparted(keys: KeyBatch, records: Uint8Array, results: Results, watch: DepartureWatch): void {
-    const gone: DroppedObject[] = [];
-    for (let at = 0; at < results.count; at++) {
-      const object = readCommit(records, at);
-      if (results.code(at) === StatusCode.OK && watch.has(object)) {
-        gone.push({ key: decodeKey(keys, at), generation: object.generation, slot: object.slot });
-      }
+  /** Rejects if the owner can't be asked, or is not at this epoch. */
+  async #ask(run: Run, owner: number, part: Part, last: boolean): Promise<Results> {
+    const { calls, doubtMs } = this.#options;
+    const { keys, records, family } = part;
+    const question: Question = { method: "announce", keys, family, signal: run.signal };
+    const told = { keys, records, existence: 0, waitMs: last ? doubtMs() : 0, last };
+    const said = await calls.askOwner(owner, run.view.epoch, told, question);
+    if (said.t === "results") {
+      return said.results;
     }
-    this.#options.onGone(gone);
-  }
-
-  async #tellDone(view: MembershipView, signal: AbortSignal): Promise<void> {
-    const done = { keys: encodeKeys([]), records: new Uint8Array(0), last: true };
-    await Promise.all([...view.members.keys()].map((member) => this.#tell(member, view, done, 0, signal)));
-  }
-
-  /** Asks until this owner has answered or the epoch is over; undefined if it is. */
-  async #tell(
-    member: number,
-    view: MembershipView,
-    part: { keys: KeyBatch; records: Uint8Array; last: boolean },
-    family: Family,
-    signal: AbortSignal,
-  ): Promise<Results | undefined> {
-    const { calls, clock, log } = this.#options;
-    const question: Question = { method: "announce", keys: part.keys, family, signal };
-    for (let attempt = 0; !signal.aborted; attempt++) {
-      // The last one also tells those who have not seen it how long misses are in doubt.
-      const waitMs = part.last ? this.#options.doubtMs() : 0;
-      const said = await calls.askOwner(member, view.epoch, { ...part, existence: 0, waitMs }, question);
-      if (said.t === "results") {
-        return said.results;
-      }
-      if (said.t === "failed" && attempt === 0) {
-        log.debug(
-          { epoch: view.epoch, cause: said.error.message },
-          "an owner can't be told yet what this worker holds",
-        );
-      }
-      // Stale: one of the two will see a newer ring, which ends this run.
-      await pause(clock, RETRY_MS, signal);
-    }
-    return undefined;
+    throw said.t === "failed" ? said.error : new HbmeshError(StatusCode.TRY_AGAIN, "the owner has another ring");
   }
 }
 

@@ -4,6 +4,7 @@
  *
  * Order of start: store, link server, sidecar, membership. What is asked of this process before it has joined waits or answers NOT_READY. Close goes the other way round.
  */
+import type { ServiceImpl } from "@connectrpc/connect";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
@@ -17,6 +18,7 @@ import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.j
 import { openStore, type Store } from "../metadata/index.js";
 import { createLinkRoutes } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
+import { Collector, Concluder } from "./collector.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
 import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
@@ -53,6 +55,8 @@ export async function startControlProcess(
 const OWNER_PATIENCE_SHARE = 0.6;
 const READY_POLL_MS = 20;
 const STATS_TIMEOUT_MS = 2_000;
+/** Members that a message names. */
+const NAMED_MAX = 5;
 
 class ControlProcessImpl implements ControlProcess {
   readonly config: WorkerConfig;
@@ -69,6 +73,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #calls: OwnerCalls;
   readonly #departed = new Departed();
   readonly #forgetter: Forgetter;
+  readonly #collector: Collector;
   readonly #announcer: Announcer;
   readonly #membership: Membership;
   readonly #supervisor: SidecarSupervisor | undefined;
@@ -106,6 +111,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, deadAfterMs });
     this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner, departed: this.#departed });
     this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
+    this.#collector = new Collector({ clock: this.#clock, patienceMs });
     const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);
     this.#announcer = new Announcer({
       ...shared,
@@ -114,6 +120,8 @@ class ControlProcessImpl implements ControlProcess {
       departed: this.#departed,
       onGone: (objects) => this.#forgetter.add(objects),
       doubtMs: () => this.#owner.ownDoubtMs,
+      concluder: new Concluder({ ...shared, peers: this.#peers, collector: this.#collector }),
+      onConcluded: (epoch, missing, doubtMs) => this.#owner.conclude(epoch, missing, doubtMs),
     });
     this.#membership = this.#createMembership();
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
@@ -144,8 +152,10 @@ class ControlProcessImpl implements ControlProcess {
   }
 
   async start(): Promise<void> {
+    const conclude: ServiceImpl<typeof DirectoryService>["conclude"] = (request, { signal }) =>
+      this.#collector.conclude(request, signal);
     const routes = createLinkRoutes()
-      .service(DirectoryService, this.#owner.service())
+      .service(DirectoryService, { ...this.#owner.service(), conclude })
       .service(HolderService, createHolderService(this.#holderOptions));
     this.#listener = await this.#network.listen(this.config.linkAddress, routes);
     await this.#supervisor?.start();
@@ -222,8 +232,13 @@ class ControlProcessImpl implements ControlProcess {
     if (this.#membership.view === undefined) {
       return "the worker has not joined its cluster yet";
     }
-    const missing = this.#owner.missing.map((id) => this.#peers.nameOf(id));
-    return missing.length === 0 ? "" : `not announced yet after the last change of the ring: ${missing.join(", ")}`;
+    const { missing } = this.#owner;
+    if (missing.length === 0) {
+      return "";
+    }
+    const names = missing.slice(0, NAMED_MAX).map((id) => this.#peers.nameOf(id));
+    const others = missing.length > NAMED_MAX ? `, and ${missing.length - NAMED_MAX} others` : "";
+    return `not announced yet after the last change of the ring: ${names.join(", ")}${others}`;
   }
 
   #throwIfClosing(): void {
@@ -238,6 +253,7 @@ class ControlProcessImpl implements ControlProcess {
   async #close(): Promise<void> {
     await this.#membership.leave();
     this.#owner.close();
+    this.#collector.close();
     this.#forgetter.close();
     this.#calls.close();
     await this.#announcer.close();
@@ -371,6 +387,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#holders.setView(view);
     this.#owner.setView(view);
     this.#calls.setView(view);
+    this.#collector.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));
     }

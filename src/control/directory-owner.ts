@@ -27,12 +27,13 @@ import type {
   ExplainKeyReply,
 } from "../gen/hbmesh/v1/directory_pb.js";
 import { checkFamily, checkLookupFamily } from "./families.js";
-import type { DroppedVersion, Holders } from "./holders.js";
+import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KeyEnds } from "./key-ends.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
 import {
+  allTryAgain,
   checkExistence,
   checkOwnLocations,
   checkOwnRecords,
@@ -40,6 +41,7 @@ import {
   doubtMisses,
   EXISTENCE_REPLACE,
   replaceCode,
+  versionsThatEnded,
 } from "./owner-checks.js";
 import {
   COMMIT_RECORD_BYTES,
@@ -116,7 +118,10 @@ export class DirectoryOwner {
         decisions.directory.forgetMember(id);
       }
     }
-    decisions.directory.forgetForeign(view.selfId);
+    const own = before?.members.get(view.selfId)?.revision;
+    const isBack = own !== undefined && own !== view.members.get(view.selfId)?.revision;
+    // Its lease had ended, and others owned its keys meanwhile: what it knew may be undone. Everyone tells it anew.
+    decisions.directory.forgetForeign(isBack ? 0 : view.selfId);
     this.#announced.clear();
     this.#vanished.setView(view);
     this.#changes.wakeAll();
@@ -125,12 +130,29 @@ export class DirectoryOwner {
 
   /** Has every live member announced for the current epoch? */
   get complete(): boolean {
-    return this.#view !== undefined && this.missing.length === 0;
+    return this.#view !== undefined && this.#announced.size === this.#view.members.size;
   }
 
   /** Members that have not announced yet. */
   get missing(): number[] {
     return [...(this.#view?.members.keys() ?? [])].filter((id) => !this.#announced.has(id));
+  }
+
+  /** All members have announced what they hold, but for these, which will tell this owner themselves. `doubtMs`: the longest that one of them expects someone back. */
+  conclude(epoch: bigint, missing: readonly number[], doubtMs: number): void {
+    if (this.#view?.epoch !== epoch) {
+      return;
+    }
+    const late = new Set(missing);
+    for (const id of this.#view.members.keys()) {
+      if (!late.has(id)) {
+        this.#announced.add(id);
+      }
+    }
+    this.#vanished.tell(doubtMs);
+    if (this.complete) {
+      this.#changes.wakeAll();
+    }
   }
 
   /** What this member tells others as it announces: how long one that it saw vanish may still come back. */
@@ -145,7 +167,7 @@ export class DirectoryOwner {
   }
 
   /** For the control link. */
-  service(): ServiceImpl<typeof DirectoryService> {
+  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude"> {
     const signalOf = (context: HandlerContext): AbortSignal => context.signal;
     return {
       reserve: (request, context) => this.reserve(request, signalOf(context)),
@@ -165,7 +187,7 @@ export class DirectoryOwner {
     const family = checkFamily(request.family);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
     }
     return this.#answer(this.#options.decisions.directory.reserve(request.keys, existence, family));
   }
@@ -176,7 +198,7 @@ export class DirectoryOwner {
     checkOwnRecords(request);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
     }
     this.#checkLives(request.memberId);
     const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence, family);
@@ -231,7 +253,7 @@ export class DirectoryOwner {
     const family = checkFamily(request.family);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
     }
     const bytes = this.#options.decisions.directory.remove(request.keys, family);
     const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
@@ -291,7 +313,7 @@ export class DirectoryOwner {
     checkOwnRecords(request);
     const state = await this.#prepare(request, signal, true);
     if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#allTryAgain(request.keys);
+      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
     }
     this.#checkLives(request.memberId);
     const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
@@ -475,24 +497,4 @@ export class DirectoryOwner {
   #stale(): OwnerReply {
     return { stale: true, epoch: this.#view?.epoch ?? 0n, results: new Uint8Array(0) };
   }
-
-  #allTryAgain(keys: KeyBatch): OwnerReply {
-    const results = Results.empty(keyCountOf(keys));
-    for (let index = 0; index < results.count; index++) {
-      results.setCode(index, StatusCode.TRY_AGAIN);
-    }
-    return this.#answer(results.bytes);
-  }
-}
-
-/** Versions that a result carries because they were removed or replaced (OK with the flag existed). */
-function versionsThatEnded(keys: KeyBatch, results: Results): DroppedVersion[] {
-  const versions: DroppedVersion[] = [];
-  for (let index = 0; index < results.count; index++) {
-    if (results.code(index) === StatusCode.OK && results.existed(index)) {
-      const key = decodeKey(keys, index);
-      versions.push({ key, generation: results.generation(index), locations: results.locations(index) });
-    }
-  }
-  return versions;
 }

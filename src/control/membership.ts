@@ -8,9 +8,11 @@
  *
  * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
  * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
+ *
+ * A view is published at once; only when many changes come in a row it takes several of them: a cluster of a thousand that starts would else build a ring of a thousand a thousand times.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { Clock } from "../base/clock.js";
+import type { Clock, Timer } from "../base/clock.js";
 import type { KeyRuleChoice } from "../base/config.js";
 import { createDeferred, type Deferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -32,6 +34,8 @@ export interface MembershipView {
   members: ReadonlyMap<number, MemberEntry>;
   /** Ids of those that have left as planned, as far as this member saw it; of another id that is gone it may still run, unseen. */
   left: ReadonlySet<number>;
+  /** A member came and went between the view before and this one. Others may have had a view with it. */
+  passed: boolean;
 }
 
 /** What a member says of itself, its id apart. */
@@ -58,6 +62,9 @@ export interface MembershipOptions {
 const MEMBER_ID_MAX = 65_535;
 const LEAVES_SUFFIX = "/leaves";
 const RETRY_MS = 500;
+/** So many views may follow each other at once, and one more every so often. */
+const VIEWS_AT_ONCE = 8;
+const VIEW_INTERVAL_MS = 100;
 /** How long joining waits to see its own record. */
 const JOIN_TIMEOUT_MS = 10_000;
 
@@ -73,6 +80,15 @@ export class Membership {
   #selfId = 0;
   #leaseId: bigint | undefined;
   #view: MembershipView | undefined;
+  /** Views that may be published at once, as of #creditMs. */
+  #credit = VIEWS_AT_ONCE;
+  #creditMs = 0;
+  /** Records in #view. */
+  #published: ReadonlySet<bigint> = new Set();
+  /** Epoch of the view that is to be published next. */
+  #nextEpoch = 0n;
+  #publishTimer: Timer | undefined;
+  #passed = false;
   #tasks: Promise<void>[] = [];
   #writing: Promise<void> = Promise.resolve();
 
@@ -111,6 +127,7 @@ export class Membership {
   /** The others learn at once that this member is gone. Never rejects. */
   async leave(): Promise<void> {
     this.#ending.abort(new HbmeshError(StatusCode.SHUTTING_DOWN, "this member is leaving the cluster"));
+    this.#publishTimer?.cancel();
     await Promise.all([...this.#tasks, this.#writing]);
     if (this.#leaseId !== undefined) {
       const leaves = `${this.#prefix}members/${this.#selfId}${LEAVES_SUFFIX}`;
@@ -257,6 +274,8 @@ export class Membership {
         this.#left.add(Number(entry.key.slice(entry.key.lastIndexOf("members/") + 8, -LEAVES_SUFFIX.length)));
         continue;
       }
+      const before = this.#known.get(entry.key);
+      this.#passed ||= before !== undefined && !this.#published.has(before.revision);
       if (deleted) {
         this.#known.delete(entry.key);
       } else {
@@ -276,7 +295,7 @@ export class Membership {
     }
     const own = `${this.#prefix}members/${this.#selfId}`;
     if (this.#known.has(own)) {
-      this.#publish(changedAt);
+      this.#publishSoon(changedAt);
     } else if (this.#view !== undefined && !this.#ending.signal.aborted) {
       await this.#returnOrEnd();
     }
@@ -295,7 +314,26 @@ export class Membership {
     await this.#writeSelf();
   }
 
-  #publish(epoch: bigint): void {
+  #publishSoon(epoch: bigint): void {
+    const { clock } = this.#options;
+    this.#nextEpoch = epoch;
+    const nowMs = clock.monotonicMs();
+    this.#credit = Math.min(VIEWS_AT_ONCE, this.#credit + (nowMs - this.#creditMs) / VIEW_INTERVAL_MS);
+    this.#creditMs = nowMs;
+    if (this.#credit >= 1 && this.#publishTimer === undefined) {
+      this.#publish();
+      return;
+    }
+    this.#publishTimer ??= clock.setTimer((1 - this.#credit) * VIEW_INTERVAL_MS, () => {
+      this.#publishTimer = undefined;
+      // Without its own record this member has no place in a view; it writes it again.
+      if (this.#known.has(`${this.#prefix}members/${this.#selfId}`) && !this.#ending.signal.aborted) {
+        this.#publish();
+      }
+    });
+  }
+
+  #publish(): void {
     const byAddress = new Map<string, MemberEntry>();
     for (const entry of this.#known.values()) {
       const other = byAddress.get(entry.member.workerAddress);
@@ -305,7 +343,16 @@ export class Membership {
     }
     const sorted = [...byAddress.values()].sort((a, b) => a.member.id - b.member.id);
     const members = new Map(sorted.map((entry) => [entry.member.id, entry]));
-    this.#view = { epoch, selfId: this.#selfId, members, left: new Set(this.#left) };
+    const revisions = new Set(sorted.map(({ revision }) => revision));
+    // One that another process at its address followed at once was never in a view of this member's.
+    const hidden = [...this.#known.values()].some(
+      ({ revision }) => !revisions.has(revision) && !this.#published.has(revision),
+    );
+    const view = { epoch: this.#nextEpoch, selfId: this.#selfId, members, left: new Set(this.#left) };
+    this.#view = { ...view, passed: this.#passed || hidden };
+    this.#credit -= 1;
+    this.#published = revisions;
+    this.#passed = false;
     this.#joined.resolve();
     this.#options.onView(this.#view);
   }

@@ -2,8 +2,9 @@
  * Checks of what members ask an owner, and the small changes that an owner makes to results of the directory before it sends them.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type ExistenceMode, keyCountOf, readCommit } from "../decision/index.js";
+import { decodeKey, type ExistenceMode, type KeyBatch, keyCountOf, readCommit } from "../decision/index.js";
 import type { DirectoryRequest } from "../gen/hbmesh/v1/directory_pb.js";
+import type { DroppedVersion } from "./holders.js";
 import { COMMIT_RECORD_BYTES, checkRecordCount, RESULT_RECORD_BYTES, Results } from "./records.js";
 
 export const EXISTENCE_REPLACE = 2;
@@ -66,4 +67,25 @@ export function doubtMisses(results: Results): Results {
     }
   }
   return results;
+}
+
+/** Versions that a result carries because they were removed or replaced (OK with the flag existed). */
+export function versionsThatEnded(keys: KeyBatch, results: Results): DroppedVersion[] {
+  const versions: DroppedVersion[] = [];
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === StatusCode.OK && results.existed(index)) {
+      const key = decodeKey(keys, index);
+      versions.push({ key, generation: results.generation(index), locations: results.locations(index) });
+    }
+  }
+  return versions;
+}
+
+/** One record a key that says nothing but TRY_AGAIN. */
+export function allTryAgain(keys: KeyBatch): Uint8Array {
+  const results = Results.empty(keyCountOf(keys));
+  for (let index = 0; index < results.count; index++) {
+    results.setCode(index, StatusCode.TRY_AGAIN);
+  }
+  return results.bytes;
 }
