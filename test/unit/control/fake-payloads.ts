@@ -1,9 +1,10 @@
 /**
  * Payloads of the fake sidecar's messages, written and read as native code does.
  */
-import type { StatusCode } from "../../../src/base/errors.js";
+import { StatusCode } from "../../../src/base/errors.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "../../../src/control/layout-constants.js";
 import {
+  decodeHeld,
   decodeResults,
   decodeSlices,
   encodeCommits,
@@ -104,4 +105,33 @@ export function partsOf(objects: readonly FakeObject[], keysMax: number): FakeOb
     parts.push(part);
   }
   return parts;
+}
+
+/** The reply to kDescribe: codes, blob counts, blob sizes. */
+export function describeHeld(held: ReadonlyMap<number, FakeObject>, payload: Uint8Array): Uint8Array {
+  const objects = decodeHeld(payload).map(({ slot, generation }) => {
+    const object = held.get(slot);
+    return object?.generation === generation || object?.state === "writing" ? object : undefined;
+  });
+  const sizes = objects.flatMap((object) => object?.blobSizes ?? []);
+  return Buffer.concat([
+    codes(objects.map((object) => (object === undefined ? StatusCode.NOT_FOUND : StatusCode.OK))),
+    codes(objects.map((object) => object?.blobSizes.length ?? 0)),
+    Buffer.from(BigUint64Array.from(sizes).buffer),
+  ]);
+}
+
+/** What a set or a get answered for one key. */
+export interface FakeAnswer {
+  code: StatusCode;
+  existed: boolean;
+  content?: string | undefined;
+  message: string;
+  slices: SliceRecord[];
+  /** In which part of the answer it came. */
+  part: number;
+}
+
+export function emptyAnswer(): FakeAnswer {
+  return { code: StatusCode.OK, existed: false, message: "", slices: [], part: 0 };
 }

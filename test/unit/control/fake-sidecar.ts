@@ -14,26 +14,25 @@ import {
   encodeResults,
   RESULT_RECORD_BYTES,
   type ResultRecord,
-  type SliceRecord,
 } from "../../../src/decision/index.js";
 import type { PortMessage, SidecarPort } from "../../../src/sidecar/port.js";
 import { FakeMemory, type FakeObject, type Family } from "./fake-memory.js";
-import { codes, commitsOf, decodeFound, type FoundRecord, lookupPayload, partsOf, placesOf } from "./fake-payloads.js";
+import {
+  codes,
+  commitsOf,
+  decodeFound,
+  describeHeld,
+  emptyAnswer,
+  type FakeAnswer,
+  type FoundRecord,
+  lookupPayload,
+  partsOf,
+  placesOf,
+} from "./fake-payloads.js";
 
 export { FakeMemory };
 
 export type Existence = 0 | 1 | 2;
-
-/** What a set or a get answered for one key. */
-export interface FakeAnswer {
-  code: StatusCode;
-  existed: boolean;
-  content?: string | undefined;
-  message: string;
-  slices: SliceRecord[];
-  /** In which part of the answer it came. */
-  part: number;
-}
 
 /** Sidecars by worker address. */
 export type FakeFabric = Map<string, FakeSidecar>;
@@ -56,6 +55,8 @@ export class FakeSidecar implements SpawnedSidecar {
   stopped = false;
   /** Called before a commit is sent; for tests that interfere there. */
   beforeCommit: (() => Promise<void>) | undefined;
+  /** Sets that don't replace reserve and commit in one question; this is what their copy takes after the answer. */
+  atOnce: (() => Promise<void>) | undefined;
   /** Called when it is asked what it holds. */
   onList: (() => void) | undefined;
   /** What it tells of any key when it is asked to explain one; undefined: it knows no such question. */
@@ -155,6 +156,10 @@ export class FakeSidecar implements SpawnedSidecar {
         asked.push(index);
       }
     });
+    if (this.atOnce !== undefined && existence !== 2 && family === 0) {
+      await this.#setAtOnce(keys, asked, slots, answers, existence);
+      return answers;
+    }
     const reserved = await this.#askRecords(Op.reserve, keys, asked, new Uint8Array(0), BigInt(existence), family);
     const committing = asked.filter((index, at) => !this.#endUnlessOk(reserved[at], answers, index, slots, existence));
     for (const [at, index] of asked.entries()) {
@@ -169,10 +174,37 @@ export class FakeSidecar implements SpawnedSidecar {
     const committed = await this.#askRecords(Op.commit, keys, committing, records, BigInt(existence), family);
     for (const [at, index] of committing.entries()) {
       if (!this.#endUnlessOk(committed[at], answers, index, slots, existence)) {
-        this.#seal(slots.get(index) as FakeObject);
+        this.memory.seal(slots.get(index) as FakeObject);
       }
     }
     return answers;
+  }
+
+  async #setAtOnce(
+    keys: readonly string[],
+    asked: readonly number[],
+    slots: Map<number, FakeObject>,
+    answers: FakeAnswer[],
+    existence: Existence,
+  ): Promise<void> {
+    const records = commitsOf(asked.map((index) => slots.get(index) as FakeObject));
+    const committed = await this.#askRecords(Op.commit, keys, asked, records, BigInt(existence));
+    const confirmed: FakeObject[] = [];
+    for (const [at, index] of asked.entries()) {
+      const object = slots.get(index) as FakeObject;
+      if (!this.#endUnlessOk(committed[at], answers, index, slots, existence)) {
+        object.generation = (committed[at] as ResultRecord).generation;
+        object.state = "confirmed";
+        confirmed.push(object);
+      }
+    }
+    await this.atOnce?.();
+    for (const object of confirmed) {
+      if (object.dropped?.includes(object.generation) === true) {
+        this.memory.objects.delete(object.slot);
+      }
+      this.memory.seal(object);
+    }
   }
 
   /** mGetH2D. */
@@ -304,17 +336,6 @@ export class FakeSidecar implements SpawnedSidecar {
     return true;
   }
 
-  #seal(object: FakeObject): void {
-    if (this.memory.objects.get(object.slot) !== object) {
-      return;
-    }
-    const before = this.memory.sealedByKey(object.key);
-    if (before !== undefined) {
-      this.memory.objects.delete(before.slot);
-    }
-    object.state = "sealed";
-  }
-
   #read(key: string, found: FoundRecord): FakeAnswer {
     const answer = { ...emptyAnswer(), code: found.code, message: found.message, slices: found.slices };
     if (found.code !== StatusCode.OK) {
@@ -409,10 +430,10 @@ export class FakeSidecar implements SpawnedSidecar {
       case Op.drop:
         return this.#reply(
           message,
-          codes(decodeHeld(message.payload).map(({ slot, generation }) => this.#drop(slot, generation))),
+          codes(decodeHeld(message.payload).map(({ slot, generation }) => this.memory.drop(slot, generation))),
         );
       case Op.describe:
-        return this.#reply(message, this.#describe(message.payload));
+        return this.#reply(message, describeHeld(this.memory.objects, message.payload));
       case Op.listHeld:
         return this.#listHeld(message);
       case Op.explain:
@@ -433,26 +454,6 @@ export class FakeSidecar implements SpawnedSidecar {
     }
   }
 
-  #drop(slot: number, generation: bigint): StatusCode {
-    if (this.memory.objects.get(slot)?.generation === generation) {
-      this.memory.objects.delete(slot);
-    }
-    return StatusCode.OK;
-  }
-
-  #describe(payload: Uint8Array): Uint8Array {
-    const objects = decodeHeld(payload).map(({ slot, generation }) => {
-      const object = this.memory.objects.get(slot);
-      return object?.generation === generation ? object : undefined;
-    });
-    const sizes = objects.flatMap((object) => object?.blobSizes ?? []);
-    return Buffer.concat([
-      codes(objects.map((object) => (object === undefined ? StatusCode.NOT_FOUND : StatusCode.OK))),
-      codes(objects.map((object) => object?.blobSizes.length ?? 0)),
-      Buffer.from(BigUint64Array.from(sizes).buffer),
-    ]);
-  }
-
   #explain(message: PortMessage): void {
     const code = this.detail === undefined ? StatusCode.NOT_SUPPORTED : StatusCode.OK;
     this.#reply(message, Buffer.from(this.detail ?? ""), { code });
@@ -462,8 +463,10 @@ export class FakeSidecar implements SpawnedSidecar {
     this.onList?.();
     for (const family of [0, 1, 2] as const) {
       const all = [...this.memory.objects.values()];
-      const sealed = all.filter((object) => object.state === "sealed" && object.family === family);
-      for (const part of partsOf(sealed, LIST_PART_KEYS)) {
+      const held = all.filter(
+        ({ state, family: its }) => (state === "sealed" || state === "confirmed") && its === family,
+      );
+      for (const part of partsOf(held, LIST_PART_KEYS)) {
         const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), commitsOf(part)]);
         this.#reply(message, payload, { more: true, family });
       }
@@ -491,8 +494,4 @@ export class FakeSidecar implements SpawnedSidecar {
     const flags = more ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY;
     this.#send({ id: message.id, op: message.op, flags, code, count: 0, args: [0n, BigInt(family), 0n, 0n], payload });
   }
-}
-
-function emptyAnswer(): FakeAnswer {
-  return { code: StatusCode.OK, existed: false, message: "", slices: [], part: 0 };
 }

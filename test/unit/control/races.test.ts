@@ -46,9 +46,7 @@ class Race {
       if (call === disturbAt) {
         disturbed = this.#disturb();
       }
-      for (let turns = random.nextBelow(12); turns > 0; turns--) {
-        await Promise.resolve();
-      }
+      await this.#turns(random.nextBelow(12));
       if (random.nextBelow(4) === 0) {
         await cluster.clock.advance(random.nextBelow(30));
       }
@@ -87,6 +85,12 @@ class Race {
     }
   }
 
+  async #turns(count: number): Promise<void> {
+    for (let left = count; left > 0; left--) {
+      await Promise.resolve();
+    }
+  }
+
   #keys(): string[] {
     const start = this.#random.nextBelow(KEYS.length);
     const count = 1 + this.#random.nextBelow(4);
@@ -99,7 +103,8 @@ class Race {
     const family = pick<Family>(random, [0, 0, 0, 2]);
     const dice = random.nextBelow(100);
     if (dice < 45) {
-      const existence = pick<Existence>(random, [0, 1, 2, 2]);
+      const existence = pick<Existence>(random, [0, 0, 1, 2, 2]);
+      sidecar.atOnce = random.nextBelow(4) === 0 ? undefined : () => this.#turns(random.nextBelow(40));
       return sidecar.set(keys, `content ${++this.#content}`, existence, SIZES, family);
     }
     if (dice < 70) {
