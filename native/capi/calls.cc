@@ -51,8 +51,8 @@ Status StillOpen(uint32_t timeoutMs) {
 }
 
 Status CheckDescriptor(int eventFd) {
-  if (eventFd >= 0) return Status::Ok();
-  return {StatusCode::kInvalid, "event_fd is " + std::to_string(eventFd) + ": give an eventfd"};
+  if (eventFd >= -1) return Status::Ok();
+  return {StatusCode::kInvalid, "event_fd is " + std::to_string(eventFd) + ": give an eventfd, or -1"};
 }
 
 uint32_t KeyNamedIn(const std::string& message) {

@@ -197,7 +197,7 @@ TEST(Capi, EventLoopsAreToldOfTheEndOfFutures) {
   const Fd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   ASSERT_EQ(hbmesh_dev_publish(fixture.client, &fixture.batch, fixture.futures), HBMESH_OK) << hbmesh_last_message();
   EXPECT_EQ(hbmesh_future_notify(nullptr, event.get()), HBMESH_INVALID);
-  EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], -1), HBMESH_INVALID);
+  EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], -2), HBMESH_INVALID);
   for (hbmesh_future* future : fixture.futures) EXPECT_EQ(hbmesh_future_notify(future, event.get()), HBMESH_OK);
   EXPECT_EQ(hbmesh_future_notify(fixture.futures[0], event.get()), HBMESH_OK);  // instead, not in addition
   EXPECT_TRUE(IsQuiet(event.get()));
@@ -249,10 +249,11 @@ TEST(Capi, WholeCallsAndLayersTellToo) {
   ASSERT_EQ(hbmesh_ticket_layer(ticket, 2, &again), HBMESH_OK);
   EXPECT_EQ(hbmesh_future_notify(future, event.get()), HBMESH_OK);
   EXPECT_EQ(hbmesh_future_notify(again, event.get()), HBMESH_OK);
-  hbmesh_future_free(again);  // the other one still wants to know
+  EXPECT_EQ(hbmesh_future_notify(again, -1), HBMESH_OK);  // the other one still wants to know
   EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 1, kLongMs), HBMESH_OK);
   hbmesh_client_close(fixture.client);
   EXPECT_EQ(Signals(event.get()), 1U);
+  hbmesh_future_free(again);
   hbmesh_future_free(future);
   hbmesh_ticket_free(ticket);
 }

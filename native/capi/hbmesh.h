@@ -267,7 +267,8 @@ HBMESH_API hbmesh_status hbmesh_future_cancel(hbmesh_future* future);
 HBMESH_API uint32_t hbmesh_future_done(const hbmesh_future* future);
 /* Adds 1 to the eventfd `event_fd` when the future ends, at once if it has: for event loops, which can't wait in
  * hbmesh_future_get. The descriptor is borrowed until the future has ended or was freed; several futures may share one,
- * and a later call replaces an earlier one. HBMESH_INVALID: no descriptor. */
+ * and a later call replaces an earlier one. -1 takes it back: nothing is written to it any more. HBMESH_INVALID: no
+ * descriptor. */
 HBMESH_API hbmesh_status hbmesh_future_notify(hbmesh_future* future, int event_fd);
 /* Forgets it; the transfer itself goes on. NULL is ignored. */
 HBMESH_API void hbmesh_future_free(hbmesh_future* future);
@@ -287,8 +288,8 @@ HBMESH_API hbmesh_status hbmesh_dev_publish(hbmesh_client* client, const hbmesh_
 HBMESH_API hbmesh_status hbmesh_dev_subscribe(hbmesh_client* client, const hbmesh_batch* batch, uint32_t timeout_ms,
                                               hbmesh_future** futures);
 /* Makes device memory readable under keys, by any number of readers, until it is deleted or the client ends. Of the
- * options only existence has an effect. Status of a key: HBMESH_INVALID (of another family or client, or set with other
- * blobs), HBMESH_KEY_ALREADY_EXISTS (existence fail), HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN. */
+ * options only existence has an effect, skip or fail. Status of a key: HBMESH_INVALID (of another family or client, or
+ * set with other blobs), HBMESH_KEY_ALREADY_EXISTS (existence fail), HBMESH_RPC_UNAVAILABLE, HBMESH_TRY_AGAIN. */
 HBMESH_API hbmesh_status hbmesh_dev_mset(hbmesh_client* client, const hbmesh_batch* batch,
                                          const hbmesh_set_options* options, hbmesh_result** result);
 HBMESH_API hbmesh_status hbmesh_dev_mset_async(hbmesh_client* client, const hbmesh_batch* batch,

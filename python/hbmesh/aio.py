@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import os
 import weakref
-from typing import Any, Callable, Dict, Generic, List, Sequence, Set, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Generic, List, Sequence, Set, Type, TypeVar
 
 from ._batch import CallBatch, batch_of, check_uint, set_options
 from .blobs import DeviceBlobList
@@ -31,7 +31,7 @@ class _Ends:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._fd = _eventfd()
-        self._waiting: "Set[Tuple[TransferFuture[Any], asyncio.Future[None]]]" = set()
+        self._waiting: "Dict[TransferFuture[Any], Set[asyncio.Future[None]]]" = {}
         # Closed with this object; a loop that is gone has dropped its readers.
         weakref.finalize(self, _close_quietly, self._fd)
 
@@ -40,15 +40,18 @@ class _Ends:
         if future.done:
             return
         waiter: "asyncio.Future[None]" = self._loop.create_future()
-        entry = (future, waiter)
         if not self._waiting:
             self._loop.add_reader(self._fd, self._look)
-        self._waiting.add(entry)
+        waiters = self._waiting.setdefault(future, set())
+        waiters.add(waiter)
         try:
             future.notify(self._fd)
             await waiter
         finally:
-            self._waiting.discard(entry)
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiting[future]
+                future.notify(-1)  # the descriptor may be closed before the future ends
             if not self._waiting:
                 self._loop.remove_reader(self._fd)
 
@@ -57,9 +60,11 @@ class _Ends:
             os.read(self._fd, 8)
         except BlockingIOError:
             return
-        for future, waiter in list(self._waiting):
-            if not waiter.done() and future.done:
-                waiter.set_result(None)
+        for future, waiters in self._waiting.items():
+            if future.done:
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
 
 
 def _eventfd() -> int:
@@ -103,7 +108,7 @@ async def _finish(future: "TransferFuture[R]") -> R:
 
 class AsyncFuture(Generic[R]):
     """A :class:`TransferFuture` that can be awaited: ``await future`` or ``await future.get(timeout_ms)``. Awaiting it
-    from several coroutines is fine; cancelling one of them leaves the transfer alone.
+    from several coroutines of one loop is fine; cancelling one of them leaves the transfer alone.
 
     Attributes:
         key: the key it is about.

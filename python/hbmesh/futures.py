@@ -78,7 +78,8 @@ class TransferFuture(Generic[R]):
         self._api().future_cancel(self._handle)
 
     def notify(self, event_fd: int) -> None:
-        """Adds 1 to an eventfd when the future ends, at once if it has. The descriptor stays open until then."""
+        """Adds 1 to an eventfd when the future ends, at once if it has. The descriptor stays open until then, or until
+        -1 took it back."""
         status = self._api().future_notify(self._handle, event_fd)
         if status != StatusCode.OK:
             raise error_of(status, self._api().last_text(), node=self._client.address)

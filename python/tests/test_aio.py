@@ -3,6 +3,8 @@ Method: coroutines against two workers; cancellation is followed by a look at th
 """
 
 import asyncio
+import gc
+import os
 
 import pytest
 from conftest import LONG
@@ -75,6 +77,14 @@ def test_futures_and_device_cache(workers, memory):
             await received.get(1)
         (sent,) = await first.dev_publish([key], [source.list])
         assert (await received).bytes == [64] and await sent and target.holds(3)
+        (shared,) = await second.dev_subscribe([key], [target.list])
+        one, two = asyncio.create_task(shared.get()), asyncio.create_task(shared.get())
+        await asyncio.sleep(0)
+        one.cancel()  # the other still waits, and the transfer goes on
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        (sent,) = await first.dev_publish([key], [source.list])
+        assert (await two).bytes == [64] and await sent
         (unwanted,) = await second.dev_subscribe([key], [target.list])
         unwanted.cancel()
         with pytest.raises(hbmesh.CancelledError):
@@ -118,6 +128,34 @@ def test_errors_are_those_of_the_blocking_client(workers, memory):
         assert repr(first) == f"<hbmesh.AsyncClient of {first.address}>"
 
     run(workers, body)
+
+
+def test_a_loop_that_ends_with_calls_open_leaves_no_descriptor_in_use(workers, memory):
+    """The library writes to a loop's eventfd. Once the loop is gone that number may be another file's."""
+    client = AsyncClient(*workers.place(0))
+    target = memory(1, [64])
+
+    async def body():
+        await client.connect()
+        (future,) = await client.dev_subscribe(["never-published"], [target.list], timeout_ms=1_800_000)
+        waiting = asyncio.create_task(future.get())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        return future
+
+    future = asyncio.run(body())  # cancels the task
+    gc.collect()
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    spare = [os.dup(writer) for _ in range(8)]  # one of them has the eventfd's number
+    future.cancel()
+    with pytest.raises(hbmesh.CancelledError):
+        asyncio.run(future.get())
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 8)
+    for each in (reader, writer, *spare):
+        os.close(each)
+    asyncio.run(client.close())
 
 
 def test_a_client_serves_one_loop_after_the_other(workers):

@@ -27,7 +27,9 @@ def test_example(workers, name):
 def test_every_call_of_the_client_is_in_the_docs():
     import hbmesh
 
-    calls = [name for name in vars(hbmesh.Client) if not name.startswith("_") and callable(getattr(hbmesh.Client, name))]
+    calls = [
+        name for name in vars(hbmesh.Client) if not name.startswith("_") and callable(getattr(hbmesh.Client, name))
+    ]
     missing = [name for name in calls if name not in TEXT and not name.endswith("_multi_buffers_async")]
     assert missing == []
     assert [name for name in hbmesh.__all__ if name.endswith("Error") and name not in TEXT] == []

@@ -23,7 +23,8 @@ array = SimDevice(0).buffer(4096)
 
 
 def run(workers, body, *more):
-    return run_script("-c", PRELUDE + body, *map(str, workers.place(0)), *more)
+    # From Python 3.12 on, a fork beside threads (the library's) warns.
+    return run_script("-W", "ignore::DeprecationWarning", "-c", PRELUDE + body, *map(str, workers.place(0)), *more)
 
 
 def test_a_client_from_before_a_fork_is_refused_in_the_child(workers):

@@ -1,6 +1,5 @@
 """Goal: the habits of the style guide hold in Python too.
-Method: parse every source; what is public has a docstring, no function is longer than 70 lines, none prints or exits but where a
-command does.
+Method: parse every source; what is public has a docstring, no function is longer than 70 lines, imports point down.
 """
 
 import ast
@@ -32,6 +31,22 @@ def test_no_function_is_long():
         if node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX
     ]
     assert long == []
+
+
+def test_imports_point_down():
+    """_native and below know nothing of who uses them; the interface of other systems and the connectors are above."""
+    rules = {"hbmesh": ("yr", "datasystem", "hbmesh.integrations"), "yr": ("datasystem", "hbmesh.integrations")}
+    wrong = []
+    for path in SOURCES:
+        top = path.relative_to(PYTHON).parts[0]
+        if "integrations" in path.parts or top == "datasystem":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            wrong += [f"{path.name}: {name}" for name in names if name.startswith(rules[top])]
+    assert wrong == []
 
 
 def test_what_hbmesh_exports_is_documented():

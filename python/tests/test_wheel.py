@@ -1,6 +1,6 @@
 """Goal: the wheel has all that a host needs, and serves every Python from 3.9 on; pip installs from the checkout.
-Method: build it as `npm run wheel` does, install it into an empty folder, and talk to a worker from there with nothing of the
-checkout on the path; parse the sources as 3.9 would.
+Method: build it as `npm run wheel` does, install it into an empty folder, and talk to a worker from there with nothing
+of the checkout on the path; parse the sources as 3.9 would.
 """
 
 import ast
