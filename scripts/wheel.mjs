@@ -16,7 +16,9 @@ mkdirSync(target, { recursive: true });
 // setuptools builds where its sources are: a copy keeps the checkout clean.
 const sources = mkdtempSync(join(tmpdir(), "hbmesh-wheel-"));
 try {
-  cpSync(join(root, "python"), sources, { recursive: true, filter: (path) => !path.endsWith("__pycache__") });
+  // What an earlier `pip install ./python` left in there is not of this state.
+  const filter = (path) => !/\/(__pycache__|build|[^/]*\.egg-info)$/.test(path);
+  cpSync(join(root, "python"), sources, { recursive: true, filter });
   const python = join(root, "build/venv/bin/python");
   const args = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w", target];
   const native = process.env.HBMESH_NATIVE_DIR ?? join(root, "build", "Release");
