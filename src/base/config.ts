@@ -68,7 +68,13 @@ export interface WorkerConfig {
   sidecarStartTimeoutMs: number;
   /** File with the tenants and their tokens (tenants.ts). Default: none; everyone who can connect is the one tenant. */
   tenantsFile?: string | undefined;
-  /** Serve other machines although no tenants file says who may ask. Default false. */
+  /** File with the token that all members of the cluster have, and that who asks the API shows (credentials.ts). Default: none. */
+  clusterTokenFile?: string | undefined;
+  /** Certificate, its key, and who signs those of all members, for mutual TLS of the API and of the control link. All three or none; default: none. */
+  tlsCert?: string | undefined;
+  tlsKey?: string | undefined;
+  tlsCa?: string | undefined;
+  /** Serve other machines although neither a cluster token nor TLS protects what they reach. Default false. */
   insecure: boolean;
   /** How often a sidecar is restarted within one minute before the worker gives up. Default 5. */
   sidecarRestartsMax: number;
@@ -211,14 +217,32 @@ function checkRoom(config: WorkerConfig): void {
   }
 }
 
-/** Without tenants anyone who reaches a worker may read and delete everything: then only this machine may reach it. */
+/** Anyone who reaches an address that nothing protects may read and delete everything: then only this machine may reach it. */
 function checkExposure(config: WorkerConfig): void {
+  const tls = [config.tlsCert, config.tlsKey, config.tlsCa].filter((file) => file !== undefined).length;
+  if (tls !== 0 && tls !== 3) {
+    throw new HbmeshError(StatusCode.INVALID, "mutual TLS takes --tls_cert, --tls_key and --tls_ca, all three");
+  }
+  const isProtected = config.clusterTokenFile !== undefined || tls === 3;
   for (const name of ["workerAddress", "linkAddress"] as const) {
     const { host } = parseAddress(config[name], name);
-    if (!isLoopback(host) && config.tenantsFile === undefined && !config.insecure) {
-      const rule = "must be a loopback address (127.0.0.1, [::1]) as long as no tenants file says who may ask";
-      throw invalid(name, config[name], `${rule}; give one with tenantsFile, or set insecure to serve everyone`);
+    if (!isLoopback(host) && !isProtected && !config.insecure) {
+      const rule = "must be a loopback address (127.0.0.1, [::1]) as long as nothing protects what others reach there";
+      throw invalid(
+        name,
+        config[name],
+        `${rule}: give --cluster_token_file FILE, the same token on all hosts (or --tls_cert, --tls_key and --tls_ca), or --insecure`,
+      );
     }
+  }
+}
+
+/** TLS is for the API and the control link; what sidecars send each other needs the token. Throws INVALID. For workers with a sidecar. */
+export function checkTransportExposure(config: WorkerConfig): void {
+  const { host } = parseAddress(config.workerAddress, "workerAddress");
+  if (!isLoopback(host) && config.clusterTokenFile === undefined && !config.insecure) {
+    const message = `a sidecar at ${host} serves other machines, and TLS does not cover what sidecars send each other: give --cluster_token_file FILE too, or --insecure`;
+    throw new HbmeshError(StatusCode.INVALID, message);
   }
 }
 

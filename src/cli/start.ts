@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { resolveWorkerConfig, type WorkerConfig } from "../base/config.js";
+import type { WorkerConfig } from "../base/config.js";
 import { isRunning, signalProcess } from "../base/processes.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { type NumaOptions, numaPrefix } from "./numa.js";
@@ -14,7 +14,7 @@ import { ExitError, usageError, wholeNumber } from "./options.js";
 import { toJson } from "./table.js";
 import { until } from "./until.js";
 import { openWorkerLog, type WorkerLog } from "./worker-log.js";
-import { filePath, givenArguments, type WorkerOptions, withWorkerOptions, workerSettings } from "./worker-options.js";
+import { filePath, givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { findSidecars, findWorkers } from "./worker-processes.js";
 
 interface StartOptions extends WorkerOptions, NumaOptions {
@@ -50,7 +50,7 @@ async function start(options: StartOptions, command: Command, worker: Command): 
   if (options.worker !== true) {
     throw usageError("hbmesh start starts a worker: give -w");
   }
-  const config = resolveWorkerConfig(workerSettings(options));
+  const config = workerConfig(options);
   const prefix = numaPrefix(options);
   refuseSecond(config.workerAddress);
   const sidecarsBefore = new Set(findSidecars(config.workerAddress).map(({ pid }) => pid));

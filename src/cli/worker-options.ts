@@ -3,7 +3,7 @@
  */
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { WorkerSettings } from "../base/config.js";
+import { checkTransportExposure, resolveWorkerConfig, type WorkerConfig, type WorkerSettings } from "../base/config.js";
 import type { TransportChoice } from "./local-cluster.js";
 import { address, usageError, wholeNumber, yesOrNo } from "./options.js";
 import { type RoomOptions, roomSettings, withRoomOptions } from "./room-options.js";
@@ -36,6 +36,10 @@ export interface WorkerOptions extends RoomOptions {
   sim_latency_us: number;
   sidecar: boolean;
   tenants_file?: string;
+  cluster_token_file?: string;
+  tls_cert?: string;
+  tls_key?: string;
+  tls_ca?: string;
   insecure: boolean;
 }
 
@@ -49,8 +53,16 @@ function metadataAddressOf(options: WorkerOptions): string {
   return options.etcd_address ?? options.metadata_address ?? "memory";
 }
 
-/** Throws a usage error for options that contradict each other. */
-export function workerSettings(options: WorkerOptions): WorkerSettings {
+/** Throws a usage error for options that contradict each other, and INVALID for what can't be. */
+export function workerConfig(options: WorkerOptions): WorkerConfig {
+  const config = resolveWorkerConfig(settingsOf(options));
+  if (options.sidecar) {
+    checkTransportExposure(config);
+  }
+  return config;
+}
+
+function settingsOf(options: WorkerOptions): WorkerSettings {
   const { remote_h2d_device_ids: deviceIds } = options;
   return {
     workerAddress: options.worker_address,
@@ -72,7 +84,11 @@ export function workerSettings(options: WorkerOptions): WorkerSettings {
     spinMicros: options.spin_us,
     deadAfterMs: options.dead_after_ms,
     orphanGraceMs: options.orphan_grace_ms,
-    ...(options.tenants_file === undefined ? {} : { tenantsFile: options.tenants_file }),
+    tenantsFile: options.tenants_file,
+    clusterTokenFile: options.cluster_token_file,
+    tlsCert: options.tls_cert,
+    tlsKey: options.tls_key,
+    tlsCa: options.tls_ca,
     insecure: options.insecure,
   };
 }
@@ -187,7 +203,19 @@ function withTransferOptions(command: Command): void {
 function withSecurityOptions(command: Command): Command {
   return command
     .option("--tenants_file <FILE>", "who may ask, and whose keys they see: lines of `token tenant`", filePath)
-    .option("--insecure", "serve other machines although there is no tenants file", false);
+    .option(
+      "--cluster_token_file <FILE>",
+      "the token that all workers of the cluster have, and that tools show",
+      filePath,
+    )
+    .option(
+      "--tls_cert <FILE>",
+      "mutual TLS for the API and between control processes: this worker's certificate (PEM)",
+      filePath,
+    )
+    .option("--tls_key <FILE>", "its key (PEM)", filePath)
+    .option("--tls_ca <FILE>", "certificate of who signs those of all workers (PEM)", filePath)
+    .option("--insecure", "serve other machines although neither a token nor TLS protects them", false);
 }
 
 /**

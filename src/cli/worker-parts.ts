@@ -45,7 +45,12 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
     ...(parts.hasSidecar ? { spawnSidecar, takeOverSidecar: takeOver } : {}),
   });
   try {
-    const server = await startApiServer({ address: config.workerAddress, log, control });
+    const server = await startApiServer({
+      address: config.workerAddress,
+      log,
+      control,
+      credentials: control.credentials,
+    });
     await control.whenReady({ timeoutMs: config.sidecarStartTimeoutMs });
     return {
       facts: factsOf(control, started),

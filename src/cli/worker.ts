@@ -3,12 +3,12 @@
  * or Ctrl-C, or until the parent that started it with a process channel is gone.
  */
 import type { Command } from "commander";
-import { resolveWorkerConfig, type WorkerConfig } from "../base/config.js";
+import type { WorkerConfig } from "../base/config.js";
 import { createLogger } from "../base/log.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { ExitError } from "./options.js";
 import { ssdTierHelp } from "./room-options.js";
-import { type WorkerOptions, withWorkerOptions, workerSettings } from "./worker-options.js";
+import { type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { startWorker } from "./worker-parts.js";
 
 const help = `
@@ -17,18 +17,21 @@ hbmesh dev serves), or --etcd_address A,B,C for a cluster over several hosts. No
 
 Examples:
   $ hbmesh worker --worker_address 127.0.0.1:31501
-  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --shared_memory_size_mb 16384
-  $ hbmesh worker --worker_address 10.0.0.2:31501 --etcd_address 10.0.0.9:2379 --tenants_file tenants --no-sidecar
+  $ hbmesh worker --worker_address 10.0.0.1:31501 --etcd_address 10.0.0.9:2379 --cluster_token_file token --shared_memory_size_mb 16384
+  $ hbmesh worker --worker_address 10.0.0.2:31501 --etcd_address 10.0.0.9:2379 --cluster_token_file token --no-sidecar
 
 ${ssdTierHelp.trimStart()}
 
-Without --tenants_file everyone who can connect is one tenant, and only loopback addresses are served, unless --insecure is given.
+An address that other machines reach takes --cluster_token_file FILE: one token, the same on all hosts (openssl rand -hex 32). Control processes
+and sidecars prove to each other that they have it; tools show it to the API (--token_file). --tls_cert, --tls_key and --tls_ca add mutual TLS
+to the API and the control link; certificates name the IP in their subjectAltName. What sidecars send each other is not encrypted.
+Without --tenants_file everyone who may ask is one tenant.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it could not start or go on, 2 wrong arguments.
 HBMESH_LOG sets what is logged to stderr: error, warn, info (default), debug, trace, silent.`;
 
 async function worker(options: WorkerOptions): Promise<void> {
-  const config = resolveWorkerConfig(workerSettings(options));
+  const config = workerConfig(options);
   try {
     await serve(config, options);
   } finally {

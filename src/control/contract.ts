@@ -3,6 +3,7 @@
  */
 import type { Clock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
+import type { Credentials } from "../base/credentials.js";
 import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { RandomSource } from "../base/random.js";
@@ -129,6 +130,8 @@ export interface ControlProcess {
   readonly objects: ObjectCalls;
   /** Who may ask through the API; undefined: everyone, as the one tenant that there is. */
   readonly tenants: Tenants | undefined;
+  /** What is asked of those who use the API, the tenants apart, and what this worker shows. */
+  readonly credentials: Credentials;
   /** Resolves once every live member has announced what it holds, so that each question has a sure answer. */
   whenReady(options?: { signal?: AbortSignal; timeoutMs?: number }): Promise<void>;
   health(): Promise<Omit<HealthResponse, "$typeName" | "$unknown">>;

@@ -7,6 +7,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
+import { type Credentials, loadCredentials } from "../base/credentials.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { createLogger, type Logger } from "../base/log.js";
@@ -62,6 +63,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly config: WorkerConfig;
   readonly objects: ObjectCalls;
   readonly tenants: Tenants | undefined;
+  readonly credentials: Credentials;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #store: Store;
@@ -91,7 +93,8 @@ class ControlProcessImpl implements ControlProcess {
     this.#log = dependencies.log ?? createLogger("worker");
     this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock);
     this.#ownsStore = dependencies.store === undefined;
-    this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log);
+    this.credentials = loadCredentials(config);
+    this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log, this.credentials);
     const random = dependencies.random ?? createSystemRandom();
     // Nobody can choose keys that make the directory slow.
     const hashSeed = (BigInt(random.nextBelow(2 ** 32)) << 32n) | BigInt(random.nextBelow(2 ** 32));

@@ -2,16 +2,18 @@
  * The ControlNetwork of real life: the lean link over TCP.
  */
 import type { Clock } from "../base/clock.js";
+import type { Credentials } from "../base/credentials.js";
 import type { Logger } from "../base/log.js";
 import { createLinkServer } from "../rpc/link-server.js";
 import { createLinkTransport } from "../rpc/link-transport.js";
 import type { ControlNetwork } from "./network.js";
 
-export function createTcpNetwork(clock: Clock, log: Logger): ControlNetwork {
+/** `credentials`: what members show to each other. */
+export function createTcpNetwork(clock: Clock, log: Logger, credentials: Credentials): ControlNetwork {
   return {
-    listen: (address, routes) => createLinkServer({ address, routes, clock, log }),
+    listen: (address, routes) => createLinkServer({ address, routes, clock, log, credentials }),
     connect(address) {
-      const transport = createLinkTransport(address, { clock });
+      const transport = createLinkTransport(address, { clock, credentials });
       return { transport, close: () => transport.close() };
     },
   };

@@ -7,25 +7,46 @@
  *   16  payload
  *
  *   client                                     server
- *   hello   magic u32, version u16, 0 u16  -->
- *                                          <-- welcome: as hello, then method names, one a line
+ *   hello   magic u32, version u16,        -->
+ *           flags u16, nonce 32 bytes
+ *                                          <-- welcome: as hello, then proof 32 bytes, then method names, one a line
+ *   proof   32 bytes, if the server asks   -->
  *   request                                -->
  *                                          <-- reply: the message │ error: JSON { message, key?, node? }
  *   cancel  (no payload)                   -->  the request's signal aborts; its answer, if one still comes, is ignored
+ *   ping    (no payload)                   -->
+ *                                          <-- pong (no payload)
+ *
+ * Flags: bit 0, this end has a cluster token. Then its proof is HMAC-SHA256 of the token over "hbmesh link client" or "hbmesh link server", a zero byte, and the nonces of client
+ * and server; else zeros. So both ends know of each other that they belong to the cluster, and the token itself is never sent.
  *
  * Example, a request of 2 payload bytes on stream 7, method 3, 250 ms: 02000000 07000000 03 00 0300 fa000000 0801
  */
+import { NONCE_BYTES, PROOF_BYTES } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 
 export const FRAME_HEADER_BYTES = 16;
-export const HELLO_BYTES = 8;
+export const HELLO_BYTES = 8 + NONCE_BYTES;
 /** "HBL1" */
 export const LINK_MAGIC = 0x314c4248;
-export const LINK_VERSION = 1;
+export const LINK_VERSION = 2;
 /** 10,000 keys of 1,024 bytes with their records fit. */
 export const FRAME_PAYLOAD_BYTES_MAX = 16 * 2 ** 20;
 
-export const FrameType = { hello: 1, welcome: 2, request: 3, reply: 4, error: 5, cancel: 6 } as const;
+/** Enough for what a client sends before it is known. */
+export const GREETING_PAYLOAD_BYTES_MAX = 256;
+
+export const FrameType = {
+  hello: 1,
+  welcome: 2,
+  request: 3,
+  reply: 4,
+  error: 5,
+  cancel: 6,
+  proof: 7,
+  ping: 8,
+  pong: 9,
+} as const;
 
 export interface Frame {
   type: number;
@@ -62,19 +83,34 @@ export function encodeFrame(
   return frame;
 }
 
-export function encodeHello(text = ""): Uint8Array {
-  const names = Buffer.from(text, "utf8");
-  const hello = Buffer.alloc(HELLO_BYTES + names.byteLength);
+/** What an end says of itself first. */
+export interface Hello {
+  hasToken: boolean;
+  nonce: Uint8Array;
+}
+
+export interface Welcome extends Hello {
+  proof: Uint8Array;
+  methods: string[];
+}
+
+export function encodeHello({ hasToken, nonce }: Hello): Buffer {
+  const hello = Buffer.alloc(HELLO_BYTES);
   hello.writeUInt32LE(LINK_MAGIC, 0);
   hello.writeUInt16LE(LINK_VERSION, 4);
-  hello.set(names, HELLO_BYTES);
+  hello.writeUInt16LE(hasToken ? 1 : 0, 6);
+  hello.set(nonce, 8);
   return hello;
 }
 
-/** Text after the fixed part. Throws NOT_SUPPORTED for something that is not this link, or another version of it. */
-export function decodeHello(payload: Uint8Array): string {
+export function encodeWelcome(welcome: Welcome): Buffer {
+  return Buffer.concat([encodeHello(welcome), welcome.proof, Buffer.from(welcome.methods.join("\n"), "utf8")]);
+}
+
+/** Throws DATA_INCONSISTENCY for something that is not this link, and NOT_SUPPORTED for another version of it. */
+export function decodeHello(payload: Uint8Array): Hello {
   const hello = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
-  if (hello.byteLength < HELLO_BYTES || hello.readUInt32LE(0) !== LINK_MAGIC) {
+  if (hello.byteLength < 8 || hello.readUInt32LE(0) !== LINK_MAGIC) {
     throw new HbmeshError(
       StatusCode.DATA_INCONSISTENCY,
       "the peer does not speak hbmesh's control link; check the address",
@@ -87,7 +123,18 @@ export function decodeHello(payload: Uint8Array): string {
       `the peer speaks version ${version} of the control link, this process version ${LINK_VERSION}; install the same release on both`,
     );
   }
-  return hello.toString("utf8", HELLO_BYTES);
+  if (hello.byteLength < HELLO_BYTES) {
+    throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, "the peer's greeting is cut short");
+  }
+  return { hasToken: (hello.readUInt16LE(6) & 1) !== 0, nonce: Uint8Array.from(hello.subarray(8, HELLO_BYTES)) };
+}
+
+/** Throws as decodeHello. */
+export function decodeWelcome(payload: Uint8Array): Welcome {
+  const hello = decodeHello(payload);
+  const rest = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).subarray(HELLO_BYTES);
+  const methods = rest.toString("utf8", PROOF_BYTES).split("\n");
+  return { ...hello, proof: Uint8Array.from(rest.subarray(0, PROOF_BYTES)), methods };
 }
 
 /**
@@ -99,9 +146,17 @@ export class FrameReader {
   /** Bytes of an unfinished frame: its header first, then (once that is known) a buffer of the frame's full size. */
   #partial: Buffer | undefined;
   #partialBytes = 0;
+  /** Larger payloads are refused before there is memory for them. */
+  payloadBytesMax: number;
 
-  constructor(onFrame: (frame: Frame) => void) {
+  constructor(onFrame: (frame: Frame) => void, payloadBytesMax = FRAME_PAYLOAD_BYTES_MAX) {
     this.#onFrame = onFrame;
+    this.payloadBytesMax = payloadBytesMax;
+  }
+
+  /** Has it the beginning of a frame whose end is missing? */
+  get isInFrame(): boolean {
+    return this.#partial !== undefined;
   }
 
   /** Throws DATA_INCONSISTENCY for bytes that are no frame; the connection must then be closed. */
@@ -109,7 +164,7 @@ export class FrameReader {
     let rest = chunk;
     while (rest.byteLength > 0) {
       if (this.#partial === undefined) {
-        const size = rest.byteLength < FRAME_HEADER_BYTES ? undefined : frameBytes(rest);
+        const size = rest.byteLength < FRAME_HEADER_BYTES ? undefined : this.#frameBytes(rest);
         if (size !== undefined && rest.byteLength >= size) {
           this.#emit(rest.subarray(0, size));
           rest = rest.subarray(size);
@@ -128,7 +183,7 @@ export class FrameReader {
     chunk.copy(partial, this.#partialBytes, 0, taken);
     this.#partialBytes += taken;
     if (this.#partialBytes === partial.byteLength) {
-      const size = frameBytes(partial);
+      const size = this.#frameBytes(partial);
       if (size > partial.byteLength) {
         this.#partial = Buffer.allocUnsafe(size);
         partial.copy(this.#partial);
@@ -138,6 +193,19 @@ export class FrameReader {
       }
     }
     return chunk.subarray(taken);
+  }
+
+  #frameBytes(header: Buffer): number {
+    const payloadBytes = header.readUInt32LE(0);
+    const type = header.readUInt8(8);
+    const isKnown = type >= FrameType.hello && type <= FrameType.pong && header.readUInt8(9) === 0;
+    if (payloadBytes > this.payloadBytesMax || !isKnown) {
+      throw new HbmeshError(
+        StatusCode.DATA_INCONSISTENCY,
+        `not a frame of the control link (type ${type}, ${payloadBytes} payload bytes)`,
+      );
+    }
+    return FRAME_HEADER_BYTES + payloadBytes;
   }
 
   #emit(frame: Buffer): void {
@@ -154,23 +222,6 @@ export class FrameReader {
       ),
     });
   }
-}
-
-function frameBytes(header: Buffer): number {
-  const payloadBytes = header.readUInt32LE(0);
-  const type = header.readUInt8(8);
-  if (
-    payloadBytes > FRAME_PAYLOAD_BYTES_MAX ||
-    type < FrameType.hello ||
-    type > FrameType.cancel ||
-    header.readUInt8(9) !== 0
-  ) {
-    throw new HbmeshError(
-      StatusCode.DATA_INCONSISTENCY,
-      `not a frame of the control link (type ${type}, ${payloadBytes} payload bytes)`,
-    );
-  }
-  return FRAME_HEADER_BYTES + payloadBytes;
 }
 
 /** Payload of an error frame. */

@@ -4,7 +4,7 @@
  * Connects at first use, and again at the next use after a loss. A loss ends every pending call with RPC_UNAVAILABLE naming the peer: calls are
  * never repeated here, since only the caller knows whether that is harmless. Unary calls only; a stream rejects with NOT_SUPPORTED.
  */
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import {
   create,
   type DescMessage,
@@ -17,19 +17,14 @@ import {
 import type { StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
 import { parseAddress } from "../base/address.js";
 import type { Clock, Timer } from "../base/clock.js";
+import { type Credentials, NO_CREDENTIALS } from "../base/credentials.js";
 import { abortError, createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { toConnectError } from "./connect-errors.js";
-import {
-  decodeError,
-  decodeHello,
-  encodeFrame,
-  encodeHello,
-  type Frame,
-  FrameReader,
-  FrameType,
-} from "./link-frame.js";
+import { decodeError, encodeFrame, type Frame, FrameReader, FrameType } from "./link-frame.js";
+import { ClientGreeting } from "./link-greeting.js";
 import { methodName } from "./link-routes.js";
+import { connectSocket } from "./link-socket.js";
 import { openFrameWriter } from "./link-writer.js";
 
 export interface LinkTransportOptions {
@@ -40,6 +35,10 @@ export interface LinkTransportOptions {
   outstandingMax?: number;
   /** Bytes that may wait to be sent; above it calls reject with TRY_AGAIN. Default 64 MiB. */
   writeBufferBytesMax?: number;
+  /** What is shown to peers, and what they have to show. Default: nothing. */
+  credentials?: Credentials | undefined;
+  /** While calls wait, the peer is asked this often whether it is there; after three times without a byte from it the connection is lost. Default 5,000. */
+  pingIntervalMs?: number;
 }
 
 export interface LinkTransport extends Transport {
@@ -64,7 +63,11 @@ interface OpenConnection {
   write: (frame: Buffer) => void;
   methods: ReadonlyMap<string, number>;
   pending: Map<number, PendingCall>;
+  /** Asks for a sign of life while calls wait. */
+  watch: () => void;
 }
+
+const SILENT_INTERVALS = 3;
 
 class LinkTransportImpl implements LinkTransport {
   readonly #address: string;
@@ -141,24 +144,33 @@ class LinkTransportImpl implements LinkTransport {
   }
 
   async #connect(): Promise<OpenConnection> {
-    const { host, port } = parseAddress(this.#address, "the link address");
-    const socket = connect({ host, port, noDelay: true, keepAlive: true });
-    this.#socket = socket;
+    const { clock, credentials = NO_CREDENTIALS, connectTimeoutMs = 3_000 } = this.#options;
+    const greeting = new ClientGreeting(credentials);
     const opened = createDeferred<OpenConnection>();
     const pending = new Map<number, PendingCall>();
+    const socket = connectSocket(this.#address, credentials.tls, () => write(greeting.hello()));
+    this.#socket = socket;
     const write = openFrameWriter(socket);
     let cause: Error | undefined;
+    const life = new LifeWatch(clock, this.#options.pingIntervalMs ?? 5_000, {
+      isWaiting: () => pending.size > 0,
+      ping: () => write(encodeFrame(FrameType.ping, 0, 0, 0)),
+      onSilence: (silentMs) => {
+        cause = new Error(`no sign of life for ${Math.round(silentMs)} ms`);
+        socket.destroy();
+      },
+    });
     const reader = new FrameReader((frame) => {
       if (this.#connection?.socket === socket) {
         receive(frame, pending, this.#address);
       } else {
-        const methods = readWelcome(frame);
-        this.#connection = { socket, write, methods, pending };
+        const methods = greeting.welcome(payloadOfWelcome(frame), write);
+        this.#connection = { socket, write, methods, pending, watch: () => life.start() };
         opened.resolve(this.#connection);
       }
     });
-    socket.on("connect", () => write(encodeFrame(FrameType.hello, 0, 0, 0, encodeHello())));
     socket.on("data", (chunk: Buffer) => {
+      life.heard();
       try {
         reader.push(chunk);
       } catch (reason) {
@@ -167,9 +179,10 @@ class LinkTransportImpl implements LinkTransport {
       }
     });
     socket.on("error", (error) => {
-      cause = error;
+      cause ??= error;
     });
     socket.on("close", () => {
+      life.stop();
       const lost = this.#lost(cause);
       if (this.#connection?.socket === socket) {
         this.#connection = undefined;
@@ -180,15 +193,10 @@ class LinkTransportImpl implements LinkTransport {
       }
       pending.clear();
     });
-    const timeoutMs = this.#options.connectTimeoutMs ?? 3_000;
     const what = `connecting to the control process at ${this.#address}`;
+    const limits = { clock, timeoutMs: connectTimeoutMs, what, code: StatusCode.RPC_UNAVAILABLE };
     try {
-      return await withDeadline(opened.promise, {
-        clock: this.#options.clock,
-        timeoutMs,
-        what,
-        code: StatusCode.RPC_UNAVAILABLE,
-      });
+      return await withDeadline(opened.promise, limits);
     } catch (reason) {
       socket.destroy();
       const error = HbmeshError.from(reason, StatusCode.RPC_UNAVAILABLE);
@@ -230,6 +238,7 @@ class LinkTransportImpl implements LinkTransport {
           reject(error);
         },
       });
+      connection.watch();
       signal?.addEventListener("abort", onAbort, { once: true });
       if (timeoutMs !== undefined) {
         timer = this.#options.clock.setTimer(timeoutMs, () =>
@@ -286,15 +295,74 @@ class LinkTransportImpl implements LinkTransport {
   }
 }
 
-function readWelcome(frame: Frame): ReadonlyMap<string, number> {
+interface LifeEvents {
+  isWaiting: () => boolean;
+  ping: () => void;
+  onSilence: (silentMs: number) => void;
+}
+
+/** Tells a connection that is dead, though nobody closed it, from one whose answers take their time. */
+class LifeWatch {
+  readonly #clock: Clock;
+  readonly #intervalMs: number;
+  readonly #events: LifeEvents;
+  #timer: Timer | undefined;
+  #heardMs = 0;
+
+  constructor(clock: Clock, intervalMs: number, events: LifeEvents) {
+    this.#clock = clock;
+    this.#intervalMs = intervalMs;
+    this.#events = events;
+  }
+
+  heard(): void {
+    this.#heardMs = this.#clock.monotonicMs();
+  }
+
+  /** Goes on until nothing waits any more. */
+  start(): void {
+    if (this.#timer === undefined) {
+      this.heard();
+      this.#arm();
+    }
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+  }
+
+  #arm(): void {
+    const armedMs = this.#clock.monotonicMs();
+    this.#timer = this.#clock.setTimer(this.#intervalMs, () => {
+      this.#timer = undefined;
+      const nowMs = this.#clock.monotonicMs();
+      if (nowMs - armedMs > 2 * this.#intervalMs) {
+        // This process was asleep, not the peer.
+        this.#heardMs = nowMs;
+      }
+      const silentMs = nowMs - this.#heardMs;
+      if (!this.#events.isWaiting()) {
+        return;
+      }
+      if (silentMs >= SILENT_INTERVALS * this.#intervalMs) {
+        this.#events.onSilence(silentMs);
+        return;
+      }
+      this.#events.ping();
+      this.#arm();
+    });
+  }
+}
+
+function payloadOfWelcome(frame: Frame): Uint8Array {
   if (frame.type !== FrameType.welcome) {
     throw new HbmeshError(
       StatusCode.DATA_INCONSISTENCY,
       `the peer's first frame has type ${frame.type} and is no welcome`,
     );
   }
-  const names = decodeHello(frame.payload).split("\n");
-  return new Map(names.map((name, index) => [name, index]));
+  return frame.payload;
 }
 
 /** An answer without a waiting call came too late; that is allowed. */
@@ -303,7 +371,7 @@ function receive(frame: Frame, pending: Map<number, PendingCall>, address: strin
     pending.get(frame.stream)?.resolve(frame.payload);
   } else if (frame.type === FrameType.error) {
     pending.get(frame.stream)?.reject(decodeError(frame.argument, frame.payload, address));
-  } else {
+  } else if (frame.type !== FrameType.pong) {
     throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `a client receives no frames of type ${frame.type}`);
   }
 }

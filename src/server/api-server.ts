@@ -3,22 +3,25 @@
  *
  *   curl -H 'content-type: application/json' -d '{"keys":["k"]}' http://127.0.0.1:31501/hbmesh.v1.ObjectService/Exist
  *
- * Where tenants are configured, ObjectService asks for `authorization: Bearer <token>`; without a good one the answer is 401.
+ * Where tenants or a cluster token are configured, it asks for `authorization: Bearer <token>`; without a good one the answer is 401. With TLS files it is HTTPS, and asks for a
+ * certificate of the cluster's.
  *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
  */
-import { createServer, type Server } from "node:http";
+import { createServer, type Server, type ServerOptions } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { formatAddress, parseAddress } from "../base/address.js";
+import type { Credentials } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { ControlProcess } from "../control/index.js";
 import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { createStoreService, type Store } from "../metadata/index.js";
-import { toConnectError } from "../rpc/index.js";
+import { badTlsFiles, toConnectError } from "../rpc/index.js";
 import { createClusterService, createObjectService } from "./object-service.js";
 
 export interface ApiServerOptions {
@@ -27,6 +30,12 @@ export interface ApiServerOptions {
   log: Logger;
   /** Serves ObjectService and ClusterService. */
   control?: ControlProcess | undefined;
+  /** Its certificates, for HTTPS that asks for one in turn. Default: HTTP. Tokens are checked by what `control` has. */
+  credentials?: Credentials | undefined;
+  /** Connections at once; further ones are closed. Default 1,024. */
+  connectionsMax?: number | undefined;
+  /** How long a request may take to arrive, and its head a part of it. Default 60,000 and at most 10,000. */
+  requestTimeoutMs?: number | undefined;
   /** Serves StoreService: this process hosts the embedded store. */
   store?: Store | undefined;
   /** Largest request. Default 64 MiB: 100,000 keys of 255 bytes as JSON, with room. */
@@ -40,6 +49,7 @@ export interface ApiServer {
   close(): Promise<void>;
 }
 
+type Handler = ReturnType<typeof connectNodeAdapter>;
 type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
 
 const answerUnknownPath: Fallback = (request, response) => {
@@ -59,7 +69,8 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     shutdownSignal: ending.signal,
     fallback: answerUnknownPath,
   });
-  const server = createServer({ keepAliveTimeout: 60_000, requestTimeout: 60_000 }, handler);
+  const server = createListener(options, handler);
+  server.maxConnections = options.connectionsMax ?? 1_024;
   await listen(server, host, port, options.address);
   const bound = server.address() as AddressInfo;
   return {
@@ -74,6 +85,27 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
       await closed;
     },
   };
+}
+
+/** Throws INVALID for TLS files that don't fit together. */
+function createListener({ credentials, requestTimeoutMs = 60_000 }: ApiServerOptions, handler: Handler): Server {
+  const limits: ServerOptions = {
+    keepAliveTimeout: 60_000,
+    requestTimeout: requestTimeoutMs,
+    headersTimeout: Math.min(10_000, requestTimeoutMs),
+    // How often requests that don't arrive are looked for.
+    connectionsCheckingInterval: Math.min(2_000, requestTimeoutMs),
+  };
+  const tls = credentials?.tls;
+  if (tls === undefined) {
+    return createServer(limits, handler);
+  }
+  try {
+    const asked = { requestCert: true, rejectUnauthorized: true, minVersion: "TLSv1.3" } as const;
+    return createTlsServer({ ...limits, ...tls, ...asked, handshakeTimeout: 10_000 }, handler);
+  } catch (cause) {
+    throw badTlsFiles(cause);
+  }
 }
 
 function addServices(router: ConnectRouter, { control, store }: ApiServerOptions): void {

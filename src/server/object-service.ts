@@ -5,12 +5,12 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { CallOptions, ControlProcess, KeyAnswer } from "../control/index.js";
 import type { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
-import { tenantOf } from "./tenant-of.js";
+import { type Access, checkAsker, tenantOf } from "./tenant-of.js";
 
 export function createObjectService(control: ControlProcess): ServiceImpl<typeof ObjectService> {
   const optionsOf = (context: HandlerContext): CallOptions => ({
     signal: context.signal,
-    tenant: tenantOf(control.tenants, context.requestHeader),
+    tenant: tenantOf(accessOf(control), context.requestHeader),
   });
   return {
     async exist({ keys }, context) {
@@ -45,9 +45,19 @@ export function createObjectService(control: ControlProcess): ServiceImpl<typeof
 
 export function createClusterService(control: ControlProcess): ServiceImpl<typeof ClusterService> {
   return {
-    health: () => control.health(),
-    listMembers: () => ({ members: [...control.members], epoch: control.epoch }),
+    health(_request, { requestHeader }) {
+      checkAsker(accessOf(control), requestHeader);
+      return control.health();
+    },
+    listMembers(_request, { requestHeader }) {
+      checkAsker(accessOf(control), requestHeader);
+      return { members: [...control.members], epoch: control.epoch };
+    },
   };
+}
+
+function accessOf(control: ControlProcess): Access {
+  return { tenants: control.tenants, clusterToken: control.credentials.token };
 }
 
 function statusOf(answer: KeyAnswer): { code: number; message: string } {

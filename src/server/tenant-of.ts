@@ -1,20 +1,42 @@
 /**
- * Whose keys a request of the API is about: `authorization: Bearer <token>` names the tenant. What was sent stands in no message.
+ * Who asks: `authorization: Bearer <token>` shows the cluster's token, or names a tenant. What was sent stands in no message.
  */
+import type { ClusterToken } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { DEFAULT_TENANT, type Tenants } from "../base/tenants.js";
 
-/** Without tenants everyone is the one tenant. Throws NOT_AUTHORIZED when the token is missing or nobody's. */
-export function tenantOf(tenants: Tenants | undefined, header: Headers): string {
-  if (tenants === undefined) {
+/** What a request is measured by. */
+export interface Access {
+  tenants: Tenants | undefined;
+  clusterToken: ClusterToken | undefined;
+}
+
+/**
+ * Whose keys a request is about. Without tenants everyone who may ask is the one tenant; who has the cluster's token may ask for it too where there are tenants. Throws
+ * NOT_AUTHORIZED when the token is missing or nobody's.
+ */
+export function tenantOf({ tenants, clusterToken }: Access, header: Headers): string {
+  if (tenants === undefined && clusterToken === undefined) {
     return DEFAULT_TENANT;
   }
   const token = /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
-  const tenant = token === undefined ? undefined : tenants.tenantOf(token);
+  if (token !== undefined && clusterToken?.matches(token) === true) {
+    return DEFAULT_TENANT;
+  }
+  const tenant = token === undefined ? undefined : tenants?.tenantOf(token);
   if (tenant === undefined) {
     const cause = token === undefined ? "the request has no token" : "nobody has the token of the request";
-    const remedy = "send the header `authorization: Bearer <token>` with a token of the worker's tenants file";
+    const source =
+      tenants === undefined ? "the cluster's token (--cluster_token_file)" : "a token of the worker's tenants file";
+    const remedy = `send the header \`authorization: Bearer <token>\` with ${source}`;
     throw new HbmeshError(StatusCode.NOT_AUTHORIZED, `${cause}; ${remedy}`);
   }
   return tenant;
+}
+
+/** What belongs to no tenant, such as health and members: where there is a cluster token, everyone who asks shows one that is known. */
+export function checkAsker(access: Access, header: Headers): void {
+  if (access.clusterToken !== undefined) {
+    tenantOf(access, header);
+  }
 }

@@ -34,6 +34,8 @@ import {
 
 const clock = createSystemClock();
 const log = createSilentLogger();
+/** A greeting without a token. */
+const stranger = { hasToken: false, nonce: new Uint8Array(32) };
 const opened: { close(): unknown }[] = [];
 
 afterEach(async () => {
@@ -259,11 +261,17 @@ describe("a peer that breaks the rules", () => {
     ["bytes that are no frame", Buffer.from("GET / HTTP/1.1\r\nHost: x\r\n\r\n")],
     ["another magic", encodeFrame(FrameType.hello, 0, 0, 0, new Uint8Array(8))],
     ["a request before hello", encodeFrame(FrameType.request, 1, 0, 0)],
-    ["two hellos", Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(1, 0, 0, 0, encodeHello())])],
-    ["stream 0", Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(FrameType.request, 0, 0, 0)])],
+    [
+      "two hellos",
+      Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello(stranger)), encodeFrame(1, 0, 0, 0, encodeHello(stranger))]),
+    ],
+    [
+      "stream 0",
+      Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello(stranger)), encodeFrame(FrameType.request, 0, 0, 0)]),
+    ],
     [
       "a reply to a server",
-      Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello()), encodeFrame(FrameType.reply, 1, 0, 0)]),
+      Buffer.concat([encodeFrame(1, 0, 0, 0, encodeHello(stranger)), encodeFrame(FrameType.reply, 1, 0, 0)]),
     ],
   ])("%s: only its connection is closed", async (_, bytes) => {
     const server = await serve(echo);
@@ -289,7 +297,7 @@ describe("a peer that breaks the rules", () => {
       }
     });
     socket.on("data", (chunk: Buffer) => reader.push(chunk));
-    socket.write(encodeFrame(FrameType.hello, 0, 0, 0, encodeHello()));
+    socket.write(encodeFrame(FrameType.hello, 0, 0, 0, encodeHello(stranger)));
     socket.write(encodeFrame(FrameType.request, 1, 0, 0, Uint8Array.of(0xff)));
     socket.write(encodeFrame(FrameType.request, 2, 999, 0));
     await answered.promise;
@@ -329,7 +337,7 @@ describe("a peer that breaks the rules", () => {
   });
 
   it("a server of another version is named, with the remedy", async () => {
-    const hello = Buffer.from(encodeHello());
+    const hello = encodeHello(stranger);
     hello.writeUInt16LE(9, 4);
     const address = await fakeServer((socket) => socket.write(encodeFrame(FrameType.welcome, 0, 0, 0, hello)));
     const { holder } = open(address);

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { resolveWorkerConfig } from "../../../src/base/config.js";
+import { checkTransportExposure, resolveWorkerConfig } from "../../../src/base/config.js";
 import { StatusCode } from "../../../src/base/errors.js";
 import { createSilentLogger, type Logger } from "../../../src/base/log.js";
 import { scopeKeys } from "../../../src/base/tenants.js";
@@ -144,12 +144,30 @@ describe("a worker without tenants", () => {
     "does not serve others at %s, unless it may",
     (workerAddress) => {
       expect(() => resolveWorkerConfig({ ...base, workerAddress })).toThrow(
-        /workerAddress must be a loopback address .* give one with tenantsFile, or set insecure/,
+        /workerAddress must be a loopback address .* give --cluster_token_file FILE, .* \(or --tls_cert, --tls_key and --tls_ca\), or --insecure/,
       );
       expect(resolveWorkerConfig({ ...base, workerAddress, insecure: true }).workerAddress).toBe(workerAddress);
-      expect(resolveWorkerConfig({ ...base, workerAddress, tenantsFile: "t" }).workerAddress).toBe(workerAddress);
+      const token = { clusterTokenFile: "t" };
+      expect(resolveWorkerConfig({ ...base, workerAddress, ...token })).toMatchObject({ workerAddress, ...token });
+      const tls = { tlsCert: "c", tlsKey: "k", tlsCa: "a" };
+      expect(resolveWorkerConfig({ ...base, workerAddress, ...tls })).toMatchObject({ workerAddress, ...tls });
+      // Tenants say who may use objects; nobody asks for their tokens on the control link.
+      expect(() => resolveWorkerConfig({ ...base, workerAddress, tenantsFile: "t" })).toThrow(
+        "must be a loopback address",
+      );
+      expect(() => resolveWorkerConfig({ ...base, workerAddress, tlsCert: "c" })).toThrow("all three");
     },
   );
+
+  it("TLS is not enough where there is a sidecar, whose transport it doesn't cover", () => {
+    const tls = { tlsCert: "c", tlsKey: "k", tlsCa: "a" };
+    const config = resolveWorkerConfig({ ...base, workerAddress: "10.0.0.1:31501", ...tls });
+    expect(() => checkTransportExposure(config)).toThrow(
+      "TLS does not cover what sidecars send each other: give --cluster_token_file FILE too, or --insecure",
+    );
+    expect(() => checkTransportExposure({ ...config, clusterTokenFile: "t" })).not.toThrow();
+    expect(() => checkTransportExposure({ ...config, workerAddress: "127.0.0.1:31501" })).not.toThrow();
+  });
 
   it("nor does its control link", () => {
     const settings = { ...base, workerAddress: "127.0.0.1:31501", linkAddress: "10.0.0.1:0" };
