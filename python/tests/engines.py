@@ -131,6 +131,13 @@ def vllm_modules(rank=0):
 
 
 class RemoteConnector(metaclass=abc.ABCMeta):
+    """As of LMCache 0.5.6."""
+
+    def __init__(self, config, metadata):
+        assert metadata is not None
+        self.save_chunk_meta = True
+        self.config = config
+
     @abc.abstractmethod
     async def exists(self, key): ...
 
@@ -182,11 +189,20 @@ class RemoteConnector(metaclass=abc.ABCMeta):
     def remove_sync(self, key):
         raise NotImplementedError
 
-    def batched_contains(self, keys, stop_after_first_not_exits=True):
+    def batched_contains(self, keys):
         raise NotImplementedError
 
     def support_batched_contains(self):
         return False
+
+
+class OlderRemoteConnector(RemoteConnector):
+    """As of LMCache 0.3.9: no constructor, and another batched_contains."""
+
+    __init__ = object.__init__
+
+    def batched_contains(self, keys, stop_after_first_not_exits=True):
+        raise NotImplementedError
 
 
 class ConnectorContext:
@@ -216,12 +232,12 @@ class MemoryFormat(enum.Enum):
     KV_MLA_FMT = 4
 
 
-def lmcache_modules():
+def lmcache_modules(base_class=RemoteConnector):
     base = "lmcache.v1.storage_backend.connector"
     return {
         **{name: module(name) for name in ("lmcache", "lmcache.v1", "lmcache.v1.storage_backend")},
         base: module(base, ConnectorAdapter=ConnectorAdapter, ConnectorContext=ConnectorContext),
-        f"{base}.base_connector": module(f"{base}.base_connector", RemoteConnector=RemoteConnector),
+        f"{base}.base_connector": module(f"{base}.base_connector", RemoteConnector=base_class),
         "lmcache.v1.memory_management": module("lmcache.v1.memory_management", MemoryFormat=MemoryFormat),
         "torch": module("torch", Size=tuple, bfloat16="torch.bfloat16", uint8="torch.uint8"),
     }

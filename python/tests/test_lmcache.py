@@ -4,11 +4,20 @@ pinned memory is.
 """
 
 import asyncio
+import contextlib
 import ctypes
 from types import SimpleNamespace
 
 import pytest
-from engines import ConnectorContext, MemoryFormat, RemoteConnector, installed, lmcache_modules, same_arguments
+from engines import (
+    ConnectorContext,
+    MemoryFormat,
+    OlderRemoteConnector,
+    RemoteConnector,
+    installed,
+    lmcache_modules,
+    same_arguments,
+)
 
 
 class MemoryObject:
@@ -23,17 +32,30 @@ class MemoryObject:
     def byte_array(self):
         return memoryview(self.memory)  # its format is "<B": no cast of it is possible
 
-    def get_shape(self):
-        return self.shape
+    def get_shapes(self):
+        return [self.shape]
 
-    def get_dtype(self):
-        return self.dtype
+    def get_dtypes(self):
+        return [self.dtype]
 
     def get_memory_format(self):
         return self.format
 
     def ref_count_down(self):
         self.references -= 1
+
+
+class OlderMemoryObject(MemoryObject):
+    def __getattribute__(self, name):
+        if name in ("get_shapes", "get_dtypes"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def get_shape(self):
+        return self.shape
+
+    def get_dtype(self):
+        return self.dtype
 
 
 class Backend:
@@ -61,17 +83,23 @@ def chunk(seed, shape=(2, 3, 5, 7)):
 
 @pytest.fixture
 def pair(workers):
+    with connectors(workers, RemoteConnector) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def connectors(workers, base_class):
     """Connectors of two hosts: one by URL, one as a plugin."""
-    with installed(lmcache_modules()):
+    with installed(lmcache_modules(base_class)):
         from hbmesh.integrations.lmcache import HbmeshConnectorAdapter
 
         adapter = HbmeshConnectorAdapter()
         by_url = ConnectorContext(
-            f"hbmesh://{workers.addresses[0]}?device=1&ttl_seconds=600", None, Backend(), None, None
+            f"hbmesh://{workers.addresses[0]}?device=1&ttl_seconds=600", None, Backend(), None, object()
         )
         extra = {"remote_storage_plugin.hbmesh.far.address": workers.addresses[1], "other": 1}
         config = SimpleNamespace(extra_config=extra)
-        plugin = ConnectorContext("plugin://hbmesh.far", None, Backend(), config, None, "hbmesh.far")
+        plugin = ConnectorContext("plugin://hbmesh.far", None, Backend(), config, object(), "hbmesh.far")
         assert adapter.can_parse(by_url.url) and adapter.can_parse(plugin.url) and adapter.can_parse("plugin://hbmesh")
         assert not adapter.can_parse("redis://x:1") and not adapter.can_parse("plugin://fs")
         near, far = adapter.create_connector(by_url), adapter.create_connector(plugin)
@@ -107,10 +135,9 @@ def test_lookups_and_prefetch_of_a_prefix(pair, first):
 
     async def body():
         await near.batched_put([keys[0], keys[1], keys[3]], [chunk(n) for n in (0, 1, 3)])
-        assert far.batched_contains(keys, False) == [True, True, False, True]
-        assert far.batched_contains(keys) == [True, True, False, False]
+        assert far.batched_contains(keys) == 2 and far.batched_contains(keys[:2]) == 2
         assert await far.batched_async_contains("lookup", keys) == 2
-        assert await far.batched_async_contains("lookup", keys[:2]) == 2 and far.batched_contains([]) == []
+        assert await far.batched_async_contains("lookup", keys[:2]) == 2 and far.batched_contains([]) == 0
         prefetched = await far.batched_get_non_blocking("lookup", keys)
         assert [bytes(each.memory) for each in prefetched] == [bytes(chunk(n).memory) for n in (0, 1)]
         assert far.remove_sync(keys[0]) and not far.remove_sync(keys[0])
@@ -144,5 +171,18 @@ def test_faults_are_misses(pair, first, caplog):
 
 
 def test_arguments_are_those_of_lmcache(pair):
-    near, _ = pair
+    near, far = pair
     assert same_arguments(type(near), RemoteConnector) == []
+    assert near.save_chunk_meta and far.config.extra_config["other"] == 1  # what the base class keeps
+
+
+def test_older_releases(workers, first):
+    prefix = first.generate_key()
+    keys = [Key(number, prefix) for number in range(3)]
+    made = OlderMemoryObject((4,), "torch.uint8", MemoryFormat.UNDEFINED)
+    with connectors(workers, OlderRemoteConnector) as (near, far):
+        assert same_arguments(type(near), OlderRemoteConnector) == []
+        asyncio.run(near.batched_put([keys[0], keys[2]], [made, made]))
+        assert far.batched_contains(keys, False) == [True, False, True]
+        assert far.batched_contains(keys) == [True, False, False]
+        assert asyncio.run(far.get(keys[2])).shape == (4,)

@@ -1,12 +1,13 @@
 """The connector behind :mod:`hbmesh.integrations.lmcache`; imports LMCache.
 
-A chunk is an object of two blobs: a description (shape, data type, format, as JSON) and the bytes. LMCache keeps chunks
-in ordinary memory, so they pass through a staging buffer on a device (:mod:`hbmesh.host`).
+A chunk is an object of two blobs: a description (shapes, data types, format, as JSON) and the bytes. LMCache keeps
+chunks in ordinary memory, so they pass through a staging buffer on a device (:mod:`hbmesh.host`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -49,7 +50,10 @@ class HbmeshConnectorAdapter(ConnectorAdapter):  # type: ignore[misc]
         else:
             client = Client.from_environment(token=str(options.get("token", "")))
         device, ttl = int(options.get("device", 0)), float(options.get("ttl_seconds", 0))
-        return HbmeshRemoteConnector(client.connect(), context.local_cpu_backend, device, ttl)
+        client.connect()
+        return HbmeshRemoteConnector(
+            client, context.local_cpu_backend, device, ttl, config=context.config, metadata=context.metadata
+        )
 
     def _options(self, context: ConnectorContext) -> Dict[str, Any]:
         options: Dict[str, Any] = {}
@@ -74,9 +78,22 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         local_cpu_backend: where memory for chunks comes from.
         device_index: where the staging buffers are.
         ttl_seconds: until chunks are removed; 0: never.
+        config, metadata: LMCache's, for what the base class keeps of them.
     """
 
-    def __init__(self, client: Client, local_cpu_backend: Any, device_index: int = 0, ttl_seconds: float = 0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        local_cpu_backend: Any,
+        device_index: int = 0,
+        ttl_seconds: float = 0,
+        *,
+        config: Any = None,
+        metadata: Any = None,
+    ) -> None:
+        # Releases before 0.3.10 have no constructor there; a scheduler may have no metadata.
+        if RemoteConnector.__init__ is not object.__init__ and metadata is not None:
+            super().__init__(config, metadata)
         self.client = client
         self.local_cpu_backend = local_cpu_backend
         self._objects = HostObjects(client, device_index)
@@ -93,13 +110,9 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
     def support_batched_contains(self) -> bool:
         return True
 
-    def batched_contains(self, keys: List[Any], stop_after_first_not_exits: bool = True) -> List[bool]:
-        """Is it there, by key. With the flag, all after the first that isn't are False."""
-        hits = self._presences(keys)
-        if stop_after_first_not_exits and False in hits:
-            first = hits.index(False)
-            return hits[:first] + [False] * (len(hits) - first)
-        return hits
+    def batched_contains(self, keys: List[Any]) -> int:
+        """How many keys from the start are there."""
+        return self._count_hits(keys)
 
     def support_batched_async_contains(self) -> bool:
         return True
@@ -173,8 +186,12 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
     def _filled(self, header: bytearray, size: int, read: Callable[[int, Any], None]) -> Optional[Any]:
         """A memory object of the header's kind with the chunk's bytes, or None where there is no memory for it."""
         described = json.loads(header.decode())
-        shape, dtype = torch.Size(described["shape"]), getattr(torch, described["dtype"])
-        made = self.local_cpu_backend.allocate(shape, dtype, MemoryFormat[described["format"]])
+        shapes = [torch.Size(each) for each in described["shapes"]]
+        dtypes = [None if each is None else getattr(torch, each) for each in described["dtypes"]]
+        one = len(shapes) == 1
+        made = self.local_cpu_backend.allocate(
+            shapes[0] if one else shapes, dtypes[0] if one else dtypes, MemoryFormat[described["format"]]
+        )
         if made is None:
             logger.warning("hbmesh: no memory for a chunk of %d bytes", size)
             return None
@@ -201,8 +218,8 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         values = []
         for each in memory_objs:
             described = {
-                "shape": list(each.get_shape()),
-                "dtype": str(each.get_dtype()).rsplit(".", 1)[-1],
+                "shapes": [list(shape) for shape in _each(each, "get_shapes", "get_shape")],
+                "dtypes": [_name_of(dtype) for dtype in _each(each, "get_dtypes", "get_dtype")],
                 "format": each.get_memory_format().name,
             }
             values.append([json.dumps(described).encode(), each.byte_array])
@@ -238,6 +255,31 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         await asyncio.to_thread(self.client.close)
 
 
+def _each(memory_obj: Any, several: str, single: str) -> List[Any]:
+    """What a memory object says of its groups of layers; older ones have one group, and say it in another way."""
+    return list(getattr(memory_obj, several)()) if hasattr(memory_obj, several) else [getattr(memory_obj, single)()]
+
+
+def _name_of(dtype: Any) -> Optional[str]:
+    """ "bfloat16" of torch.bfloat16; None of bytes that are no tensor."""
+    return None if dtype is None else str(dtype).rsplit(".", 1)[-1]
+
+
 def _name(key: Any) -> str:
     """The key of a chunk: LMCache's own text may have characters that are not allowed, and be long."""
     return f"lmcache:{digest(key.to_string())}{digest('again', key.to_string())}"
+
+
+def _batched_contains_as_list(
+    self: HbmeshRemoteConnector, keys: List[Any], stop_after_first_not_exits: bool = True
+) -> List[bool]:
+    """batched_contains of releases that want it by key. With the flag, all after the first that isn't are False."""
+    hits = self._presences(keys)
+    if stop_after_first_not_exits and False in hits:
+        first = hits.index(False)
+        return hits[:first] + [False] * (len(hits) - first)
+    return hits
+
+
+if "stop_after_first_not_exits" in inspect.signature(RemoteConnector.batched_contains).parameters:
+    HbmeshRemoteConnector.batched_contains = _batched_contains_as_list  # type: ignore[method-assign,assignment]
