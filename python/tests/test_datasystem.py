@@ -8,7 +8,7 @@ import inspect
 import json
 
 import pytest
-from conftest import LONG, run_script
+from conftest import LONG
 
 import hbmesh
 import yr.datasystem as ds
@@ -322,32 +322,39 @@ def test_values_are_waited_for(workers):
     kv.close(), other.close()
 
 
-def test_the_worker_may_be_named_by_the_environment(workers, tmp_path):
-    host, port = workers.place(0)
-    script = """
-from yr.datasystem import HeteroClient, KVClient, DsClient
-for make in (lambda: HeteroClient("", 0), KVClient, DsClient):
-    client = make()
-    client.init()
-    client.close()
-print("connected")
-"""
+VARIABLES = ("DS_WORKER_ADDR", "DS_ENABLE_REMOTE_H2D", "YR_CONFIG_PATH")
+MAKERS = (lambda: HeteroClient("", 0), KVClient, ds.DsClient)
+
+
+def set_variables(monkeypatch, given):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_worker_may_be_named_by_the_environment(workers, tmp_path, monkeypatch):
+    address = workers.addresses[0]
     config = tmp_path / "yuanrong.json"
-    config.write_text(json.dumps({"worker_addr": f"{host}:{port}", "request_timeout_ms": 5000}))
-    for variables in (
-        {"DS_WORKER_ADDR": f"{host}:{port}", "DS_ENABLE_REMOTE_H2D": "1"},
-        {"YR_CONFIG_PATH": str(config)},
-    ):
-        ended = run_script("-c", script, env=variables)
-        assert (ended.stdout, ended.stderr) == ("connected\n", "")
-    for variables, says in (
+    config.write_text(json.dumps({"worker_addr": address, "request_timeout_ms": 5000, "enable_remote_h2d": True}))
+    for given in ({"DS_WORKER_ADDR": address, "DS_ENABLE_REMOTE_H2D": "1"}, {"YR_CONFIG_PATH": str(config)}):
+        set_variables(monkeypatch, given)
+        for make in MAKERS:
+            client = make()
+            client.init()
+            client.close()
+    config.write_text('{"worker_addr": "127.0.0.1:1", "connect_timeout_ms": "soon"}')
+    for given, says in (
         ({}, "no worker is named"),
         ({"DS_WORKER_ADDR": "nonsense"}, "'nonsense' is no worker address"),
-        ({"DS_WORKER_ADDR": f"{host}:{port}", "DS_ENABLE_REMOTE_H2D": "maybe"}, "DS_ENABLE_REMOTE_H2D is 'maybe'"),
+        ({"DS_WORKER_ADDR": address, "DS_ENABLE_REMOTE_H2D": "maybe"}, "DS_ENABLE_REMOTE_H2D is 'maybe'"),
         ({"YR_CONFIG_PATH": str(tmp_path / "nowhere.json")}, "can't be read"),
+        ({"YR_CONFIG_PATH": str(config)}, "\"connect_timeout_ms\" in .* is 'soon'"),
     ):
-        ended = run_script("-c", script, env=variables)
-        assert ended.returncode == 1 and "code: [2]" in ended.stderr and says in ended.stderr
+        set_variables(monkeypatch, given)
+        for make in MAKERS:
+            with pytest.raises(RuntimeError, match=r"code: \[2\], msg: \[.*" + says):
+                make()
 
 
 def test_a_client_of_this_process_by_the_environment(workers, monkeypatch):
