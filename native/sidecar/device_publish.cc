@@ -51,6 +51,9 @@ void DevicePublish::Prepare(uint32_t i) {
   } else if (known != nullptr && !DeviceObjects::SameMap(*known, call_, i)) {
     EndKey(i, {StatusCode::kInvalid,
                name + " was given with other memory before: give the same blobs, or delete the key first"});
+  } else if (known != nullptr && known->committed && family_ == layout::Family::kDeviceCache &&
+             entry().args[0] == static_cast<uint64_t>(layout::Existence::kFail)) {
+    EndKey(i, {StatusCode::kKeyAlreadyExists, TextOf(StatusCode::kKeyAlreadyExists, "set")});
   } else if (known != nullptr) {
     keys_[i].attached = true;
     keys_[i].slot = known->slot;

@@ -105,6 +105,13 @@ Status CheckSet(const layout::Entry& entry) {
   return Status::Ok();
 }
 
+Status CheckDevSet(const layout::Entry& entry) {
+  if (Status status = CheckSet(entry); !status.ok()) return status;
+  if (entry.args[0] != static_cast<uint64_t>(layout::Existence::kReplace)) return Status::Ok();
+  return {StatusCode::kInvalid,
+          "existence replace is not for devMSet, whose readers may be at the memory: devDelete the key first"};
+}
+
 }  // namespace
 
 Status Sidecar::CheckArgs(const layout::Entry& entry) const {
@@ -122,6 +129,8 @@ Status Sidecar::CheckArgs(const layout::Entry& entry) const {
     }
     case layout::Op::kSetD2H:
       return CheckSet(entry);
+    case layout::Op::kDevMSet:
+      return CheckDevSet(entry);
     default:
       return Status::Ok();
   }

@@ -255,10 +255,10 @@ export class HeteroClient {
 
   /**
    * Makes device memory readable under keys, by any number of readers, until devDelete, devLocalDelete or this client's end. The
-   * memory must stay valid and unchanged for that long. Options as mSetD2H, of which ttlSeconds, pin and checksum have no effect.
+   * memory must stay valid and unchanged for that long. Of the options of mSetD2H only existence has an effect, `skip` or `fail`.
    *
    * Status of a key, in this order: INVALID (of another family, another client's, or set with other blobs; the same again is OK and
-   * says `existed`), KEY_ALREADY_EXISTS (`fail` only), RPC_UNAVAILABLE or TRY_AGAIN.
+   * says `existed`), KEY_ALREADY_EXISTS (`fail`, and the same again), RPC_UNAVAILABLE or TRY_AGAIN.
    */
   async devMSet(
     keys: readonly string[],

@@ -38,6 +38,7 @@ export const apiGroups = {
     cases: [
       "an object is gone when its time is over, and no other",
       "full of pinned objects: OUT_OF_MEMORY, what is there stays, a delete makes room",
+      "full: KEY_ALREADY_EXISTS before OUT_OF_MEMORY, and that before another family",
       "what is not pinned makes room before what is pinned softly, and is then a miss everywhere",
       "an object with a checksum is read back, locally and remotely",
     ],
@@ -107,6 +108,7 @@ export const apiGroups = {
     cases: [
       "many readers at once, all of them further sources, all bytes right",
       "the same again is OK and existed; other memory or client, the same card, other blobs: INVALID",
+      "existence fail: the second devMSet gets KEY_ALREADY_EXISTS; replace: INVALID",
       "devDelete during use: who reads ends whole or is told; then nobody finds it",
       "devLocalDelete takes back only what this client offers: who shared, also on the setter's worker, serves on",
       "devLocalDelete by who offers nothing changes nothing; by the only holder it ends the object",

@@ -45,6 +45,19 @@ apiSuite("device cache", (at, it) => {
     expect(codesOf(await at.first.devDelete([at.key]))).toEqual(["OK"]);
   });
 
+  it("existence fail: the second devMSet gets KEY_ALREADY_EXISTS; replace: INVALID", async () => {
+    const { list } = at.memory(0, 58);
+    const refused = await failureOf(at.first.devMSet([at.key], [list], { existence: "replace" }));
+    expect(refused.code).toBe(StatusCode.INVALID);
+    expect(refused.message).toContain("devDelete the key first");
+    expect(codesOf(await at.first.devMSet([at.key], [list], { existence: "fail" }))).toEqual(["OK"]);
+    expect(codesOf(await at.first.devMSet([at.key], [list], { existence: "fail" }))).toEqual(["KEY_ALREADY_EXISTS"]);
+    const target = at.memory(1);
+    expect(codesOf(await at.second.devMGet([at.key], [target.list]))).toEqual(["OK"]);
+    expect(target.holds(58)).toBe(true);
+    expect((await at.first.devDelete([at.key])).existed).toEqual([true]);
+  });
+
   it("devDelete during use: who reads ends whole or is told; then nobody finds it", async () => {
     const blobs = Array.from({ length: 8 }, () => 1 << 20);
     const source = at.memory(0, undefined, blobs);

@@ -7,7 +7,7 @@ import { StatusCode } from "../../src/base/errors.js";
 import type { HeteroClient, SetOptions } from "../../src/client/index.js";
 import { until } from "../cluster/commands.js";
 import { codesOf, type DeviceObject, failureOf } from "../cluster/fixture.js";
-import { type ApiPlace, apiSuite, sizes, totalBytes } from "./suite.js";
+import { type ApiPlace, apiSuite, endOf, sizes, totalBytes } from "./suite.js";
 
 const both = (at: ApiPlace): readonly HeteroClient[] => [at.first, at.second];
 
@@ -246,6 +246,23 @@ apiSuite("life of host objects", (at, it) => {
     expect(await set(at.first, c, large(5))).toBe("OK");
     expect(await remove(at.first, b)).toBe("OK(existed)");
     expect(await remove(at.first, c)).toBe("OK(existed)");
+  });
+
+  it("full: KEY_ALREADY_EXISTS before OUT_OF_MEMORY, and that before another family", async () => {
+    const [here, other] = [`${at.key}-here`, `${at.key}-b`];
+    const huge = at.memory(0, 10, [6 * mib]);
+    const sent = await at.publish(at.second, at.key, at.memory(1, 11));
+    expect(await set(at.first, here, huge, { pin: "hard" })).toBe("OK");
+    expect(await set(at.first, other, huge, { pin: "hard" })).toBe("OK");
+    expect(await set(at.first, here, huge, { existence: "fail" })).toBe("KEY_ALREADY_EXISTS");
+    expect(await set(at.first, at.key, huge)).toBe("OUT_OF_MEMORY"); // and not INVALID, which it is too
+    expect(await remove(at.first, here)).toBe("OK(existed)");
+    const family = await at.first.mSetD2H([at.key], [huge.list]);
+    expect(codesOf(family)).toEqual(["INVALID"]);
+    expect(family.statuses[0]?.message).toContain("devPublish");
+    expect(await remove(at.first, other)).toBe("OK(existed)");
+    sent.cancel();
+    expect(await endOf(sent)).toBe("RPC_CANCELLED");
   });
 
   it("what is not pinned makes room before what is pinned softly, and is then a miss everywhere", async () => {

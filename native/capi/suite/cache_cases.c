@@ -41,6 +41,26 @@ static void again(void) {
   IS(dev_delete(first(), KEY), "OK(existed)");
 }
 
+static void existence(void) {
+  struct memory* source = memory(0, 58);
+  struct memory* target = memory(1, 0);
+  hbmesh_set_options options = HBMESH_INIT(hbmesh_set_options);
+  hbmesh_result* result = NULL;
+  hbmesh_status status;
+  options.existence = HBMESH_EXISTENCE_REPLACE;
+  status = hbmesh_dev_mset(first(), one(KEY, source), &options, &result);
+  IS(answer(status, result), "!INVALID");
+  SAYS("devDelete the key first");
+  options.existence = HBMESH_EXISTENCE_FAIL;
+  status = hbmesh_dev_mset(first(), one(KEY, source), &options, &result);
+  IS(answer(status, result), "OK");
+  status = hbmesh_dev_mset(first(), one(KEY, source), &options, &result);
+  IS(answer(status, result), "KEY_ALREADY_EXISTS");
+  IS(dev_get(second(), KEY, target, 0, 0), "OK");
+  EXPECT(holds(target, 58));
+  IS(dev_delete(first(), KEY), "OK(existed)");
+}
+
 static void delete_during_use(void) {
   struct memory* source = memory_of(0, 54, "1048576 1048576 1048576 1048576 1048576 1048576 1048576 1048576");
   hbmesh_future** reading[3];
@@ -109,6 +129,7 @@ static void cancelled(void) {
 static const struct suite_case cases[] = {
     {"many readers at once, all of them further sources, all bytes right", many_readers},
     {"the same again is OK and existed; other memory or client, the same card, other blobs: INVALID", again},
+    {"existence fail: the second devMSet gets KEY_ALREADY_EXISTS; replace: INVALID", existence},
     {"devDelete during use: who reads ends whole or is told; then nobody finds it", delete_during_use},
     {"devLocalDelete takes back only what this client offers: who shared, also on the setter's worker, serves on",
      local_delete_of_a_replica},

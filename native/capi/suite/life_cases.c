@@ -40,6 +40,24 @@ static void pinned_stay(void) {
   IS(delete_key(first(), key_with("-c")), "OK(existed)");
 }
 
+static void full_and_more(void) {
+  const char* here = key_with("-here");
+  hbmesh_set_options fail = HBMESH_INIT(hbmesh_set_options);
+  struct memory* huge = memory_of(0, 10, HUGE_BLOB);
+  hbmesh_future* sent = publish(second(), KEY, memory(1, 11));
+  fail.existence = HBMESH_EXISTENCE_FAIL;
+  IS(set_pinned(here, huge, HBMESH_PIN_HARD), "OK");
+  IS(set_pinned(key_with("-b"), huge, HBMESH_PIN_HARD), "OK");
+  IS(set_as(first(), here, huge, &fail), "KEY_ALREADY_EXISTS");
+  IS(set(first(), KEY, huge), "OUT_OF_MEMORY"); /* and not INVALID, which it is too */
+  IS(delete_key(first(), here), "OK(existed)");
+  IS(set(first(), KEY, huge), "INVALID");
+  SAYS("devPublish");
+  IS(delete_key(first(), key_with("-b")), "OK(existed)");
+  EXPECT(hbmesh_future_cancel(sent) == HBMESH_OK);
+  IS(end_of(sent), "RPC_CANCELLED");
+}
+
 static void evicted(void) {
   struct memory* target = memory_of(1, 0, LARGE);
   IS(set_pinned(key_with("-soft"), memory_of(0, 6, LARGE), HBMESH_PIN_SOFT), "OK");
@@ -69,6 +87,7 @@ static void checksum(void) {
 static const struct suite_case cases[] = {
     {"an object is gone when its time is over, and no other", expires},
     {"full of pinned objects: OUT_OF_MEMORY, what is there stays, a delete makes room", pinned_stay},
+    {"full: KEY_ALREADY_EXISTS before OUT_OF_MEMORY, and that before another family", full_and_more},
     {"what is not pinned makes room before what is pinned softly, and is then a miss everywhere", evicted},
     {"an object with a checksum is read back, locally and remotely", checksum},
 };
