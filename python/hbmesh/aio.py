@@ -180,7 +180,11 @@ class AsyncClient:
     def __init__(self, host: str, port: int, **options: Any) -> None:
         #: The blocking client underneath.
         self.client = Client(host, port, **options)
-        self.address = self.client.address
+
+    @property
+    def address(self) -> str:
+        """``IP:PORT`` of the worker."""
+        return self.client.address
 
     async def connect(self) -> "AsyncClient":
         await asyncio.to_thread(self.client.connect)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import atexit
 import ctypes
 import json
+import threading
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from . import _native, config
 from ._batch import CallBatch, batch_of, check_keys, check_uint, set_options
@@ -31,7 +32,7 @@ class Client:
     """A process's connection to the worker on its machine. As a context manager it connects and closes.
 
     Args:
-        host: IP address of the worker.
+        host: IP address of the worker on this machine, or a name that leads to it.
         port: of it, usually 31501.
         token: what the worker wants to be told, if it was started with tokens.
         connect_timeout_ms: how long :meth:`connect` may take.
@@ -63,12 +64,15 @@ class Client:
         if host == "" or check_uint(port, "port", 65_535) == 0:
             raise ValueError(f"host {host!r} and port {port} name no worker: give both, as in 127.0.0.1 and 31501")
         self._handle: Optional[Any] = None
+        self._forgotten: Optional[Any] = None  # made before the host's name was looked up; perhaps still in a call
+        self._closed = False
         self._api = _native.load()
         self._generation = _native.generation()
-        #: ``IP:PORT`` of the worker.
-        self.address = f"{host}:{port}"
-        options = _native.made(_native.ClientOptions)
-        options.worker_address = self.address.encode()
+        #: ``IP:PORT`` of the worker; a host's name is looked up when the client connects.
+        self.address = config.join_address(host, port)
+        self._unresolved: Optional[Tuple[str, int]] = None if config.is_ip(host) else (host, port)
+        self._connecting = threading.Lock()
+        options = self._options = _native.made(_native.ClientOptions)
         options.token = token.encode()
         options.connect_timeout_ms = check_uint(connect_timeout_ms, "connect_timeout_ms")
         options.request_timeout_ms = check_uint(request_timeout_ms, "request_timeout_ms")
@@ -78,10 +82,14 @@ class Client:
         )
         options.spin_micros = check_uint(spin_micros, "spin_micros")
         options.floor_bytes_per_second = check_uint(floor_bytes_per_second, "floor_bytes_per_second", 2**64 - 1)
-        handle = ctypes.c_void_p()
-        self._check(self._api.client_create(ctypes.byref(options), ctypes.byref(handle)))
-        self._handle = handle
+        self._handle = self._create()
         _open_clients.add(self)
+
+    def _create(self) -> Any:
+        handle = ctypes.c_void_p()
+        self._options.worker_address = self.address.encode()
+        self._check(self._api.client_create(ctypes.byref(self._options), ctypes.byref(handle)))
+        return handle
 
     @classmethod
     def from_environment(cls, **options: Any) -> "Client":
@@ -95,18 +103,25 @@ class Client:
         """Connects; again, after the worker was lost. Does nothing while connected.
 
         Raises:
-            NoWorkerError: nothing serves the address on this machine.
+            NoWorkerError: nothing serves the address on this machine, or the host's name leads nowhere.
             NotAuthorizedError: another user serves it, or the token is refused.
             DeadlineExceededError: no answer in time.
             ShuttingDownError: the client was closed.
             HbmeshError: DATA_INCONSISTENCY, the worker is of another release.
         """
-        self._check(self._api.client_init(self._usable()))
+        self._usable()
+        with self._connecting:
+            if self._unresolved is not None and not self._closed:
+                self.address = config.resolve(*self._unresolved)
+                self._forgotten, self._handle = self._handle, self._create()
+                self._unresolved = None
+        self._check(self._api.client_init(self._handle))
         return self
 
     def close(self) -> None:
         """Ends every call and future with SHUTTING_DOWN. Returns once the worker no longer uses their device memory, or
         after 2 seconds; their messages say which. May be called again."""
+        self._closed = True
         if self._handle and self._generation == _native.generation():
             self._api.client_close(self._handle)
         _open_clients.discard(self)
@@ -448,9 +463,9 @@ class Client:
         return f"<hbmesh.Client of {self.address}>"
 
     def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle and self._generation == _native.generation():
-            self._api.client_free(handle)
+        for handle in (getattr(self, "_handle", None), getattr(self, "_forgotten", None)):
+            if handle and self._generation == _native.generation():
+                self._api.client_free(handle)
 
 
 def generate_key(prefix: str = "") -> str:

@@ -7,9 +7,13 @@ file.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
 from typing import Any, Dict, NamedTuple, Tuple
+
+from .errors import StatusCode, error_of
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -38,7 +42,30 @@ def split_address(address: str) -> Tuple[str, int]:
     host, _, port = address.strip().rpartition(":")
     if host == "" or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{address!r} is no worker address: give IP:PORT, as in 127.0.0.1:31501")
-    return host, int(port)
+    return host.strip("[]"), int(port)
+
+
+def is_ip(host: str) -> bool:
+    """Is it an IP address rather than a name?"""
+    try:
+        ipaddress.ip_address(host)
+        return True
+    except ValueError:
+        return False
+
+
+def join_address(host: str, port: int) -> str:
+    """``IP:PORT``, or ``[IP]:PORT`` for version 6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def resolve(host: str, port: int) -> str:
+    """``IP:PORT`` of a host's name. Raises NoWorkerError: it leads nowhere."""
+    try:
+        return join_address(socket.gethostbyname(host), port)
+    except OSError as error:
+        message = f"the name {host} leads to no address ({error}): check it, or give the IP"
+        raise error_of(StatusCode.NO_AVAILABLE_WORKER, message, node=join_address(host, port)) from error
 
 
 def from_environment() -> WorkerConfig:

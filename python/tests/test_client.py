@@ -158,6 +158,23 @@ def test_not_connected_and_nobody_there(workers):
     assert failure.value.node == "127.0.0.1:9"
 
 
+def test_a_hosts_name_is_looked_up(workers):
+    _, port = workers.place(0)
+    client = Client("localhost", port)
+    assert client.address == f"localhost:{port}"
+    with client:
+        assert client.address == workers.addresses[0] and client.health_check().ready
+    with pytest.raises(hbmesh.NoWorkerError, match="leads to no address"):
+        Client("no-such-host.invalid", port).connect()
+    closed = Client("localhost", port)
+    closed.close()
+    with pytest.raises(hbmesh.ShuttingDownError):
+        closed.connect()
+    with pytest.raises(hbmesh.NoWorkerError) as failure:
+        Client("::1", 9).connect()
+    assert failure.value.node == "[::1]:9"
+
+
 def test_health_keys_and_registration(first, memory):
     health = first.health_check()
     assert health.ready and health.reason == "" and health.device_count == 4 and health.backend == "sim"
