@@ -25,6 +25,11 @@ const COLLECTORS_MAX = 3;
 const WAIT_MS = 10_000;
 const RETRY_MS = 200;
 
+/** The first few members by id. */
+export function collectorsOf(view: MembershipView): number[] {
+  return [...view.members.keys()].sort((a, b) => a - b).slice(0, COLLECTORS_MAX);
+}
+
 /** The serving half. */
 export class Collector {
   readonly #options: CollectorOptions;
@@ -124,10 +129,9 @@ export class Concluder {
     const end = (): void => ending.abort();
     signal.addEventListener("abort", end, { once: true });
     let answer: ConcludeAnswer | undefined;
-    const collectors = [...view.members.keys()].sort((a, b) => a - b).slice(0, COLLECTORS_MAX);
     const request = { epoch: view.epoch, memberId: view.selfId, untold: [...untold], doubtMs, waitMs: WAIT_MS };
     await Promise.all(
-      collectors.map(async (collector) => {
+      collectorsOf(view).map(async (collector) => {
         const said = await this.#ask(collector, view, request, ending.signal);
         answer ??= said;
         ending.abort();

@@ -27,6 +27,7 @@ import { Forgetter } from "./forgetter.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
+import { LeaseGuard } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
 import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
@@ -78,6 +79,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #collector: Collector;
   readonly #announcer: Announcer;
   readonly #membership: Membership;
+  readonly #guard: LeaseGuard;
   readonly #supervisor: SidecarSupervisor | undefined;
   readonly #holderOptions: HolderOptions;
   readonly #failed = createDeferred<HbmeshError>();
@@ -111,7 +113,15 @@ class ControlProcessImpl implements ControlProcess {
     this.#holders = new Holders(this.#holderOptions);
     const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
     const { deadAfterMs } = config;
-    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, deadAfterMs });
+    const mayDecide = (): boolean => this.#guard.mayDecide;
+    this.#owner = new DirectoryOwner({
+      ...shared,
+      holders: this.#holders,
+      checkKeys,
+      patienceMs,
+      deadAfterMs,
+      mayDecide,
+    });
     this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner, departed: this.#departed });
     this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
     this.#collector = new Collector({ clock: this.#clock, patienceMs });
@@ -127,6 +137,7 @@ class ControlProcessImpl implements ControlProcess {
       onConcluded: (epoch, missing, doubtMs) => this.#owner.conclude(epoch, missing, doubtMs),
     });
     this.#membership = this.#createMembership();
+    this.#guard = this.#createGuard();
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
@@ -158,7 +169,7 @@ class ControlProcessImpl implements ControlProcess {
     const conclude: ServiceImpl<typeof DirectoryService>["conclude"] = (request, { signal }) =>
       this.#collector.conclude(request, signal);
     const routes = createLinkRoutes()
-      .service(DirectoryService, { ...this.#owner.service(), conclude })
+      .service(DirectoryService, { ...this.#owner.service(), conclude, witness: () => this.#guard.witness })
       .service(HolderService, createHolderService(this.#holderOptions));
     this.#listener = await this.#network.listen(this.config.linkAddress, routes);
     await this.#supervisor?.start();
@@ -237,7 +248,7 @@ class ControlProcessImpl implements ControlProcess {
     }
     const { missing } = this.#owner;
     if (missing.length === 0) {
-      return "";
+      return this.#guard.mayDecide ? "" : "its lease in the store has ended, and it has not joined again yet";
     }
     const names = missing.slice(0, NAMED_MAX).map((id) => this.#peers.nameOf(id));
     const others = missing.length > NAMED_MAX ? `, and ${missing.length - NAMED_MAX} others` : "";
@@ -255,6 +266,7 @@ class ControlProcessImpl implements ControlProcess {
   /** Leaves first, so that nobody asks any more; then settles what is pending, then ends the sidecar. */
   async #close(): Promise<void> {
     await this.#membership.leave();
+    this.#guard.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -282,7 +294,20 @@ class ControlProcessImpl implements ControlProcess {
       leaseMs,
       describeSelf: () => this.#describeSelf(),
       onView: (view) => this.#takeView(view),
+      onRenewed: () => this.#guard.renewed(),
       onEvicted: (reason) => this.#failed.resolve(reason),
+    });
+  }
+
+  #createGuard(): LeaseGuard {
+    return new LeaseGuard({
+      clock: this.#clock,
+      log: this.#log,
+      peers: this.#peers,
+      view: () => this.#membership.view,
+      leaseUntilMs: () => this.#membership.leaseUntilMs,
+      isRecordCurrent: () => this.#membership.isRecordCurrent,
+      onResume: () => this.#owner.resume(),
     });
   }
 
@@ -395,6 +420,7 @@ class ControlProcessImpl implements ControlProcess {
       this.#supervisor.link.tellPeers(describePeers(view));
     }
     this.#announcer.setView(view);
+    this.#guard.renewed();
     this.#log.info({ epoch: view.epoch, members: view.members.size }, "the ring has changed");
   }
 }

@@ -39,7 +39,9 @@ import {
   checkOwnRecords,
   countCode,
   doubtMisses,
+  doubtRemovals,
   EXISTENCE_REPLACE,
+  firstGenerationOf,
   replaceCode,
   versionsThatEnded,
 } from "./owner-checks.js";
@@ -63,21 +65,14 @@ export interface DirectoryOwnerOptions {
   patienceMs: number;
   /** How long a member that vanished may come back. */
   deadAfterMs: number;
+  /** May this member decide for its keys (lease-guard.ts)? */
+  mayDecide: () => boolean;
 }
 
 /** What is asked; a DirectoryRequest without what only protobuf needs. */
 export type OwnerRequest = Omit<DirectoryRequest, "$typeName" | "$unknown">;
 export type OwnerReply = Omit<DirectoryReply, "$typeName" | "$unknown">;
 export type OwnerExplanation = Omit<ExplainKeyReply, "$typeName" | "$unknown">;
-
-/**
- * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
- * into the next epoch's range. That is harmless while the process lives, since floors only raise; one that starts anew is
- * told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
- * 23 bits are used, so that 2^47 generations are always left above.
- */
-const GENERATION_BITS = 40n;
-const GENERATION_EPOCH_BITS = 23;
 
 export class DirectoryOwner {
   readonly #options: DirectoryOwnerOptions;
@@ -110,8 +105,7 @@ export class DirectoryOwner {
       name: member.workerAddress,
     }));
     decisions.setRing(ring);
-    const epochBits = BigInt.asUintN(GENERATION_EPOCH_BITS, view.epoch);
-    decisions.directory.raiseGeneration(epochBits << GENERATION_BITS, view.selfId);
+    decisions.directory.raiseGeneration(firstGenerationOf(view.epoch), view.selfId);
     for (const [id, { revision }] of before?.members ?? []) {
       // A member that has started anew tells again what it holds; what it doesn't tell is gone.
       if (view.members.get(id)?.revision !== revision) {
@@ -128,9 +122,9 @@ export class DirectoryOwner {
     this.#arrivals.wakeAll();
   }
 
-  /** Has every live member announced for the current epoch? */
+  /** Has every live member announced for the current epoch, and is it still this member that decides? */
   get complete(): boolean {
-    return this.#view !== undefined && this.#announced.size === this.#view.members.size;
+    return this.#announced.size === this.#view?.members.size && this.#options.mayDecide();
   }
 
   /** Members that have not announced yet. */
@@ -155,6 +149,11 @@ export class DirectoryOwner {
     }
   }
 
+  /** It may be this member again that decides. */
+  resume(): void {
+    this.#changes.wakeAll();
+  }
+
   /** What this member tells others as it announces: how long one that it saw vanish may still come back. */
   get ownDoubtMs(): number {
     return this.#vanished.ownDoubtMs;
@@ -167,7 +166,7 @@ export class DirectoryOwner {
   }
 
   /** For the control link. */
-  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude"> {
+  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude" | "witness"> {
     const signalOf = (context: HandlerContext): AbortSignal => context.signal;
     return {
       reserve: (request, context) => this.reserve(request, signalOf(context)),
@@ -259,7 +258,8 @@ export class DirectoryOwner {
     const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
     this.#ends.note(versions, "removed", request.memberId);
     await this.#options.holders.dropEverywhere(versions, request.epoch);
-    return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results: bytes };
+    const results = this.#vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
+    return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
   }
 
   async announce(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {

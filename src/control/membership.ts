@@ -55,6 +55,8 @@ export interface MembershipOptions {
   describeSelf: () => SelfDescription;
   /** Called in order, for every new epoch. */
   onView: (view: MembershipView) => void;
+  /** The lease was renewed, or the record was written. */
+  onRenewed: () => void;
   /** This member can't go on: another process took over its address. */
   onEvicted: (reason: HbmeshError) => void;
 }
@@ -79,6 +81,9 @@ export class Membership {
   readonly #joined: Deferred<void> = createDeferred<void>();
   #selfId = 0;
   #leaseId: bigint | undefined;
+  #leaseUntilMs = Number.NEGATIVE_INFINITY;
+  /** Of the record that was written last; undefined while another one is being written. */
+  #recordRevision: bigint | undefined;
   #view: MembershipView | undefined;
   /** Views that may be published at once, as of #creditMs. */
   #credit = VIEWS_AT_ONCE;
@@ -100,6 +105,18 @@ export class Membership {
   /** Undefined before join(). */
   get view(): MembershipView | undefined {
     return this.#view;
+  }
+
+  /** Until when the lease lasts at least: from before the store was asked to renew it. */
+  get leaseUntilMs(): number {
+    return this.#leaseUntilMs;
+  }
+
+  /** Is the record in the view the one that was written last? */
+  get isRecordCurrent(): boolean {
+    return (
+      this.#recordRevision !== undefined && this.#view?.members.get(this.#selfId)?.revision === this.#recordRevision
+    );
   }
 
   get selfId(): number {
@@ -184,14 +201,22 @@ export class Membership {
   /** One write at a time: two leases must not race for the record. */
   #writeSelf(): Promise<void> {
     const work = this.#writing.then(async () => {
-      const { store, leaseMs, describeSelf } = this.#options;
+      const { store, clock, leaseMs, describeSelf, onRenewed } = this.#options;
       const { signal } = this.#ending;
+      this.#recordRevision = undefined;
       const member = create(MemberSchema, { id: this.#selfId, ...describeSelf() });
       const value = toBinary(MemberSchema, member);
       for (let attempt = 0; ; attempt++) {
-        this.#leaseId ??= await store.grantLease(leaseMs, { signal });
+        const askedMs = clock.monotonicMs();
+        if (this.#leaseId === undefined) {
+          this.#leaseId = await store.grantLease(leaseMs, { signal });
+          this.#leaseUntilMs = askedMs + leaseMs;
+        }
         try {
-          await store.put(`${this.#prefix}members/${this.#selfId}`, value, { leaseId: this.#leaseId, signal });
+          const record = { leaseId: this.#leaseId, signal };
+          const { revision } = await store.put(`${this.#prefix}members/${this.#selfId}`, value, record);
+          this.#recordRevision = revision;
+          onRenewed();
           return;
         } catch (reason) {
           // The lease ended before it was used: take another one, once.
@@ -217,7 +242,7 @@ export class Membership {
   }
 
   async #renewLease(): Promise<void> {
-    const { store, clock, log, leaseMs } = this.#options;
+    const { store, clock, log, leaseMs, onRenewed } = this.#options;
     const { signal } = this.#ending;
     let waitMs = leaseMs / 3;
     for (;;) {
@@ -226,6 +251,7 @@ export class Membership {
         return;
       }
       const leaseId = this.#leaseId;
+      const askedMs = clock.monotonicMs();
       try {
         const alive =
           leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
@@ -235,6 +261,9 @@ export class Membership {
             this.#leaseId = undefined;
           }
           await this.#writeSelf();
+        } else if (this.#leaseId === leaseId) {
+          this.#leaseUntilMs = askedMs + leaseMs;
+          onRenewed();
         }
         waitMs = leaseMs / 3;
       } catch (reason) {
@@ -303,6 +332,7 @@ export class Membership {
 
   /** This member's record was deleted, or may have been unseen: its lease ended, or another process has its address now. */
   async #returnOrEnd(): Promise<void> {
+    this.#recordRevision = undefined;
     const { workerAddress } = this.#options.describeSelf();
     for (const { member } of this.#known.values()) {
       if (member.workerAddress === workerAddress && member.id > this.#selfId) {

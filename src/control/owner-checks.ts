@@ -69,6 +69,16 @@ export function doubtMisses(results: Results): Results {
   return results;
 }
 
+/** What was not there to be removed may come back with a member that vanished. */
+export function doubtRemovals(results: Results): Results {
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) === StatusCode.OK && !results.existed(index)) {
+      results.setInDoubt(index);
+    }
+  }
+  return results;
+}
+
 /** Versions that a result carries because they were removed or replaced (OK with the flag existed). */
 export function versionsThatEnded(keys: KeyBatch, results: Results): DroppedVersion[] {
   const versions: DroppedVersion[] = [];
@@ -89,3 +99,16 @@ export function allTryAgain(keys: KeyBatch): Uint8Array {
   }
   return results.bytes;
 }
+
+/**
+ * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
+ * into the next epoch's range. That is harmless while the process lives, since floors only raise; one that starts anew is
+ * told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
+ * 23 bits are used, so that 2^47 generations are always left above.
+ */
+export function firstGenerationOf(epoch: bigint): bigint {
+  return BigInt.asUintN(GENERATION_EPOCH_BITS, epoch) << GENERATION_BITS;
+}
+
+const GENERATION_BITS = 40n;
+const GENERATION_EPOCH_BITS = 23;

@@ -153,8 +153,7 @@ describe("a cluster of control processes", () => {
     for (const worker of [a, b, c]) {
       cluster.isolate(worker);
     }
-    const d = await cluster.start(4, {}, { settle: false });
-    cluster.isolate(d);
+    const d = await cluster.start(4, {}, { settle: false, isolated: true });
     const own = await cluster.drive(d.control.objects.exist(KEYS));
     const undecided = own.filter(({ code }) => code === StatusCode.TRY_AGAIN);
     expect(undecided.length).toBeGreaterThan(0);

@@ -157,7 +157,7 @@ export class FakeCluster {
   async start(
     number: number,
     settings: Partial<WorkerConfig> = {},
-    options: { memory?: FakeMemory; settle?: boolean; log?: Logger; takeOver?: FakeSidecar } = {},
+    options: { memory?: FakeMemory; settle?: boolean; isolated?: boolean; log?: Logger; takeOver?: FakeSidecar } = {},
   ): Promise<FakeWorker> {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
@@ -170,7 +170,12 @@ export class FakeCluster {
       log: options.log ?? createSilentLogger(),
       random: createSeededRandom(number),
       store,
-      network: this.network.forProcess((link) => this.#linkAddresses.set(address, link)),
+      network: this.network.forProcess((link) => {
+        this.#linkAddresses.set(address, link);
+        if (options.isolated === true) {
+          this.network.cut.add(link);
+        }
+      }),
       takeOverSidecar: async () => {
         first = options.takeOver;
         return first;
@@ -211,8 +216,10 @@ export class FakeCluster {
     return work;
   }
 
+  /** All are ready but those that are cut off. */
   async ready(): Promise<void> {
-    await this.drive(Promise.all(this.workers.map(({ control }) => control.whenReady())));
+    const reached = this.workers.filter((worker) => this.#stores.get(worker)?.cut === false);
+    await this.drive(Promise.all(reached.map(({ control }) => control.whenReady())));
   }
 
   /** As a SIGKILL of both processes: nothing is told to anybody; the lease runs out. */

@@ -1,0 +1,120 @@
+/**
+ * LeaseGuard: may this member decide for the keys that it owns? Once its lease has ended others own them, though it may not have heard of it: it was stopped, or does not reach the store. From the time at which its
+ * lease may have ended, by its own clock, it gives no answer as an owner that claims something (a miss, a removal, a set), until it has joined again.
+ *
+ * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts) every WITNESS_MS; if most of them have the same ring, and their leases may have ended too, it
+ * goes on. Two of them that are cut off together with it from everyone else would be wrong witnesses.
+ */
+import type { Clock, Timer } from "../base/clock.js";
+import type { Logger } from "../base/log.js";
+import type { WitnessReply } from "../gen/hbmesh/v1/directory_pb.js";
+import { collectorsOf } from "./collector.js";
+import type { MembershipView } from "./membership.js";
+import type { Peers } from "./peers.js";
+
+export type Witness = Omit<WitnessReply, "$typeName" | "$unknown">;
+
+export interface LeaseGuardOptions {
+  clock: Clock;
+  log: Logger;
+  peers: Peers;
+  view: () => MembershipView | undefined;
+  /** Until when the lease lasts, by this member's clock. */
+  leaseUntilMs: () => number;
+  /** Is the lease that lasts so long that of the record in the view? */
+  isRecordCurrent: () => boolean;
+  /** It may decide again. */
+  onResume: () => void;
+}
+
+const WITNESS_MS = 300;
+/** So long an excuse lasts from when it was asked for. */
+const EXCUSE_MS = 1_000;
+
+export class LeaseGuard {
+  readonly #options: LeaseGuardOptions;
+  #timer: Timer | undefined;
+  #excusedUntilMs = Number.NEGATIVE_INFINITY;
+  #isExcused = false;
+  #closed = false;
+
+  constructor(options: LeaseGuardOptions) {
+    this.#options = options;
+  }
+
+  get mayDecide(): boolean {
+    return this.#holdsLease || this.#options.clock.monotonicMs() < this.#excusedUntilMs;
+  }
+
+  /** What this member tells of itself to one whose lease has ended. */
+  get witness(): Witness {
+    return { epoch: this.#options.view()?.epoch ?? 0n, leaseOver: !this.#holdsLease };
+  }
+
+  /** The lease was renewed, or the record written: to be called after each. */
+  renewed(): void {
+    if (this.#holdsLease) {
+      this.#isExcused = false;
+      this.#options.onResume();
+    }
+    this.#arm();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#timer?.cancel();
+  }
+
+  get #holdsLease(): boolean {
+    const { clock, leaseUntilMs, isRecordCurrent } = this.#options;
+    return clock.monotonicMs() < leaseUntilMs() && isRecordCurrent();
+  }
+
+  /** Looks again when the lease may have ended, and often from then on. */
+  #arm(): void {
+    if (!this.#closed) {
+      const { clock, leaseUntilMs } = this.#options;
+      this.#timer ??= clock.setTimer(Math.max(WITNESS_MS, leaseUntilMs() - clock.monotonicMs()), () => {
+        this.#timer = undefined;
+        void this.#look();
+        this.#arm();
+      });
+    }
+  }
+
+  /** Never rejects. */
+  async #look(): Promise<void> {
+    const { clock, log, view: viewNow, onResume } = this.#options;
+    const view = viewNow();
+    if (this.#holdsLease || view === undefined) {
+      return;
+    }
+    const nowMs = clock.monotonicMs();
+    const witnesses = collectorsOf(view);
+    const agree = await Promise.all(witnesses.map((id) => this.#agrees(id, view)));
+    const isExcused = agree.filter((yes) => yes).length > witnesses.length / 2;
+    if (this.#closed || this.#holdsLease) {
+      return;
+    }
+    if (isExcused) {
+      this.#excusedUntilMs = nowMs + EXCUSE_MS;
+      onResume();
+    }
+    if (isExcused && !this.#isExcused) {
+      log.warn({ epoch: view.epoch }, "the store can't be reached, by others neither: going on with the last ring");
+    }
+    this.#isExcused = isExcused;
+  }
+
+  async #agrees(id: number, view: MembershipView): Promise<boolean> {
+    if (id === view.selfId) {
+      return true;
+    }
+    try {
+      const said = await this.#options.peers.get(id).directory.witness({}, { timeoutMs: WITNESS_MS });
+      return said.leaseOver && said.epoch === view.epoch;
+    } catch {
+      return false;
+    }
+  }
+}
