@@ -3,7 +3,7 @@
  * ring; so they tell the first few members by id, which answer when everyone has told them. One of these is enough; there are several, so that a dead or cut-off one holds up nobody.
  */
 import type { Clock } from "../base/clock.js";
-import { pause, withDeadline } from "../base/deadline.js";
+import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { ConcludeReply, ConcludeRequest } from "../gen/hbmesh/v1/directory_pb.js";
 import type { MembershipView } from "./membership.js";
@@ -125,20 +125,19 @@ export class Concluder {
     view: MembershipView,
     { untold, doubtMs, signal }: { untold: readonly number[]; doubtMs: number; signal: AbortSignal },
   ): Promise<ConcludeAnswer | undefined> {
-    const ending = new AbortController();
-    const end = (): void => ending.abort();
-    signal.addEventListener("abort", end, { once: true });
-    let answer: ConcludeAnswer | undefined;
     const request = { epoch: view.epoch, memberId: view.selfId, untold: [...untold], doubtMs, waitMs: WAIT_MS };
-    await Promise.all(
-      collectorsOf(view).map(async (collector) => {
-        const said = await this.#ask(collector, view, request, ending.signal);
-        answer ??= said;
-        ending.abort();
-      }),
-    );
-    signal.removeEventListener("abort", end);
-    return answer;
+    const state = { isAnswered: false };
+    const first = createDeferred<ConcludeAnswer | undefined>();
+    const asked = collectorsOf(view).map(async (collector) => {
+      const said = await this.#ask(collector, view, request, signal, state);
+      if (said !== undefined) {
+        state.isAnswered = true;
+        first.resolve(said);
+      }
+    });
+    // The others answer at about the same time; nobody waits for them.
+    void Promise.all(asked).then(() => first.resolve(undefined));
+    return first.promise;
   }
 
   /** Asks one collector until it says that all have concluded. */
@@ -147,9 +146,10 @@ export class Concluder {
     view: MembershipView,
     request: Conclusion,
     signal: AbortSignal,
+    state: { readonly isAnswered: boolean },
   ): Promise<ConcludeAnswer | undefined> {
     const { clock } = this.#options;
-    while (!signal.aborted) {
+    while (!signal.aborted && !state.isAnswered) {
       try {
         const said = await this.#call(collector, view.selfId, request, signal);
         if (said.complete) {

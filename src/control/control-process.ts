@@ -428,10 +428,15 @@ class ControlProcessImpl implements ControlProcess {
 /** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
 function describePeers(view: MembershipView): string {
   const hostId = view.members.get(view.selfId)?.member.hostId;
-  const lines = [...view.members.values()].map(({ member }) => {
-    const reachable = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
-    const transports = reachable.map(({ name, address }) => `${name}=${address}`);
-    return [String(member.id), member.workerAddress, ...transports].join(" ");
-  });
-  return `${[`self ${view.selfId}`, ...lines].join("\n")}\n`;
+  let text = `self ${view.selfId}\n`;
+  for (const { member } of view.members.values()) {
+    text += `${member.id} ${member.workerAddress}`;
+    for (const { name, address } of member.transports) {
+      if (name !== "shm" || member.hostId === hostId) {
+        text += ` ${name}=${address}`;
+      }
+    }
+    text += "\n";
+  }
+  return text;
 }

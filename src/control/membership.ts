@@ -88,8 +88,6 @@ export class Membership {
   /** Views that may be published at once, as of #creditMs. */
   #credit = VIEWS_AT_ONCE;
   #creditMs = 0;
-  /** Records in #view. */
-  #published: ReadonlySet<bigint> = new Set();
   /** Epoch of the view that is to be published next. */
   #nextEpoch = 0n;
   #publishTimer: Timer | undefined;
@@ -304,7 +302,7 @@ export class Membership {
         continue;
       }
       const before = this.#known.get(entry.key);
-      this.#passed ||= before !== undefined && !this.#published.has(before.revision);
+      this.#passed ||= before !== undefined && this.#view?.members.get(before.member.id) !== before;
       if (deleted) {
         this.#known.delete(entry.key);
       } else {
@@ -373,15 +371,14 @@ export class Membership {
     }
     const sorted = [...byAddress.values()].sort((a, b) => a.member.id - b.member.id);
     const members = new Map(sorted.map((entry) => [entry.member.id, entry]));
-    const revisions = new Set(sorted.map(({ revision }) => revision));
     // One that another process at its address followed at once was never in a view of this member's.
-    const hidden = [...this.#known.values()].some(
-      ({ revision }) => !revisions.has(revision) && !this.#published.has(revision),
-    );
+    const hidden = [...this.#known.values()].some((entry) => {
+      const { id } = entry.member;
+      return members.get(id) !== entry && this.#view?.members.get(id) !== entry;
+    });
     const view = { epoch: this.#nextEpoch, selfId: this.#selfId, members, left: new Set(this.#left) };
     this.#view = { ...view, passed: this.#passed || hidden };
     this.#credit -= 1;
-    this.#published = revisions;
     this.#passed = false;
     this.#joined.resolve();
     this.#options.onView(this.#view);

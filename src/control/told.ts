@@ -7,12 +7,10 @@
  * when this member itself has started anew, since owners forget then what it told before.
  */
 import type { Decisions } from "../decision/index.js";
-import type { MembershipView } from "./membership.js";
+import type { MemberEntry, MembershipView } from "./membership.js";
 
 interface Base {
-  /** Members by id, with the revisions of their records. */
-  revisions: ReadonlyMap<number, bigint>;
-  ownRevision: bigint | undefined;
+  members: ReadonlyMap<number, MemberEntry>;
   /** Owners that could not be told everything then. */
   behind: Set<number>;
 }
@@ -20,56 +18,51 @@ interface Base {
 export class Told {
   readonly #decisions: Decisions;
   #base: Base | undefined;
-  /** Revisions of the records of all members since the base. */
-  readonly #since = new Set<bigint>();
+  #last: ReadonlyMap<number, MemberEntry> = new Map();
+  /** Records that came into a view since the base. */
+  #came: MemberEntry[] = [];
 
   constructor(decisions: Decisions) {
     this.#decisions = decisions;
   }
 
   /** Must get every view, in order. */
-  setView(view: MembershipView): void {
-    if (view.passed) {
+  setView({ members, selfId, passed }: MembershipView): void {
+    if (passed || this.#base?.members.get(selfId) !== members.get(selfId)) {
       this.#base = undefined;
     }
-    for (const { revision } of view.members.values()) {
-      this.#since.add(revision);
+    if (this.#base !== undefined) {
+      for (const [id, entry] of members) {
+        if (this.#last.get(id) !== entry) {
+          this.#came.push(entry);
+        }
+      }
     }
-    const base = this.#base;
-    if (base !== undefined && base.ownRevision !== view.members.get(view.selfId)?.revision) {
-      this.#base = undefined;
-    }
+    this.#last = members;
   }
 
   /** Does this owner have to be told of a key that `keptOwner` owned under the base? For the view that was set last. */
-  planFor(view: MembershipView): (owner: number, keptOwner: number) => boolean {
+  planFor({ members }: MembershipView): (owner: number, keptOwner: number) => boolean {
     const base = this.#base;
-    if (base === undefined || this.#hasPassing(base, view)) {
+    // Was there a member since the base that was none then, and is none now?
+    const isPassing = (entry: MemberEntry): boolean =>
+      members.get(entry.member.id) !== entry && base?.members.get(entry.member.id) !== entry;
+    if (base === undefined || this.#came.some(isPassing)) {
       return () => true;
     }
     return (owner, keptOwner) =>
-      owner !== keptOwner || base.behind.has(owner) || base.revisions.get(owner) !== view.members.get(owner)?.revision;
+      owner !== keptOwner || base.behind.has(owner) || base.members.get(owner) !== members.get(owner);
   }
 
   /** Every owner but those has been told everything under the ring that is in use, which is the view's. */
-  concluded(view: MembershipView, behind: Iterable<number>): void {
-    const revisions = new Map([...view.members].map(([id, { revision }]) => [id, revision]));
-    this.#base = { revisions, ownRevision: revisions.get(view.selfId), behind: new Set(behind) };
-    this.#since.clear();
+  concluded({ members }: MembershipView, behind: Iterable<number>): void {
+    this.#base = { members, behind: new Set(behind) };
+    this.#came = [];
     this.#decisions.keepRing();
   }
 
   /** This owner has been told everything since the run concluded. */
   caughtUp(owner: number): void {
     this.#base?.behind.delete(owner);
-  }
-
-  /** Was there a member since the base that was none then, and is none now? */
-  #hasPassing(base: Base, view: MembershipView): boolean {
-    const known = new Set(base.revisions.values());
-    for (const { revision } of view.members.values()) {
-      known.add(revision);
-    }
-    return [...this.#since].some((revision) => !known.has(revision));
   }
 }
