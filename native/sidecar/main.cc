@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "device/sim_device.h"
 #include "sidecar/sidecar.h"
+#include "transport/cluster_token.h"
 #include "transport/transport_factory.h"
 
 namespace {
@@ -27,6 +28,7 @@ struct Flags {
   int readyFd = -1;
   std::string tokenFile;
   std::string tenantsFile;
+  std::string clusterTokenFile;
   uint32_t copyThreads = 0;
   uint64_t simBandwidthMbPerSecond = 0;
   hbmesh::SimOptions sim;
@@ -45,6 +47,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "descriptor of the memory of a sidecar that ended, to go on with its objects");
   app.add_option("--ready_fd", flags.readyFd, "descriptor that gets the line `ready` or `error: ...`, and is closed");
   app.add_option("--token_file", flags.tokenFile, "file with the token that sessions must present");
+  app.add_option("--cluster_token_file", flags.clusterTokenFile,
+                 "file with the token that all workers of the cluster have: peers over tcp must prove it");
   app.add_option("--tenants_file", flags.tenantsFile,
                  "lines of `token tenant`: whose keys a client sees; without it all clients are one tenant");
   app.add_option("--eviction_high", options.eviction.highPercent,
@@ -155,6 +159,10 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
   transport.lanesDefault = options.lanes;
   transport.copyThreads = flags.copyThreads;
   transport.connectTimeoutMs = options.connectTimeoutMs;
+  if (!flags.clusterTokenFile.empty()) {
+    Status status = hbmesh::ClusterToken::Load(flags.clusterTokenFile, &transport.token);
+    if (!status.ok()) return status;
+  }
   static hbmesh::SteadyClock clock;
   return Sidecar::Create(
       flags.options,

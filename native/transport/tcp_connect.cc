@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/unix_socket.h"
+#include "transport/tcp_handshake.h"
 #include "transport/tcp_wire.h"
 
 namespace hbmesh {
@@ -66,26 +67,41 @@ Status ConnectOne(const Attempt& attempt, const tcp::Hello& hello, Fd* connected
   return Status::Ok();
 }
 
-Status AwaitReply(const Attempt& attempt, int socket) {
-  tcp::HelloReply reply{};
+// What the peer says next. An error for one that refuses, or that is none of us.
+Status AwaitReply(const Attempt& attempt, int socket, tcp::Step step, tcp::HelloReply* reply) {
   size_t have = 0;
-  while (have < sizeof reply) {
+  while (have < sizeof *reply) {
     if (Status status = attempt.Wait(socket, POLLIN); !status.ok()) return status;
-    const ssize_t got = ::recv(socket, reinterpret_cast<std::byte*>(&reply) + have, sizeof reply - have, 0);
+    const ssize_t got = ::recv(socket, reinterpret_cast<std::byte*>(reply) + have, sizeof *reply - have, 0);
     if (got == 0) return attempt.Unavailable("the connection was closed during the handshake");
     if (got < 0 && errno != EINTR && errno != EAGAIN) return attempt.Unavailable(std::strerror(errno));
     if (got > 0) have += static_cast<size_t>(got);
   }
-  if (reply.magic != tcp::kMagic) return attempt.Unavailable("something else than hbmesh answered");
-  reply.text[sizeof reply.text - 1] = '\0';
-  if (reply.code != 0)
-    return {static_cast<StatusCode>(reply.code), SocketAddressName(attempt.address) + ": " + reply.text};
-  if (reply.version != tcp::kVersion) {
-    return {StatusCode::kNotSupported, SocketAddressName(attempt.address) + " speaks version " +
-                                           std::to_string(reply.version) + " of the tcp transport, this side " +
-                                           std::to_string(tcp::kVersion)};
+  if (reply->magic != tcp::kMagic) return attempt.Unavailable("something else than hbmesh answered");
+  const std::string name = SocketAddressName(attempt.address);
+  if (reply->code != 0) {
+    reply->text[sizeof reply->text - 1] = '\0';
+    return {static_cast<StatusCode>(reply->code), name + ": " + reply->text};
   }
-  return SetNonBlocking(socket, false);
+  if (reply->version != tcp::kVersion) {
+    return {StatusCode::kNotSupported, name + " speaks version " + std::to_string(reply->version) +
+                                           " of the tcp transport, this side " + std::to_string(tcp::kVersion)};
+  }
+  if (reply->step != static_cast<uint32_t>(step)) return attempt.Unavailable("it broke the rules of the handshake");
+  return Status::Ok();
+}
+
+// Checks that the listener belongs to this cluster, then proves that this side does.
+Status AnswerChallenge(const Attempt& attempt, const tcp::Hello& hello, int socket) {
+  tcp::HelloReply reply{};
+  if (Status status = AwaitReply(attempt, socket, tcp::Step::kChallenge, &reply); !status.ok()) return status;
+  tcp::Proof proof{};
+  Status status = tcp::CheckListener(attempt.options.token.get(), hello, reply.challenge, &proof);
+  if (!status.ok()) return {status.code(), SocketAddressName(attempt.address) + " " + status.message()};
+  if (::send(socket, &proof, sizeof proof, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof proof)) {
+    return attempt.Unavailable("the connection was closed during the handshake");
+  }
+  return Status::Ok();
 }
 
 }  // namespace
@@ -93,8 +109,13 @@ Status AwaitReply(const Attempt& attempt, int socket) {
 Status ConnectLanes(const SocketAddress& address, uint32_t lanes, const TransportOptions& options, int cancel,
                     std::vector<Fd>* sockets) {
   const Attempt attempt{address, options, cancel, Clock::now() + std::chrono::milliseconds(options.connectTimeoutMs)};
-  tcp::Hello hello{.magic = tcp::kMagic, .version = tcp::kVersion, .endpoint = {}, .lane = 0, .lanes = lanes};
-  if (::getrandom(hello.endpoint, sizeof hello.endpoint, 0) != static_cast<ssize_t>(sizeof hello.endpoint)) {
+  tcp::Hello hello{};
+  hello.magic = tcp::kMagic;
+  hello.version = tcp::kVersion;
+  hello.lanes = lanes;
+  hello.flags = options.token ? tcp::kHasToken : 0;
+  if (::getrandom(hello.endpoint, sizeof hello.endpoint, 0) != static_cast<ssize_t>(sizeof hello.endpoint) ||
+      ::getrandom(hello.nonce, sizeof hello.nonce, 0) != static_cast<ssize_t>(sizeof hello.nonce)) {
     return StatusFromErrno(errno, "drawing a random endpoint number");
   }
   std::vector<Fd> made(lanes);
@@ -102,8 +123,15 @@ Status ConnectLanes(const SocketAddress& address, uint32_t lanes, const Transpor
     hello.lane = lane;
     if (Status status = ConnectOne(attempt, hello, &made[lane]); !status.ok()) return status;
   }
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    hello.lane = lane;
+    if (Status status = AnswerChallenge(attempt, hello, made[lane].get()); !status.ok()) return status;
+  }
   for (const Fd& socket : made) {
-    if (Status status = AwaitReply(attempt, socket.get()); !status.ok()) return status;
+    tcp::HelloReply reply{};
+    Status status = AwaitReply(attempt, socket.get(), tcp::Step::kAccepted, &reply);
+    if (status.ok()) status = SetNonBlocking(socket.get(), false);
+    if (!status.ok()) return status;
   }
   *sockets = std::move(made);
   return Status::Ok();

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
 #include "base/event_fd.h"
 #include "base/unix_socket.h"
 #include "transport/tcp_endpoint.h"
+#include "transport/tcp_handshake.h"
 
 namespace hbmesh {
 namespace {
@@ -35,19 +37,17 @@ Status CheckHello(const tcp::Hello& hello) {
   return Status::Ok();
 }
 
-tcp::HelloReply Reply(const Status& status) {
+tcp::HelloReply NewReply(tcp::Step step) {
   tcp::HelloReply reply{};
   reply.magic = tcp::kMagic;
   reply.version = tcp::kVersion;
-  reply.code = static_cast<uint32_t>(status.code());
-  std::strncpy(reply.text, status.message().c_str(), sizeof reply.text - 1);
+  reply.step = static_cast<uint32_t>(step);
   return reply;
 }
 
-// A new connection's buffer takes a reply at once; a peer whose doesn't is not worth waiting for.
-void SendReply(int socket, const Status& status) {
-  const tcp::HelloReply reply = Reply(status);
-  (void)::send(socket, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT);
+// A new connection's buffer takes the replies at once; a peer whose doesn't is not worth waiting for.
+bool SendReply(int socket, const tcp::HelloReply& reply) {
+  return ::send(socket, &reply, sizeof reply, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(sizeof reply);
 }
 
 }  // namespace
@@ -99,7 +99,7 @@ void TcpListener::Run() {
         continue;
       }
       timeoutMs = timeoutMs < 0 ? static_cast<int>(left) + 1 : std::min(timeoutMs, static_cast<int>(left) + 1);
-      if (!pending->greeted()) {
+      if (!pending->proved) {
         polled.push_back({pending->socket.get(), POLLIN, 0});
         silent.push_back(pending);
       }
@@ -109,9 +109,9 @@ void TcpListener::Run() {
     if (polled[0].revents != 0) return;
     for (size_t index = 0; index < silent.size(); ++index) {
       if (polled[index + 2].revents == 0) continue;
-      if (!ReceiveHello(*silent[index])) {
+      if (!Receive(*silent[index])) {
         pending_.erase(silent[index]);
-      } else if (silent[index]->greeted()) {
+      } else if (silent[index]->proved) {
         TryAssemble(tcp::Hello(silent[index]->hello));
       }
     }
@@ -133,28 +133,59 @@ void TcpListener::AcceptAll() {
   }
 }
 
-bool TcpListener::ReceiveHello(Pending& pending) {
-  auto* bytes = reinterpret_cast<std::byte*>(&pending.hello);
-  const ssize_t got = ::recv(pending.socket.get(), bytes + pending.have, sizeof pending.hello - pending.have, 0);
+bool TcpListener::Receive(Pending& pending) {
+  auto* bytes =
+      pending.challenged ? reinterpret_cast<std::byte*>(&pending.proof) : reinterpret_cast<std::byte*>(&pending.hello);
+  const size_t wanted = pending.challenged ? sizeof pending.proof : sizeof pending.hello;
+  const ssize_t got = ::recv(pending.socket.get(), bytes + pending.have, wanted - pending.have, 0);
   if (got < 0) return errno == EAGAIN || errno == EINTR;
   if (got == 0) return false;
   pending.have += static_cast<size_t>(got);
-  // The first bytes already tell whether this is one of us; nothing is answered to a stranger.
-  if (pending.have >= sizeof pending.hello.magic && pending.hello.magic != tcp::kMagic) return false;
-  if (!pending.greeted()) return true;
-  const Status status = CheckHello(pending.hello);
-  if (!status.ok()) Refuse(pending, status);
-  return status.ok();
+  return pending.challenged ? TakeProof(pending) : TakeHello(pending);
 }
 
-void TcpListener::Refuse(const Pending& pending, const Status& status) { SendReply(pending.socket.get(), status); }
+bool TcpListener::TakeHello(Pending& pending) {
+  // The first bytes already tell whether this is one of us; nothing is answered to a stranger.
+  if (pending.have >= sizeof pending.hello.magic && pending.hello.magic != tcp::kMagic) return false;
+  // So does the version, whose Hello may be shorter than ours.
+  const bool whole = pending.have == sizeof pending.hello;
+  const bool versioned = pending.have >= offsetof(tcp::Hello, version) + sizeof pending.hello.version;
+  if (!whole && (!versioned || pending.hello.version == tcp::kVersion)) return true;
+  Status status = CheckHello(pending.hello);
+  if (status.ok()) status = tcp::CheckCaller(options_.token.get(), pending.hello);
+  if (!status.ok()) {
+    Refuse(pending, status);
+    return false;
+  }
+  if (!tcp::MakeChallenge(options_.token.get(), pending.hello, &pending.challenge)) return false;
+  tcp::HelloReply reply = NewReply(tcp::Step::kChallenge);
+  reply.challenge = pending.challenge;
+  pending.challenged = true;
+  pending.have = 0;
+  return SendReply(pending.socket.get(), reply);
+}
+
+bool TcpListener::TakeProof(Pending& pending) {
+  if (pending.have < sizeof pending.proof) return true;
+  const Status status = tcp::CheckProof(options_.token.get(), pending.hello, pending.challenge, pending.proof);
+  if (!status.ok()) Refuse(pending, status);
+  pending.proved = status.ok();
+  return pending.proved;
+}
+
+void TcpListener::Refuse(const Pending& pending, const Status& status) {
+  tcp::HelloReply reply = NewReply(tcp::Step::kRefused);
+  reply.code = static_cast<uint32_t>(status.code());
+  std::strncpy(reply.text, status.message().c_str(), sizeof reply.text - 1);
+  (void)SendReply(pending.socket.get(), reply);
+}
 
 // Makes the endpoint once each of its lanes has connected.
 void TcpListener::TryAssemble(const tcp::Hello& hello) {
   std::vector<PendingList::iterator> lanes(hello.lanes, pending_.end());
   uint32_t found = 0;
   for (auto pending = pending_.begin(); pending != pending_.end(); ++pending) {
-    if (!pending->greeted() || !SameEndpoint(pending->hello, hello) || pending->hello.lanes != hello.lanes) continue;
+    if (!pending->proved || !SameEndpoint(pending->hello, hello) || pending->hello.lanes != hello.lanes) continue;
     auto& place = lanes[pending->hello.lane];
     if (place != pending_.end()) continue;  // a lane that is named twice is left to its deadline
     place = pending;
@@ -190,7 +221,7 @@ void TcpListener::Announce(const tcp::Hello& hello, std::vector<PendingList::ite
   // The peer may only send after these replies, so that the sink knows the endpoint before its first message.
   sink_->OnAccept(std::make_unique<TcpEndpoint>(link));
   // The sink may have closed the endpoint by now; `link` keeps the descriptors open.
-  for (const int socket : numbers) SendReply(socket, Status::Ok());
+  for (const int socket : numbers) (void)SendReply(socket, NewReply(tcp::Step::kAccepted));
   link->Start();
 }
 

@@ -38,22 +38,26 @@ class TcpListener {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A connection without a whole Hello, or one whose endpoint still lacks lanes.
+  // A connection whose handshake isn't done, or one whose endpoint still lacks lanes.
   struct Pending {
     Fd socket;
     SocketAddress peer;
     Clock::time_point deadline;
     tcp::Hello hello{};
-    size_t have = 0;  // bytes of hello
-
-    [[nodiscard]] bool greeted() const { return have == sizeof hello; }
+    tcp::Challenge challenge{};
+    tcp::Proof proof{};
+    bool challenged = false;  // hello is whole, and answered
+    bool proved = false;
+    size_t have = 0;  // bytes of hello, then of proof
   };
   using PendingList = std::list<Pending>;
 
   void Run();
   void AcceptAll();
   // False: the connection is to be dropped.
-  [[nodiscard]] bool ReceiveHello(Pending& pending);
+  [[nodiscard]] bool Receive(Pending& pending);
+  [[nodiscard]] bool TakeHello(Pending& pending);
+  [[nodiscard]] bool TakeProof(Pending& pending);
   void TryAssemble(const tcp::Hello& hello);
   void Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes);
   static void Refuse(const Pending& pending, const Status& status);

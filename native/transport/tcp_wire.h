@@ -1,7 +1,16 @@
-// What two tcp transports say to each other. A connection ("lane") begins with one Hello and one HelloReply, then
-// carries frames in both directions: a FrameHeader, then payloadBytes bytes. Byte order is that of the hosts,
-// little-endian (checked below); all lengths are checked before they are used, and anything unexpected closes the
-// endpoint.
+// What two tcp transports say to each other. A connection ("lane") begins with a handshake, then carries frames in both
+// directions: a FrameHeader, then payloadBytes bytes. Byte order is that of the hosts, little-endian (checked below);
+// all lengths are checked before they are used, and anything unexpected closes the endpoint.
+//
+//   caller                                            listener
+//   Hello                                  -------->
+//                                          <--------  HelloReply: kChallenge
+//   Proof                                  -------->
+//                                          <--------  HelloReply: kAccepted, when all lanes are there; or why not
+//
+// Where there is a cluster token, each end proves to have it before the other trusts it with anything: the listener in
+// its challenge, the caller with its Proof. Both are HMAC-SHA256 of the token over "hbmesh tcp listener" or
+// "hbmesh tcp caller", a zero byte, the Hello and the challenge's nonce. Without a token they are zeros.
 //
 //   reader                                            owner of the memory
 //   Read {request, region, offset, bytes}  -------->
@@ -21,11 +30,13 @@ namespace hbmesh::tcp {
 static_assert(std::endian::native == std::endian::little, "the wire format is little-endian");
 
 inline constexpr uint32_t kMagic = 0x31544248;  // "HBT1"
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint32_t kLanesMax = 16;
 inline constexpr uint32_t kChunkBytesMax = 1 << 20;  // payload of one Data or Write frame: messages pass between two
 inline constexpr uint32_t kMessageBytesMax = 64 << 10;
 inline constexpr uint32_t kTextBytesMax = 512;
+
+inline constexpr uint32_t kHasToken = 1;  // flag of Hello and Challenge
 
 struct Hello {
   uint32_t magic;
@@ -33,15 +44,34 @@ struct Hello {
   uint64_t endpoint[2];  // random, the same on all lanes of one endpoint
   uint32_t lane;
   uint32_t lanes;
+  uint32_t flags;
+  uint32_t reserved;
+  std::byte nonce[32];  // random
 };
-static_assert(sizeof(Hello) == 32);
+static_assert(sizeof(Hello) == 72);
+
+struct Challenge {
+  uint32_t flags;
+  std::byte nonce[32];  // random
+  std::byte proof[32];
+};
+
+struct Proof {
+  std::byte bytes[32];
+};
+static_assert(sizeof(Proof) == 32);
+
+enum class Step : uint32_t { kRefused = 0, kChallenge = 1, kAccepted = 2 };
 
 struct HelloReply {
   uint32_t magic;
   uint32_t version;
   uint32_t code;  // StatusCode; not kOk: `text` says why, and the connection is closed
-  uint32_t reserved;
-  char text[kTextBytesMax];  // zero terminated
+  uint32_t step;  // Step
+  union {
+    char text[kTextBytesMax];  // zero terminated
+    Challenge challenge;
+  };
 };
 static_assert(sizeof(HelloReply) == 16 + kTextBytesMax);
 

@@ -84,12 +84,19 @@ class MalformedPeer : public testing::TestWithParam<std::string> {
   // A tcp connection past the handshake, as the only lane of an endpoint.
   Fd DialTcpLane() {
     Fd socket = Dial();
-    const tcp::Hello hello{
-        .magic = tcp::kMagic, .version = tcp::kVersion, .endpoint = {++number_, 7}, .lane = 0, .lanes = 1};
+    tcp::Hello hello{};
+    hello.magic = tcp::kMagic;
+    hello.version = tcp::kVersion;
+    hello.endpoint[0] = ++number_;
+    hello.lanes = 1;
     Say(socket.get(), hello);
-    tcp::HelloReply reply{};
-    EXPECT_EQ(::recv(socket.get(), &reply, sizeof reply, MSG_WAITALL), static_cast<ssize_t>(sizeof reply));
-    EXPECT_EQ(reply.code, 0U);
+    for (const tcp::Step step : {tcp::Step::kChallenge, tcp::Step::kAccepted}) {
+      tcp::HelloReply reply{};
+      EXPECT_EQ(::recv(socket.get(), &reply, sizeof reply, MSG_WAITALL), static_cast<ssize_t>(sizeof reply));
+      EXPECT_EQ(reply.code, 0U);
+      EXPECT_EQ(reply.step, static_cast<uint32_t>(step));
+      if (step == tcp::Step::kChallenge) Say(socket.get(), tcp::Proof{});
+    }
     return socket;
   }
   Fd DialShm() {
@@ -144,7 +151,9 @@ TEST_P(MalformedPeer, RandomBytesAreClosed) {
 TEST_P(MalformedPeer, AnotherVersionIsToldSo) {
   const Fd socket = Dial();
   if (GetParam() == "tcp") {
-    Say(socket.get(), tcp::Hello{.magic = tcp::kMagic, .version = 99, .endpoint = {1, 1}, .lane = 0, .lanes = 1});
+    // As long as the first version's was: who speaks another one may have less to say.
+    const uint32_t hello[8] = {tcp::kMagic, 99, 1, 0, 1, 0, 0, 1};
+    Say(socket.get(), hello);
     tcp::HelloReply reply{};
     ASSERT_EQ(::recv(socket.get(), &reply, sizeof reply, MSG_WAITALL), static_cast<ssize_t>(sizeof reply));
     EXPECT_EQ(reply.code, static_cast<uint32_t>(StatusCode::kNotSupported));

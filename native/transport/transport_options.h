@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace hbmesh {
+
+class ClusterToken;
 
 struct TransportOptions {
   uint32_t lanesDefault = 2;           // of an endpoint when Connect is asked for 0; at most 16
@@ -17,6 +20,8 @@ struct TransportOptions {
   uint32_t stallTimeoutMs = 15000;
   uint32_t copyThreads = 0;  // shm: lanes of all endpoints together; 0: two, or one for each core if there are fewer
   uint32_t endpointsMax = 1024;  // accepted and not closed; further peers are turned away
+  // tcp: what both ends must prove to have; null: nothing, and peers that have one are refused.
+  std::shared_ptr<const ClusterToken> token;
 };
 
 }  // namespace hbmesh

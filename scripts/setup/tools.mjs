@@ -24,6 +24,7 @@ export const debianPackages = [
   { name: "libcli11-dev", file: "/usr/include/CLI/CLI.hpp", for: "build" },
   { name: "libxxhash-dev", file: "/usr/include/xxhash.h", for: "build" },
   { name: "libisal-dev", file: "/usr/include/isa-l/crc.h", for: "build" },
+  { name: "libssl-dev", file: "/usr/include/openssl/hmac.h", for: "build" },
   { name: "liburing-dev", file: "/usr/include/liburing.h", for: "build" },
   { name: "libgtest-dev", file: "/usr/include/gtest/gtest.h", for: "test" },
   { name: "etcd-server", program: "etcd", for: "test" },

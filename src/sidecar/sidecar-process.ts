@@ -44,6 +44,8 @@ export interface SidecarFlags {
   hugePages: boolean;
   /** File with the tenants and their tokens. Default: one tenant, without a token. */
   tenantsFile?: string | undefined;
+  /** File with the token that the sidecars of a cluster prove to each other. Default: none. */
+  clusterTokenFile?: string | undefined;
   /** Slows simulated devices down, for tests; 0 and absent: as fast as the machine. */
   sim?: { bandwidthMbPerSecond: number; latencyMicros: number } | undefined;
 }
@@ -102,6 +104,7 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["key_rule", flags.keyRule],
     ["huge_pages", flags.hugePages],
     ["tenants_file", flags.tenantsFile],
+    ["cluster_token_file", flags.clusterTokenFile],
     ["sim_bandwidth_mb_per_s", flags.sim?.bandwidthMbPerSecond],
     ["sim_latency_us", flags.sim?.latencyMicros],
     ["ready_fd", READY_FD],
