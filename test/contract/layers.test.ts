@@ -18,6 +18,7 @@ const typescriptLayers: Record<string, readonly string[]> = {
   client: ["decision", "sidecar", "base", "gen"],
   server: ["control", "metadata", "rpc", "base", "gen"],
   bench: ["decision", "sidecar", "base", "gen"],
+  sim: ["control", "decision", "metadata", "rpc", "sidecar", "base", "gen"],
   cli: ["bench", "server", "client", "control", "decision", "metadata", "rpc", "sidecar", "base", "gen"],
 };
 

@@ -1,0 +1,22 @@
+/**
+ * Decisions for simulated control processes: the real Wasm, an instance for each, with fewer tokens a member in its ring. A thousand rings of a thousand members would take 40 GiB with all
+ * the tokens; how evenly these share the keys is measured apart, in one ring that has them (placement.ts).
+ */
+import { createDecisions, type DecisionOptions, type Decisions, type RingMember } from "../decision/index.js";
+import { instantiateDecisions } from "../decision/module.js";
+
+export interface SimDecisionOptions extends DecisionOptions {
+  tokens: number;
+}
+
+/** Tokens of a member of weight 1, as the module has it. */
+export const TOKENS_PER_WEIGHT = instantiateDecisions().tokensPerWeight.value as number;
+
+export function createSimDecisions({ tokens, ...options }: SimDecisionOptions): Decisions {
+  const decisions = createDecisions(options);
+  const share = tokens / TOKENS_PER_WEIGHT;
+  const setRing = decisions.setRing.bind(decisions);
+  decisions.setRing = (members: readonly RingMember[]) =>
+    setRing(members.map((member) => ({ ...member, weight: member.weight * share })));
+  return decisions;
+}

@@ -1,0 +1,217 @@
+/**
+ * The network of a simulation: control links between hosts, with a latency, that can be cut and healed. Messages are encoded and decoded as on the wire.
+ *
+ * A message over a cut link is lost without a sign: its sender waits until its own time is over. A connection to a process that died on a host that lives is refused.
+ */
+import { setMaxListeners } from "node:events";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { Transport } from "@connectrpc/connect";
+import type { Clock } from "../base/clock.js";
+import { createDeferred, withDeadline } from "../base/deadline.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { RandomSource } from "../base/random.js";
+import type { ControlNetwork } from "../control/network.js";
+import { toConnectError } from "../rpc/index.js";
+import { type LinkRoutes, methodName } from "../rpc/link-routes.js";
+import type { SimProcess } from "./process.js";
+import type { Trace } from "./trace.js";
+
+interface Listening {
+  process: SimProcess;
+  routes: LinkRoutes;
+}
+
+/** One direction, in steps: 0.05 to 0.4 ms. */
+const LATENCY_STEP_MS = 0.05;
+const LATENCY_STEPS = 8;
+
+export class SimNetwork {
+  readonly #clock: Clock;
+  readonly #random: RandomSource;
+  readonly #trace: Trace;
+  readonly #listening = new Map<string, Listening>();
+  readonly #cutLinks = new Set<string>();
+  readonly #lostHosts = new Set<number>();
+  #nextPort = 1;
+
+  constructor(clock: Clock, random: RandomSource, trace: Trace) {
+    this.#clock = clock;
+    this.#random = random;
+    this.#trace = trace;
+  }
+
+  cutLink(one: number, other: number): void {
+    this.#cutLinks.add(linkName(one, other));
+  }
+
+  healLink(one: number, other: number): void {
+    this.#cutLinks.delete(linkName(one, other));
+  }
+
+  /** Nothing reaches this host any more, and nothing comes from it. */
+  loseHost(host: number): void {
+    this.#lostHosts.add(host);
+  }
+
+  healHost(host: number): void {
+    this.#lostHosts.delete(host);
+  }
+
+  reaches(from: number, to: number): boolean {
+    return !(this.#lostHosts.has(from) || this.#lostHosts.has(to) || this.#cutLinks.has(linkName(from, to)));
+  }
+
+  /** Time that a message takes on its way. */
+  latencyMs(): number {
+    return LATENCY_STEP_MS * (1 + this.#random.nextBelow(LATENCY_STEPS));
+  }
+
+  /** The network as one process has it. */
+  forProcess(process: SimProcess): ControlNetwork {
+    return {
+      listen: async (_, routes) => {
+        const address = `${process.host}:${this.#nextPort++}`;
+        this.#listening.set(address, { process, routes });
+        process.onDeath(() => this.#listening.delete(address));
+        return { address, close: async () => void this.#listening.delete(address) };
+      },
+      connect: (address) => {
+        const ending = new AbortController();
+        // One listener for each call under way.
+        setMaxListeners(0, ending.signal);
+        return { transport: this.#transport(process, address, ending.signal), close: () => ending.abort(CANCELLED) };
+      },
+    };
+  }
+
+  #transport(from: SimProcess, address: string, ended: AbortSignal): Transport {
+    return {
+      unary: async (method, signal, timeoutMs, _header, input) => {
+        const request = toBinary(method.input, create(method.input, input));
+        const call = new SimCall(this.#options(from, address, method.name), timeoutMs);
+        const close = (): void => call.lose("was closed");
+        ended.addEventListener("abort", close, { once: true });
+        try {
+          if (ended.aborted) {
+            close();
+          }
+          call.send((routes) => routes.methods.indexOf(methodName(method)), request);
+          const what = `${method.name} at ${address}`;
+          const reply = await withDeadline(call.reply, { clock: from.clock, timeoutMs, signal, what });
+          const message = fromBinary(method.output, reply);
+          const headers = { header: new Headers(), trailer: new Headers() };
+          return { stream: false, service: method.parent, method, ...headers, message };
+        } catch (reason) {
+          call.cancel();
+          throw toConnectError(reason);
+        } finally {
+          ended.removeEventListener("abort", close);
+        }
+      },
+      stream: () => Promise.reject(new Error("no streams over the control link")),
+    };
+  }
+
+  #options(from: SimProcess, address: string, name: string): SimCallOptions {
+    return {
+      from,
+      address,
+      targetHost: Number(address.split(":")[0]),
+      name,
+      find: () => this.#listening.get(address),
+      post: (sender, receiver, say, bytes, deliver) => {
+        this.#trace.countMessage(say, bytes);
+        this.#trace.note(`${this.#clock.monotonicMs()} ${sender}>${receiver} ${say} ${bytes}`);
+        if (this.reaches(sender, receiver)) {
+          this.#clock.setTimer(this.latencyMs(), () => {
+            if (this.reaches(sender, receiver)) {
+              deliver();
+            }
+          });
+        }
+      },
+    };
+  }
+}
+
+interface SimCallOptions {
+  from: SimProcess;
+  address: string;
+  targetHost: number;
+  name: string;
+  find: () => Listening | undefined;
+  /** Has a message delivered from host to host after a while, unless it is lost. */
+  post: (sender: number, receiver: number, say: string, bytes: number, deliver: () => void) => void;
+}
+
+/** One call on its way there and back. */
+class SimCall {
+  readonly #options: SimCallOptions;
+  readonly #timeoutMs: number | undefined;
+  readonly #result = createDeferred<Uint8Array>();
+  readonly #handling = new AbortController();
+  #isOver = false;
+
+  constructor(options: SimCallOptions, timeoutMs: number | undefined) {
+    this.#options = options;
+    this.#timeoutMs = timeoutMs;
+    this.#result.promise.catch(() => {});
+  }
+
+  get reply(): Promise<Uint8Array> {
+    return this.#result.promise;
+  }
+
+  send(indexOf: (routes: LinkRoutes) => number, request: Uint8Array): void {
+    const { from, find, post, name, targetHost } = this.#options;
+    post(from.host, targetHost, name, request.byteLength, () => {
+      const target = find();
+      if (target === undefined) {
+        from.enter(() => this.lose("refused the connection"));
+        return;
+      }
+      target.process.enter(() => this.#handle(target, indexOf(target.routes), request));
+    });
+  }
+
+  #handle({ process, routes }: Listening, index: number, request: Uint8Array): void {
+    const { from, post, name } = this.#options;
+    const { signal } = this.#handling;
+    const answer = (say: string, bytes: number, settle: () => void): void => {
+      takeBack();
+      if (!process.isDead && !signal.aborted) {
+        post(process.host, from.host, `${name} ${say}`, bytes, () => from.enter(settle));
+      }
+    };
+    const takeBack = process.onDeath(() => {
+      post(process.host, from.host, `${name} reset`, 0, () => from.enter(() => this.lose("was reset")));
+    });
+    routes.call(index, request, { signal, timeoutMs: this.#timeoutMs }).then(
+      (reply) => answer("reply", reply.byteLength, () => this.#result.resolve(reply)),
+      (reason: unknown) => answer("error", 0, () => this.#result.reject(HbmeshError.from(reason))),
+    );
+  }
+
+  lose(how: string): void {
+    const { address } = this.#options;
+    const message = `the control process at ${address} ${how}`;
+    this.#result.reject(new HbmeshError(StatusCode.RPC_UNAVAILABLE, message, { node: address }));
+  }
+
+  /** The caller gave up: the other side is told, and ends what it does. */
+  cancel(): void {
+    if (!this.#isOver) {
+      this.#isOver = true;
+      const { from, find, post, name, targetHost } = this.#options;
+      const cancel = (): void => this.#handling.abort(CANCELLED);
+      post(from.host, targetHost, `${name} cancel`, 0, () => find()?.process.enter(cancel));
+    }
+  }
+}
+
+/** Made once: each would keep its stack. */
+const CANCELLED = new HbmeshError(StatusCode.RPC_CANCELLED, "the caller gave up");
+
+function linkName(one: number, other: number): string {
+  return one < other ? `${one}-${other}` : `${other}-${one}`;
+}

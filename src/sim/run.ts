@@ -1,0 +1,4 @@
+/** The program of `npm run sim` (scripts/sim.mjs). */
+import { main } from "./main.js";
+
+process.exitCode = await main(process.argv.slice(2));

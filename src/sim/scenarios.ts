@@ -1,0 +1,247 @@
+/**
+ * Changes and failures of a simulated cluster, one at a time: what each costs in messages, how long it takes until every member gives sure answers again, and whether every key that still has bytes is found. Each
+ * leaves as many workers as it found.
+ */
+import type { CheckResult, Clients } from "./clients.js";
+import type { SimCluster, SimHost } from "./cluster.js";
+import type { ModelCounts } from "./model.js";
+import { countedSince } from "./trace.js";
+
+export interface ScenarioResult {
+  name: string;
+  what: string;
+  /** Members that the change concerns. */
+  members: number;
+  /** Virtual time from the change until every member gave sure answers. */
+  settledMs: number;
+  /** Between control processes, from the change until then; those of clients' calls apart. */
+  messages: number;
+  messagesPerMember: number;
+  bytes: number;
+  messagesByName: Record<string, number>;
+  /** Keys in the directory of a member that joined. */
+  movedKeys?: number;
+  movedShare?: number;
+  check: CheckResult;
+  calls: ModelCounts;
+  violations: string[];
+}
+
+interface Context {
+  cluster: SimCluster;
+  clients: Clients;
+  /** A host that runs, chosen from the seed; never the same one twice in a row. */
+  pick: () => SimHost;
+  /** Clients' calls for so long. */
+  traffic: (durationMs: number) => Promise<void>;
+  leaseMs: number;
+  deadAfterMs: number;
+}
+
+interface Change {
+  members: number;
+  settledMs: number;
+  movedKeys?: number;
+  movedShare?: number;
+}
+
+interface Scenario {
+  name: string;
+  what: string;
+  run: (context: Context) => Promise<Change>;
+}
+
+const PAUSE_BEFORE_RESTART_MS = 1_000;
+/** In leases: 10 s and 60 s with the default of 5 s. */
+const CUT_LEASES = 2;
+const OUTAGE_LEASES = 12;
+const TRAFFIC_MS = 1_000;
+const OWED_MS = 3_000;
+
+export const SCENARIOS: readonly Scenario[] = [
+  { name: "join", what: "a worker joins", run: join },
+  { name: "leave", what: "a worker that holds nothing leaves as planned", run: leave },
+  { name: "control-killed", what: "kill -9 of a control process, started again after 1 s", run: controlKilled },
+  { name: "sidecar-killed", what: "kill -9 of a sidecar, which its control process starts again", run: sidecarKilled },
+  { name: "host-lost", what: "a host loses its power for good; then an empty one takes its place", run: hostLost },
+  {
+    name: "link-cut",
+    what: "the link between two hosts is cut for two leases, a worker joins meanwhile; healed",
+    run: linkCut,
+  },
+  { name: "store-cut", what: "one host does not reach the store for longer than its lease", run: storeCut },
+  { name: "store-down", what: "no host reaches the store for twelve leases, and all of them end", run: storeDown },
+  { name: "paused", what: "a host is stopped (SIGSTOP) for three times its lease, and goes on", run: paused },
+];
+
+/** Runs a scenario and looks at what it did. */
+export async function runScenario(scenario: Scenario, context: Context): Promise<ScenarioResult> {
+  const { cluster, clients } = context;
+  const { model } = clients;
+  const before = cluster.trace.counts;
+  const callsBefore = { ...model.counts };
+  const violationsBefore = model.violations.length;
+  cluster.trace.note(`scenario ${scenario.name}`);
+  const change = await scenario.run(context);
+  const after = cluster.trace.counts;
+  const byName = countedSince(before.messages, after.messages);
+  const messagesByName = Object.fromEntries(
+    Object.entries(byName).filter(([name]) => /^(Announce|Conclude)/.test(name)),
+  );
+  const messages = Object.values(messagesByName).reduce((a, b) => a + b, 0);
+  const check = await clients.check();
+  const calls = Object.fromEntries(
+    Object.entries(model.counts).map(([name, count]) => [name, count - callsBefore[name as keyof ModelCounts]]),
+  ) as unknown as ModelCounts;
+  return {
+    name: scenario.name,
+    what: scenario.what,
+    ...change,
+    messages,
+    messagesPerMember: messages / change.members,
+    bytes: after.bytes - before.bytes,
+    messagesByName,
+    check,
+    calls,
+    violations: model.violations.slice(violationsBefore),
+  };
+}
+
+async function join({ cluster }: Context): Promise<Change> {
+  const members = cluster.controls.length + 1;
+  const startMs = cluster.clock.monotonicMs();
+  await cluster.grow(1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  const keys = cluster.directoryKeys();
+  const all = keys.reduce((a, b) => a + b, 0);
+  const movedKeys = keys.at(-1) ?? 0;
+  return { members, settledMs, movedKeys, movedShare: (movedKeys * (members - 1)) / all };
+}
+
+/** The one that joined last. */
+async function leave({ cluster }: Context): Promise<Change> {
+  const members = cluster.controls.length - 1;
+  const startMs = cluster.clock.monotonicMs();
+  await cluster.stop(cluster.hosts.filter(({ running }) => running !== undefined).at(-1) as SimHost);
+  await cluster.settle(members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function controlKilled(context: Context): Promise<Change> {
+  const { cluster, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.killControl(host);
+  await traffic(PAUSE_BEFORE_RESTART_MS);
+  cluster.startControl(host);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function sidecarKilled(context: Context): Promise<Change> {
+  const { cluster, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.killSidecar(host);
+  await traffic(TRAFFIC_MS);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function hostLost(context: Context): Promise<Change> {
+  const { cluster, clients, traffic, pick, deadAfterMs } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.loseHost(host);
+  await settleUnderTraffic(context, members - 1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  // Until the host counts as dead, what is not found may come back with it.
+  await traffic(deadAfterMs + TRAFFIC_MS);
+  await clients.check();
+  cluster.replaceHost(host);
+  await settleUnderTraffic(context, members);
+  return { members: members - 1, settledMs };
+}
+
+async function linkCut(context: Context): Promise<Change> {
+  const { cluster, traffic, pick, leaseMs } = context;
+  const cutMs = CUT_LEASES * leaseMs;
+  const members = cluster.controls.length;
+  const [one, other] = [pick(), pick()];
+  await traffic(TRAFFIC_MS);
+  cluster.cutLink(one, other);
+  await traffic(cutMs / 2);
+  const joining = cluster.addHost();
+  await traffic(cutMs / 2);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.healLink(one, other);
+  await settleUnderTraffic(context, members + 1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  one.isCutOff = true;
+  other.isCutOff = true;
+  // What one could not tell the other to drop is told within this time.
+  await traffic(OWED_MS);
+  await cluster.stop(joining);
+  await cluster.settle(members);
+  return { members: members + 1, settledMs };
+}
+
+async function storeCut(context: Context): Promise<Change> {
+  const { cluster, traffic, pick, leaseMs } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  cluster.cutStore(host);
+  await traffic(3 * leaseMs);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.healStore(host);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function storeDown(context: Context): Promise<Change> {
+  const { cluster, traffic, leaseMs } = context;
+  const members = cluster.controls.length;
+  await traffic(TRAFFIC_MS);
+  cluster.cutStore();
+  await traffic(OUTAGE_LEASES * leaseMs);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.healStore();
+  // Each finds out on its own that its lease had ended; until then all go on as they did.
+  const epoch = cluster.controls[0]?.epoch;
+  while (cluster.controls.some((control) => control.epoch === epoch)) {
+    await traffic(SETTLE_LOOK_MS);
+  }
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function paused(context: Context): Promise<Change> {
+  const { cluster, traffic, pick, leaseMs } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  cluster.pause(host);
+  await traffic(3 * leaseMs);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.resume(host);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+const SETTLE_LOOK_MS = 100;
+
+/** As SimCluster.settle, while clients go on. */
+async function settleUnderTraffic({ cluster, traffic }: Context, members: number): Promise<void> {
+  const limitMs = cluster.clock.monotonicMs() + 120_000;
+  while (!cluster.isSettled(members) && cluster.clock.monotonicMs() < limitMs) {
+    await traffic(SETTLE_LOOK_MS);
+  }
+  await cluster.settle(members, 0);
+}

@@ -1,0 +1,77 @@
+/**
+ * Goal: whatever single failure befalls a cluster of control processes with the real Wasm, no key that has bytes is lost, no answer is wrong, a change costs a bounded number of messages for
+ * each member; and a simulation follows from its seed alone.
+ * Method: the short form of `npm run sim`. A failing run prints the seed; HBMESH_SEED replays it.
+ */
+import { describe, expect, it } from "vitest";
+import {
+  LARGEST_SHARE_MAX,
+  MOVED_SHARE_MAX,
+  SCENARIO_NAMES,
+  type SimulationOptions,
+  simulate,
+} from "../../src/sim/simulation.js";
+
+const seed = Number(process.env["HBMESH_SEED"] ?? Date.now() % 1_000_000);
+
+const SHORT: SimulationOptions = {
+  workers: 8,
+  keys: 1_000_000,
+  objects: 80,
+  tokens: 64,
+  seed,
+  scenarios: SCENARIO_NAMES.filter((name) => name !== "placement"),
+  callsPerStep: 1,
+  leaseMs: 1_000,
+  seconds: () => performance.now() / 1_000,
+};
+/** Three requests and replies: each member concludes with three others (src/control/collector.ts). */
+const MESSAGES_PER_MEMBER_MAX = 8;
+
+describe("simulation", () => {
+  it(`every single failure is survived (HBMESH_SEED=${seed})`, async () => {
+    process.stdout.write(`HBMESH_SEED=${seed}\n`);
+    const { scenarios, faults } = await simulate(SHORT);
+    expect(faults).toEqual([]);
+    expect(scenarios.map(({ name }) => name)).toEqual(SHORT.scenarios);
+    for (const { name, check, calls } of scenarios) {
+      expect(check.found + check.lostWithBytes, name).toBe(check.checked);
+      expect(check.found, name).toBeGreaterThan(0);
+      expect(calls.hits, name).toBeGreaterThan(0);
+    }
+    const lossless = scenarios.filter(({ name }) => name !== "host-lost" && name !== "link-cut");
+    expect(lossless.filter(({ check }) => check.lostWithBytes > 0)).toEqual([]);
+    // While nobody reaches the store, reads and writes go on; some don't as the leases end, and as all join again.
+    const { calls } = scenarios.find(({ name }) => name === "store-down") as ScenarioResult;
+    expect(calls.failedWrites).toBeLessThan(calls.writes / 5);
+    expect(calls.unknown).toBeLessThan(calls.hits / 5);
+  });
+
+  it("a join and a leave cost messages for each member, not for each pair of them", async () => {
+    const { scenarios, faults } = await simulate({ ...SHORT, workers: 60, objects: 60, scenarios: ["join", "leave"] });
+    expect(faults).toEqual([]);
+    for (const { name, messagesPerMember } of scenarios) {
+      expect(messagesPerMember, name).toBeLessThanOrEqual(MESSAGES_PER_MEMBER_MAX);
+    }
+  });
+
+  it("equal seeds give equal simulations, others don't", async () => {
+    const small = { ...SHORT, workers: 4, objects: 20, scenarios: ["join", "control-killed", "paused"] };
+    const [one, same, other] = [
+      await simulate({ ...small, seed: 7 }),
+      await simulate({ ...small, seed: 7 }),
+      await simulate({ ...small, seed: 8 }),
+    ];
+    expect(same.digest).toBe(one.digest);
+    expect(same.scenarios).toEqual(one.scenarios);
+    expect(other.digest).not.toBe(one.digest);
+  });
+
+  it("a ring of 100 shares a million keys as it should, and a join moves its part", async () => {
+    const { placement, faults } = await simulate({ ...SHORT, workers: 100, scenarios: ["placement"] });
+    expect(faults).toEqual([]);
+    expect(placement?.largestShare).toBeLessThanOrEqual(LARGEST_SHARE_MAX);
+    expect(placement?.movedShare).toBeLessThanOrEqual(MOVED_SHARE_MAX);
+    expect(placement?.movedElsewhere).toBe(0);
+  });
+});
