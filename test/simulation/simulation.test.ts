@@ -48,8 +48,13 @@ describe("simulation", () => {
   });
 
   it("a join and a leave cost messages for each member, not for each pair of them", async () => {
-    const { scenarios, faults } = await simulate({ ...SHORT, workers: 60, objects: 60, scenarios: ["join", "leave"] });
+    const workers = 60;
+    const { scenarios, faults } = await simulate({ ...SHORT, workers, objects: 2_000, scenarios: ["join", "leave"] });
     expect(faults).toEqual([]);
+    // Each tells the one that joined what has become its own, once, and nobody else anything.
+    const [join] = scenarios;
+    expect(join?.movedKeys).toBeGreaterThan(0);
+    expect(join?.messagesByName["Announce"]).toBeLessThanOrEqual(workers);
     for (const { name, messagesPerMember } of scenarios) {
       expect(messagesPerMember, name).toBeLessThanOrEqual(MESSAGES_PER_MEMBER_MAX);
     }

@@ -245,6 +245,11 @@ export class FakeCluster {
     (this.#stores.get(worker) as CuttableStore).cut = true;
   }
 
+  /** It does not reach the store, but everyone else. */
+  cutStore(worker: FakeWorker): void {
+    (this.#stores.get(worker) as CuttableStore).cut = true;
+  }
+
   comeBack(worker: FakeWorker): void {
     this.heal(worker);
     (this.#stores.get(worker) as CuttableStore).cut = false;
