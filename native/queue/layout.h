@@ -105,9 +105,8 @@ enum class Op : uint16_t {
 
   // Sidecar -> control, reply control -> sidecar. Payload of both: KeyBatch, then one record a key.
   // args[1] of kReserve, kCommit, kRemove and kAddLocation, args[3] of kLookup: Family.
-  kReserve = 32,  // args: existence | 0 | 0 | 0. Reply: ResultRecord
-  kCommit =
-      33,  // args: existence. Records: CommitRecord; generation 0 in all of them: reserves too. Reply: ResultRecord
+  kReserve = 32,   // args: existence | 0 | 0 | 0. Reply: ResultRecord
+  kCommit = 33,    // args: existence. Records: CommitRecord; generation 0: reserves too. Reply: ResultRecord
   kLookup = 34,    // args: timeoutMs | slice bytes | 0 | 0. Payload LookupRequest. Replies with kFlagMore: LookupReply
   kRemove = 35,    // Reply: ResultRecord (flag kExisted)
   kPresence = 36,  // Reply: ResultRecord; code OK is HIT, NOT_FOUND is MISS, all else UNKNOWN
