@@ -89,7 +89,7 @@ def test_layers(first, second, memory):
         pass
     with pytest.raises(hbmesh.CancelledError):
         cancelled.layer(0, LONG * 1000)
-    with pytest.raises(hbmesh.NotFoundError):
+    with pytest.raises(hbmesh.KeyExistsError):  # the ticket is over; its layers are there
         first.push(ticket.text, 0, memory(0, [64, 64]).list)
     with pytest.raises(ValueError, match="ttl_seconds"):
         second.reserve_layers([targets[0].list], ttl_seconds=0)
