@@ -28,6 +28,7 @@ describe.each(groupNames)("C API, %s", (group) => {
     let fixture: Fixture;
     /** Of each case: "passed", or what did not hold. */
     const outcomes = new Map<string, string>();
+    let ended = {};
 
     beforeAll(async () => {
       fixture = await startGroup(group, where);
@@ -44,6 +45,7 @@ describe.each(groupNames)("C API, %s", (group) => {
           told += `${line}\n`;
         }
       }
+      ended = { code, stderr };
       outcomes.set("", `ended with ${code}: ${told}${stderr}`); // of a case that it did not come to
     }, secondsMax * 1000);
 
@@ -54,6 +56,10 @@ describe.each(groupNames)("C API, %s", (group) => {
     it.each(apiGroups[group].cases)("%s", (name) => {
       const outcome = outcomes.get(name) ?? outcomes.get("");
       expect(outcome, outcome).toBe("passed");
+    });
+
+    it("the program ends well", () => {
+      expect(ended).toEqual({ code: 0, stderr: "" });
     });
   });
 });

@@ -59,12 +59,14 @@ export class ApiPlace {
   async open(fixture: Fixture, withClients: boolean): Promise<void> {
     this.#fixture = fixture;
     if (withClients) {
-      this.#first = await fixture.client(0);
-      this.#second = await fixture.client(this.workers - 1);
+      this.#first = this.#make(0);
+      this.#second = this.#make(1);
+      await Promise.all([this.#first.init(), this.#second.init()]);
     }
   }
 
   async close(): Promise<void> {
+    await Promise.all([this.#first?.close(), this.#second?.close()]);
     await this.#fixture?.close();
   }
 
@@ -102,10 +104,16 @@ export class ApiPlace {
 
   /** A client that isn't connected yet, of the case's own. */
   newClient(worker: 0 | 1, token?: string): HeteroClient {
-    const [host, port] = this.address(worker).split(":");
-    const client = new HeteroClient({ host: host ?? "", port: Number(port), ...(token !== undefined && { token }) });
+    const client = this.#make(worker, token);
     this.#clients.push(client);
     return client;
+  }
+
+  #make(worker: 0 | 1, token?: string): HeteroClient {
+    const [host = "", port] = this.address(worker).split(":");
+    // How busy the machine is must not matter.
+    const options = { host, port: Number(port), requestTimeoutMs: 60_000 };
+    return new HeteroClient(token === undefined ? options : { ...options, token });
   }
 
   async client(worker: 0 | 1, token?: string): Promise<HeteroClient> {

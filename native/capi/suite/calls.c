@@ -67,6 +67,17 @@ static void free_result(void* result) {
 
 const hbmesh_result* last_result(void) { return latest; }
 
+static int has(uint32_t key) { return key < hbmesh_result_count(latest); }
+
+uint64_t bytes_of(uint32_t key) { return has(key) ? hbmesh_result_bytes(latest)[key] : 0; }
+uint32_t flags_of(uint32_t key) { return has(key) ? hbmesh_result_flags(latest)[key] : 0; }
+uint64_t generation_of(uint32_t key) { return has(key) ? hbmesh_result_generations(latest)[key] : 0; }
+
+uint32_t blob_end_of(uint32_t key) {
+  const uint32_t* ends = hbmesh_result_blob_ends(latest);
+  return has(key) && ends != NULL ? ends[key] : 0;
+}
+
 /* How many, and all different words in the order of their first key. */
 static const char* summary(uint32_t count, const char* const* words) {
   const char* said = text("%u", count);

@@ -151,9 +151,9 @@ static void tells_blob_sizes(void) {
     IS(meta(client, KEY), "OK");
     sizes = hbmesh_result_blob_bytes(last_result(), &count);
     EXPECT(count == 4 && sizes[0] == 72 * 1024 && sizes[1] == 1 && sizes[2] == 4096 && sizes[3] == 100000);
-    EXPECT(hbmesh_result_blob_ends(last_result())[0] == 4);
-    EXPECT(hbmesh_result_bytes(last_result())[0] == DEFAULT_BYTES);
-    EXPECT(hbmesh_result_generations(last_result())[0] > 0);
+    EXPECT(blob_end_of(0) == 4);
+    EXPECT(bytes_of(0) == DEFAULT_BYTES);
+    EXPECT(generation_of(0) > 0);
     IS(meta(client, key_with("-not-there")), "NOT_FOUND");
   }
 }
@@ -202,7 +202,7 @@ static void one_wins(void) {
   for (i = 0; i < 2; ++i) {
     IS(end_of(*sets[i]), "OK");
     IS(hbmesh_status_name(hbmesh_result_status(last_result(), 0)), "OK");
-    existed[i] = hbmesh_result_flags(last_result())[0] & HBMESH_EXISTED;
+    existed[i] = flags_of(0) & HBMESH_EXISTED;
   }
   EXPECT(existed[0] + existed[1] == 1);
   for (i = 0; i < 2; ++i) {

@@ -15,7 +15,7 @@ static void pushed_in(const uint32_t* order) {
     IS(push(first(), hbmesh_ticket_text(ticket), order[i], source), "OK");
     EXPECT(hbmesh_ticket_layer(ticket, order[i], layer) == HBMESH_OK);
     IS(end_of(*layer), "OK");
-    EXPECT(hbmesh_result_bytes(last_result())[0] == DEFAULT_BYTES);
+    EXPECT(bytes_of(0) == DEFAULT_BYTES);
     EXPECT(holds(targets[order[i]], 60 + order[i]));
   }
   EXPECT(hbmesh_ticket_wait_all(ticket, 30000) == HBMESH_OK);

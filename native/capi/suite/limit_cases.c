@@ -98,8 +98,8 @@ static void questions(void) {
   IS(hbmesh_status_name(hbmesh_result_status(last_result(), 99999)), "OK");
   status = hbmesh_get_meta_info(second(), batch_of(100000, keys, NULL), &result);
   IS(answer(status, result), "100000 NOT_FOUND OK");
-  EXPECT(hbmesh_result_bytes(last_result())[99999] == 65);
-  EXPECT(hbmesh_result_blob_ends(last_result())[99998] == 0 && hbmesh_result_blob_ends(last_result())[99999] == 2);
+  EXPECT(bytes_of(99999) == 65);
+  EXPECT(blob_end_of(99998) == 0 && blob_end_of(99999) == 2);
 }
 
 /* A key of `count` blobs of 1 byte, all the same byte. */
@@ -129,7 +129,7 @@ static void much_metadata(void) {
     IS(answer(status, result), "OK OK OK OK");
     hbmesh_result_blob_bytes(last_result(), &blobs);
     EXPECT(blobs == kKeys * kBlobs);
-    for (i = 0; i < kKeys; ++i) EXPECT(hbmesh_result_blob_ends(last_result())[i] == (i + 1) * kBlobs);
+    for (i = 0; i < kKeys; ++i) EXPECT(blob_end_of(i) == (i + 1) * kBlobs);
   }
   status = hbmesh_delete(first(), batch_of(kKeys, keys, NULL), &result);
   IS(answer(status, result), "OK(existed) OK(existed) OK(existed) OK(existed)");

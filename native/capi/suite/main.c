@@ -44,6 +44,7 @@ static int run_group(const struct suite_group* group, const char* only) {
 
 int main(int argc, char** argv) {
   size_t i;
+  setvbuf(stdout, NULL, _IOLBF, 0); /* what a case says is told, even when it crashes */
   if (argc == 2 && strcmp(argv[1], "list") == 0) return list_cases();
   if (argc == 5 && strcmp(argv[1], "child") == 0) return child_main(argv[2], argv[3], argv[4]);
   if (argc >= 6 && strcmp(argv[1], "run") == 0) {

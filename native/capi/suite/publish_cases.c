@@ -8,7 +8,7 @@ static void publish_first(void) {
   hbmesh_path path = HBMESH_INIT(hbmesh_path);
   hbmesh_future* sent = publish(first(), KEY, memory(0, 1));
   IS(end_of(subscribe(second(), KEY, target, 0)), "OK");
-  EXPECT(hbmesh_result_bytes(last_result())[0] == DEFAULT_BYTES);
+  EXPECT(bytes_of(0) == DEFAULT_BYTES);
   EXPECT(hbmesh_result_path_count(last_result()) == 1);
   EXPECT(hbmesh_result_path(last_result(), 0, &path) == HBMESH_OK);
   IS(hbmesh_transport_name(path.transport), place.transport);

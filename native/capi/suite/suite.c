@@ -143,6 +143,7 @@ static hbmesh_client* connect_to(int worker, const char* token) {
   hbmesh_client* client = NULL;
   options.worker_address = place.workers[worker];
   options.token = token;
+  options.request_timeout_ms = 60000; /* how busy the machine is must not matter */
   latest_init = hbmesh_client_create(&options, &client);
   if (latest_init == HBMESH_OK) latest_init = hbmesh_client_init(client);
   if (latest_init == HBMESH_OK) return client;

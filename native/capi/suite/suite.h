@@ -120,6 +120,11 @@ const hbmesh_batch* layers_of(uint32_t count, struct memory* const* layers);
 const char* answer(hbmesh_status status, hbmesh_result* result);
 /* The result of the last call; NULL when it failed. */
 const hbmesh_result* last_result(void);
+/* What it says of a key; 0 when there is none. */
+uint64_t bytes_of(uint32_t key);
+uint32_t flags_of(uint32_t key);
+uint64_t generation_of(uint32_t key);
+uint32_t blob_end_of(uint32_t key);
 
 const char* set(hbmesh_client* client, const char* key, const struct memory* from);
 const char* set_as(hbmesh_client* client, const char* key, const struct memory* from, const hbmesh_set_options* how);
