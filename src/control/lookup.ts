@@ -30,6 +30,8 @@ export interface LookupOptions {
   calls: OwnerCalls;
   sliceBytesMax: number;
   lanes: number;
+  /** Where the plan begins to count the lanes: one after the other, so that many small reads use all of them. */
+  firstLane: number;
   /** How long keys that their owner can't decide are asked for again. */
   patienceMs: number;
   /** Sends one part of the answer; the last has `more` false. */
@@ -292,6 +294,7 @@ class Lookup {
     }
     const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
     const { selfId } = this.#options.calls.view;
+    const { lanes, firstLane } = this.#options;
     const sizes: bigint[] = [];
     const ends: number[] = [];
     const members: number[] = [];
@@ -307,11 +310,12 @@ class Lookup {
       blobEnds: Uint32Array.from(ends),
       blobSizes: BigUint64Array.from(sizes),
       sliceBytesMax,
-      lanes: this.#options.lanes,
+      lanes,
     });
     const view = viewOf(plan);
     for (let at = 0; at < plan.byteLength; at += SLICE_RECORD_BYTES) {
       view.setUint32(at, (found[view.getUint32(at, true)] as Decided).index, true);
+      view.setUint32(at + 8, (view.getUint32(at + 8, true) + firstLane) % lanes, true);
     }
     return plan;
   }

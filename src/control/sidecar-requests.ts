@@ -59,6 +59,7 @@ export class SidecarRequests {
   /** Ends lookups that wait when the sidecar is gone. */
   readonly #ending = new AbortController();
   /** Lookups that run, by the id of their message, so that the sidecar can end one. */
+  #lookupCount = 0;
   readonly #lookups = new Map<bigint, AbortController>();
 
   constructor(options: SidecarRequestsOptions, link: () => SidecarLink) {
@@ -192,6 +193,7 @@ export class SidecarRequests {
       calls,
       sliceBytesMax: config.sliceBytesMax,
       lanes: config.lanes,
+      firstLane: this.#lookupCount++ % config.lanes,
       patienceMs: config.requestTimeoutMs,
       reply: (payload: Uint8Array, more: boolean) => this.#link().reply(message, { payload, more }),
     };

@@ -40,6 +40,17 @@ describe("a cluster of control processes", () => {
     }
   });
 
+  it("gets of one slice each use the connections to their source one after the other", async () => {
+    const [a, b] = [await cluster.start(1, { lanes: 3 }), await cluster.start(2, { lanes: 3 })];
+    await cluster.drive(a.sidecar.set(["key"], "from a"));
+    const lanes: (number | undefined)[] = [];
+    for (let call = 0; call < 6; call += 1) {
+      const [answer] = await cluster.drive(b.sidecar.get(["key"]));
+      lanes.push(answer?.slices[0]?.lane);
+    }
+    expect(lanes).toEqual([0, 1, 2, 0, 1, 2]);
+  });
+
   it("every member has the same epoch and the same members", async () => {
     const workers = await threeWorkers();
     expect(new Set(workers.map(({ control }) => control.epoch)).size).toBe(1);
