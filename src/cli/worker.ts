@@ -77,6 +77,10 @@ function untilStopped(): Promise<string> {
         resolve("the parent process is gone");
       }
     });
+    // False only where there was a channel: its end may have been seen while the modules were loaded, before anyone listened.
+    if (process.connected === false) {
+      resolve("the parent process is gone");
+    }
   });
 }
 
