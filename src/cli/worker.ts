@@ -53,7 +53,10 @@ async function serve(config: WorkerConfig, options: WorkerOptions): Promise<void
   const running = await startWorker({ config, log, sim, hasSidecar: options.sidecar });
   const ready: WorkerReady = { t: "ready", ...running.facts };
   log.info({ ...running.facts }, `ready at ${config.workerAddress}`);
-  process.send?.(ready);
+  if (process.connected) {
+    // With nobody there to hear it, the channel's end is what counts, and is on its way.
+    process.send?.(ready, undefined, undefined, () => {});
+  }
   const reason = await Promise.race([stopped, running.failed]);
   log.info({}, `ending: ${reason instanceof Error ? reason.message : reason}`);
   await running.close();
