@@ -35,6 +35,7 @@ SsdTier::~SsdTier() {
 bool SsdTier::Poll() {
   const bool woken = woken_.exchange(false, std::memory_order_relaxed);
   if (woken) spiller_->Poll();
+  if (std::exchange(returned_, false)) spiller_->Balance();  // the next ones find room, and needn't wait for writes
   if (blocked_ && store_.usage().heldBytes != heldBytes_) blocked_ = false;
   if (!blocked_ && !queue_.empty()) StartReturns();
   return woken;
@@ -89,6 +90,7 @@ void SsdTier::EndReturn(uint64_t ticket, const Status& status, const ObjectView*
   }
   const Return ended = std::move(found->second);
   returns_.erase(found);
+  returned_ = true;
   ended.done(status, object);
   store_.Release(ended.slot);
 }

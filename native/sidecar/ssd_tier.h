@@ -69,6 +69,7 @@ class SsdTier {
   std::unordered_map<uint64_t, Return> returns_;
   std::deque<uint64_t> queue_;  // tickets that are not started; some may be forgotten
   uint64_t startedBytes_ = 0;
+  bool returned_ = false;             // since the last Poll
   bool blocked_ = false;              // one found no room
   uint64_t heldBytes_ = 0;            // what was held then: nothing is started before that changes
   std::unique_ptr<Spiller> spiller_;  // destroyed first: its threads wake

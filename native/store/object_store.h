@@ -251,6 +251,9 @@ class ObjectStore {
   // True: the bytes are right; the object is kSealed and most recently used, its place in the file is freed.
   // False: it stays kSpilled (`whole` false), or was dropped meanwhile.
   virtual bool EndBringBack(uint32_t slot, bool whole) = 0;
+  // True: there is a free piece of this size; for that what memory has of spilled objects may have been moved, and
+  // views of them are no longer valid. One walk over the arena.
+  [[nodiscard]] virtual bool GatherFree(uint64_t bytes) = 0;
   // The longest not used object in the tier, soft pins last; or none.
   [[nodiscard]] virtual std::optional<ObjectView> NextSpilledVictim() const = 0;
   [[nodiscard]] virtual uint64_t storeId() const = 0;

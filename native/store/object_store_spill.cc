@@ -111,6 +111,68 @@ Status SharedObjectStore::BeginBringBack(uint32_t slot, const EndedSink* evicted
   return Status::Ok();
 }
 
+// Puts what memory has of a spilled object, whose extent was freed, into another one of the same size.
+bool SharedObjectStore::PlaceFront(uint32_t slot, std::span<const std::byte> front) {
+  const ArenaAllocator::Handle extent = arena_.Allocate(front.size());
+  if (extent == ArenaAllocator::kNone) {
+    return false;
+  }
+  HBMESH_CHECK(arena_.extent(extent).bytes == table_[slot].extentBytes, "sums and lists go by the extent's size");
+  local_[slot].extent = extent;
+  arena_.SetOwner(extent, slot);
+  table_[slot].extentOffset = header_.arenaOffset + arena_.extent(extent).offset;
+  std::memcpy(BytesOf(slot), front.data(), front.size());
+  SetState(slot, SlotState::kSpilled);
+  return true;
+}
+
+bool SharedObjectStore::GatherFree(uint64_t bytes) {
+  if (arena_.largestFreeBytes() >= bytes) {
+    return true;
+  }
+  std::vector<ArenaAllocator::Handle> run;
+  const auto cost = [&](ArenaAllocator::Handle at) {
+    const uint32_t slot = arena_.owner(at);
+    const bool moves =
+        slot != ArenaAllocator::kNone && StateOf(slot) == SlotState::kSpilled && local_[slot].extent == at;
+    return moves ? table_[slot].extentBytes : ArenaAllocator::kBlocked;
+  };
+  if (counts_.spilledObjects == 0 || arena_.freeBytes() < bytes || !arena_.CheapestRun(bytes, cost, &run)) {
+    return false;
+  }
+  std::vector<uint32_t> slots;
+  std::vector<std::vector<std::byte>> fronts;
+  for (const ArenaAllocator::Handle at : run) {
+    const uint32_t slot = arena_.owner(at);
+    slots.push_back(slot);
+    fronts.emplace_back(BytesOf(slot), BytesOf(slot) + table_[slot].extentBytes);
+    SetState(slot, SlotState::kDropped);
+    arena_.Free(at);
+  }
+  // The piece is taken while they look for another place.
+  const ArenaAllocator::Handle piece = arena_.Allocate(bytes);
+  size_t placed = 0;
+  while (piece != ArenaAllocator::kNone && placed < slots.size() && PlaceFront(slots[placed], fronts[placed])) {
+    placed++;
+  }
+  if (piece != ArenaAllocator::kNone) {
+    arena_.Free(piece);
+  }
+  if (placed == slots.size()) {
+    return true;
+  }
+  // There is none for all of them. They fit where they were, which is in one piece now.
+  while (placed > 0) {
+    placed--;
+    SetState(slots[placed], SlotState::kDropped);
+    arena_.Free(local_[slots[placed]].extent);
+  }
+  for (; placed < slots.size(); placed++) {
+    HBMESH_CHECK(PlaceFront(slots[placed], fronts[placed]), "they were there before");
+  }
+  return false;
+}
+
 bool SharedObjectStore::EndBringBack(uint32_t slot, bool whole) {
   Local& local = local_[slot];
   HBMESH_CHECK(slot < header_.slots && local.incoming != ArenaAllocator::kNone, "the object was being brought back");

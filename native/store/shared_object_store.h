@@ -54,6 +54,7 @@ class SharedObjectStore final : public ObjectStore {
   void AbortSpill(uint32_t slot) override;
   [[nodiscard]] Status BeginBringBack(uint32_t slot, const EndedSink* evicted, ObjectView* object) override;
   bool EndBringBack(uint32_t slot, bool whole) override;
+  [[nodiscard]] bool GatherFree(uint64_t bytes) override;
   [[nodiscard]] std::optional<ObjectView> NextSpilledVictim() const override;
   [[nodiscard]] uint64_t storeId() const override { return header_.storeId; }
   [[nodiscard]] const ObjectSlot& SlotAt(uint32_t slot) const override { return table_[slot]; }
@@ -99,6 +100,7 @@ class SharedObjectStore final : public ObjectStore {
   void KeepNewest(std::vector<uint32_t>* slots);
   void DropOverlaps(std::vector<uint32_t>* slots);
   void RebuildOrder(std::vector<uint32_t>* slots);
+  [[nodiscard]] bool PlaceFront(uint32_t slot, std::span<const std::byte> front);
   void Forget(uint32_t slot);
   void Retire(uint32_t slot);
   void FreeSlot(uint32_t slot);

@@ -242,10 +242,13 @@ bool Spiller::IsThere(const Room& room) const {
 void Spiller::ServeRooms() {
   // Only those that are there now: a callback may ask again.
   for (size_t left = rooms_.size(); left > 0 && !rooms_.empty(); left--) {
-    const bool there = IsThere(rooms_.front());
+    Room& front = rooms_.front();
+    bool there = IsThere(front);
+    if (!there && writing_ == 0) {
+      there = store_.GatherFree(front.extentBytes) && IsThere(front);
+    }
     if (!there && writing_ == 0) {
       // In a fragmented arena the next neighbours to go are found by going on in order of use.
-      Room& front = rooms_.front();
       const StoreUsage usage = store_.usage();
       const uint64_t freeBytes = usage.arenaBytes - usage.usedBytes;
       front.moreBytes = freeBytes + front.extentBytes - std::min(freeBytes + front.extentBytes, front.arenaBytes);

@@ -1,7 +1,7 @@
-// Goal: as long as the tier has place, nothing is lost, whatever sizes come: what makes room is written, and room in one
-// piece is found in a fragmented arena. Method: an arena of 1 MiB, objects of random sizes up to seven tenths of it, ten
-// times as many bytes as it holds; each allocation asks for room first, as the sidecar does, and between them random
-// objects are brought back, compared, and deleted. Prints its seed.
+// Goal: as long as the tier has place, nothing is lost, whatever sizes come: what makes room is written, and room in
+// one piece is found in a fragmented arena. Method: an arena of 1 MiB, objects of random sizes up to seven tenths of
+// it, ten times as many bytes as it holds; each allocation asks for room first, as the sidecar does, and between them
+// random objects are brought back, compared, and deleted. Prints its seed.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
