@@ -18,8 +18,10 @@ uint32_t LinkMemory::Register(Transport& transport) const {
 }
 
 std::unique_ptr<Transport> MakeTransport(const std::string& name, uint32_t copyThreads, TransportSink* sink) {
+  TransportOptions options;
+  options.copyThreads = copyThreads;
   std::unique_ptr<Transport> transport;
-  Check(CreateTransport(name, {.copyThreads = copyThreads}, sink, &transport), "transport " + name);
+  Check(CreateTransport(name, options, sink, &transport), "transport " + name);
   return transport;
 }
 
