@@ -5,6 +5,6 @@ import { pathToFileURL } from "node:url";
 import { root } from "./setup/run.mjs";
 import { setUpOrExit } from "./setup.mjs";
 
-await setUpOrExit(["build"], { quiet: true });
+await setUpOrExit(["build", "start"], { quiet: true });
 const { main } = await import(pathToFileURL(join(root, "dist/cli/main.js")).href);
 process.exitCode = await main(["demo", ...process.argv.slice(2)]);

@@ -46,29 +46,41 @@ function packagesAreInstalled() {
 
 const isTypeScript = (path) => path.endsWith(".ts");
 
-function nativeStep(withTests) {
+/** What is built of the native code, the most complete first: what one of them made is good for those after it. */
+const nativeParts = [
+  { name: "native-tests", title: "native code and its tests", targets: [] },
+  { name: "native", title: "native code", targets: [] },
+  {
+    name: "native-core",
+    title: "native code: sidecar and addon",
+    targets: ["hbmesh-sidecar", "hbmesh_addon", "hbmesh-raw-sockets"],
+  },
+];
+
+function nativeStep(purposes) {
   const buildFolder = join(root, "build");
-  const name = withTests ? "native-tests" : "native";
+  const part = purposes.includes("test") ? 0 : purposes.includes("start") ? 2 : 1;
+  const { name, title, targets } = nativeParts[part];
   const inputs = ["CMakeLists.txt", "cmake", "native", "node_modules/node-addon-api/package.json"];
   const outputs = ["build/Release/hbmesh.node", "build/Release/hbmesh-sidecar"];
   const print = () => fingerprint(inputs);
   return {
     name,
-    title: withTests ? "native code and its tests" : "native code: sidecar and addon",
-    // What was built with tests is good without them.
-    needed: () => !isCurrent(name, print(), outputs) && (withTests || !isCurrent("native-tests", print(), outputs)),
+    title,
+    needed: () => !nativeParts.slice(0, part + 1).some((each) => isCurrent(each.name, print(), outputs)),
     run: async () => {
       const before = print();
       clearStamp(name);
       const jobs = String(availableParallelism());
-      const tests = `--CDHBMESH_TESTS=${withTests ? "ON" : "OFF"}`;
+      const tests = `--CDHBMESH_TESTS=${part === 0 ? "ON" : "OFF"}`;
+      const wanted = targets.length > 0 ? ["--target", ...targets] : [];
       // A cache of another checkout, or of another generator, can't be reused: start again.
       const cache = join(buildFolder, "CMakeCache.txt");
       if (existsSync(cache) && !readFileSync(cache, "utf8").includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${root}\n`)) {
         rmSync(buildFolder, { recursive: true, force: true });
       }
       await runLogged("native-configure", binary("cmake-js"), ["configure", "--config", "Release", tests]);
-      await runLogged("native-build", "cmake", ["--build", buildFolder, "--config", "Release", "-j", jobs]);
+      await runLogged("native-build", "cmake", ["--build", buildFolder, "--config", "Release", "-j", jobs, ...wanted]);
       writeStamp(name, before);
     },
   };
@@ -91,7 +103,8 @@ function pythonStep() {
 }
 
 /**
- * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python package.
+ * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python package. "start" leaves out
+ * native programs that the main job and workers don't need: bench, C library.
  */
 export function setupSteps(purposes) {
   return [
@@ -146,7 +159,7 @@ export function setupSteps(purposes) {
       outputs: ["dist/cli/main.js", "dist/client/index.js"],
       run: () => runLogged("tsc", binary("tsc"), ["-p", "tsconfig.json"]),
     }),
-    nativeStep(purposes.includes("test")),
+    nativeStep(purposes),
     // After the native code, which may empty build/.
     ...(purposes.some((purpose) => ["test", "lint", "wheel"].includes(purpose)) ? [pythonStep()] : []),
   ];

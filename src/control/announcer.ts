@@ -5,6 +5,7 @@
  * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but who asks it: the run concludes without it, and goes on trying until it has been told, or
  * the ring changes.
  */
+import { setMaxListeners } from "node:events";
 import type { Clock } from "../base/clock.js";
 import { pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -87,6 +88,8 @@ export class Announcer {
   setView(view: MembershipView): void {
     this.#run.abort();
     const run = new AbortController();
+    // One listener for each owner that is being told.
+    setMaxListeners(0, run.signal);
     this.#run = run;
     this.#told.setView(view);
     this.#running = this.#announce(view, run.signal);

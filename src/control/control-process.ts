@@ -7,7 +7,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
-import { type Credentials, loadCredentials } from "../base/credentials.js";
+import { type Credentials, loadCredentials, markOf } from "../base/credentials.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { createLogger, type Logger } from "../base/log.js";
@@ -291,6 +291,7 @@ class ControlProcessImpl implements ControlProcess {
       log: this.#log,
       clusterName,
       keyRule,
+      tokenMark: markOf(this.credentials, clusterName),
       leaseMs,
       describeSelf: () => this.#describeSelf(),
       onView: (view) => this.#takeView(view),

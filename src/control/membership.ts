@@ -2,6 +2,7 @@
  * Membership: who is in the cluster, as the store says, and this process as one of them.
  *
  *   hbmesh/<cluster>/settings/key_rule   the rule that all members keep; written by the first
+ *   hbmesh/<cluster>/settings/cluster_token   what tells that a worker has the token of all members, or that they have none; written by the first
  *   hbmesh/<cluster>/next_member_id      counter, compare-and-swap
  *   hbmesh/<cluster>/members/<id>        Member, bound to the member's lease
  *   hbmesh/<cluster>/members/<id>/leaves empty, bound to the same lease: written by a member before it leaves as planned, so that the others know that its bytes go with it
@@ -50,6 +51,8 @@ export interface MembershipOptions {
   log: Logger;
   clusterName: string;
   keyRule: KeyRuleChoice;
+  /** The same text for every member with the same token, and one for those without (ClusterToken.mark). */
+  tokenMark: string;
   leaseMs: number;
   /** Asked each time the record is written. */
   describeSelf: () => SelfDescription;
@@ -123,7 +126,14 @@ export class Membership {
 
   /** Resolves once this member's record is in the view. On failure nothing of it is left in the store. */
   async join(): Promise<void> {
-    await this.#agreeOnKeyRule();
+    const { keyRule, tokenMark, clusterName } = this.#options;
+    await this.#agree("key_rule", keyRule, (agreed) => {
+      return `cluster ${clusterName} has the key rule ${agreed} and this worker ${keyRule}; start it with the cluster's`;
+    });
+    await this.#agree("cluster_token", tokenMark, () => {
+      const remedy = "start all workers of a cluster with the same --cluster_token_file, or all without";
+      return `cluster ${clusterName} has another cluster token than this worker, or one of both has none; ${remedy}`;
+    });
     this.#selfId = await this.#takeId();
     this.#tasks.push(this.#watch());
     const limits = { clock: this.#options.clock, timeoutMs: JOIN_TIMEOUT_MS, signal: this.#ending.signal };
@@ -158,18 +168,18 @@ export class Membership {
     }
   }
 
-  async #agreeOnKeyRule(): Promise<void> {
-    const { store, keyRule, clusterName } = this.#options;
-    const key = `${this.#prefix}settings/key_rule`;
-    const { written } = await store.put(key, Buffer.from(keyRule), { expectedRevision: 0n });
+  /** What all members must have alike. The first one writes it; who comes with something else is refused before it is seen by the others. */
+  async #agree(setting: string, own: string, describe: (agreed: string) => string): Promise<void> {
+    const { store } = this.#options;
+    const key = `${this.#prefix}settings/${setting}`;
+    const { written } = await store.put(key, Buffer.from(own), { expectedRevision: 0n });
     if (written) {
       return;
     }
     const entry = await store.get(key);
-    const agreed = entry === undefined ? keyRule : Buffer.from(entry.value).toString("utf8");
-    if (agreed !== keyRule) {
-      const message = `cluster ${clusterName} has the key rule ${agreed} and this worker ${keyRule}; start it with the cluster's`;
-      throw new HbmeshError(StatusCode.INVALID, message);
+    const agreed = entry === undefined ? own : Buffer.from(entry.value).toString("utf8");
+    if (agreed !== own) {
+      throw new HbmeshError(StatusCode.INVALID, describe(agreed));
     }
   }
 

@@ -20,7 +20,8 @@ interface Started {
   log: string;
 }
 
-describe.skipIf(etcdMissing !== undefined)(`start, status, stop ${etcdMissing ?? ""}`, () => {
+// Each command is a process of its own.
+describe.skipIf(etcdMissing !== undefined)(`start, status, stop ${etcdMissing ?? ""}`, { timeout: 180_000 }, () => {
   let etcd: Etcd;
   let folder: string;
   let before: Leftovers;
