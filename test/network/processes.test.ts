@@ -1,0 +1,122 @@
+/**
+ * Goal: kill -9 of any process of a worker, or of a client, loses nothing that is sealed on a living host, and is told with a code that says what to do.
+ * Method: three hosts (network namespaces) with real etcd and workers started by hbmesh start; one failure after the other, and after each everything that was set is read from every host. Device 0 of host 3 is
+ * slowed down, so that a set there is certainly under way when its client is killed; a get is stopped in the middle by stopping its source.
+ */
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { isAlive, until } from "../cluster/commands.js";
+import { etcdMissing } from "../cluster/etcd.js";
+import { kill, NetworkFixture, signal, TRANSIENT } from "./fixture.js";
+import type { Outcome } from "./host-process.js";
+import { namespacesMissing } from "./hosts.js";
+
+const missing = namespacesMissing ?? etcdMissing;
+const LARGE = Array.from({ length: 10 }, () => 4 << 20);
+const SLOW_HOST = 3;
+const SLOW = ["--sim_bandwidth_mb_per_s", "20"];
+
+describe.skipIf(missing !== undefined)(`processes that are killed ${missing ?? ""}`, { timeout: 180_000 }, () => {
+  let net: NetworkFixture;
+
+  beforeAll(async () => {
+    net = await NetworkFixture.start({
+      arenaMb: 128,
+      flagsOf: (host) => ["--replica_percent", "50", ...(host === SLOW_HOST ? SLOW : [])],
+    });
+    for (const host of net.all) {
+      await net.fill(host, 20);
+    }
+  }, 120_000);
+
+  afterEach(async () => {
+    await net.untilWhole();
+    await net.expectAllFound();
+  });
+
+  afterAll(async () => {
+    await net?.close();
+  }, 120_000);
+
+  /** A client of the host sees what this gives, and never a miss: `keys` are read until all are there. */
+  const ownedBy = async (host: number, keys: readonly string[]): Promise<string[]> => {
+    const client = await net.client(host);
+    const owners = await Promise.all(keys.map((key) => client.ask<{ owner: string }>("explain", { key })));
+    return keys.filter((_, index) => owners[index]?.owner === net.worker(host).address);
+  };
+
+  it("a sidecar: the next one adopts its memory", async () => {
+    const { sidecarPid, pid } = net.worker(1);
+    const used = (await net.health(1))?.objects;
+    await kill(sidecarPid);
+    await until("the worker is ready again", async () => (await net.health(1))?.ready);
+    expect(isAlive(pid)).toBe(true);
+    expect((await net.health(1))?.objects).toBe(used);
+    expect(net.logOf(1)).toContain("the sidecar was restarted");
+  });
+
+  it("a control process: its clients go on reading what is there; the next one takes the sidecar over", async () => {
+    const { sidecarPid, pid } = net.worker(2);
+    const local = [...net.objects].filter(([, { host }]) => host === 2).map(([key]) => key);
+    await kill(pid);
+    expect((await net.read(2, local)).map(({ code }) => code)).toEqual(local.map(() => "OK"));
+    const again = await net.startWorker(2);
+    expect(again.sidecarPid).toBe(sidecarPid);
+    expect((await net.read(2, local)).map(({ code }) => code)).toEqual(local.map(() => "OK"));
+    await net.untilWhole();
+  });
+
+  it("the owner of keys, while their bytes are elsewhere: no miss, and found again with the next ring", async () => {
+    const keys = await net.fill(3, 60);
+    const owned = await ownedBy(1, keys);
+    expect(owned.length).toBeGreaterThan(0);
+    await kill(net.worker(1).pid);
+    await net.expectAllFound([2], owned);
+    await net.startWorker(1);
+  });
+
+  it("a client in the middle of a set: the key is nowhere, and no memory stays taken", async () => {
+    const client = await net.newClient(SLOW_HOST);
+    const before = await net.health(SLOW_HOST);
+    const setting = client.ask("set", { keys: ["half"], sizes: [LARGE], versions: [1] }).catch(() => undefined);
+    await until("the arena holds the half-written object", async () => {
+      const used = (await net.health(SLOW_HOST))?.arenaUsedBytes ?? 0;
+      return used > (before?.arenaUsedBytes ?? 0);
+    });
+    await client.kill();
+    await setting;
+    await until("its memory is free again", async () => {
+      const now = await net.health(SLOW_HOST);
+      return now?.arenaUsedBytes === before?.arenaUsedBytes && now?.objects === before?.objects;
+    });
+    for (const host of net.all) {
+      const [found] = await (await net.client(host)).ask<Outcome[]>("exist", { keys: ["half"] });
+      expect(found).toMatchObject({ code: "OK", presence: "MISS" });
+    }
+  });
+
+  /** A get at host 2 whose source at host 1 is stopped in the middle. */
+  const stopInGet = async (key: string): Promise<void> => {
+    const reader = await net.client(2);
+    const { sidecarPid } = net.worker(1);
+    for (let attempt = 1; ; attempt += 1) {
+      const { isWhole } = await reader.ask<{ isWhole: boolean }>("stopInGet", { key, sizes: LARGE, stop: sidecarPid });
+      if (!isWhole) {
+        return;
+      }
+      // It was over before the source was stopped: once more.
+      expect(attempt).toBeLessThan(20);
+      signal(sidecarPid, "SIGCONT");
+      await reader.ask("heldGet");
+    }
+  };
+
+  it("the only source in the middle of a get: the caller is told, and reads it when the source is back", async () => {
+    const [key = ""] = await net.fill(1, 1, LARGE);
+    await stopInGet(key);
+    await kill(net.worker(1).sidecarPid);
+    const outcome = await (await net.client(2)).ask<Outcome>("heldGet");
+    expect(TRANSIENT).toContain(outcome.code);
+    expect(outcome.message).not.toBe("");
+    await net.expectAllFound([2], [key]);
+  });
+});
