@@ -6,8 +6,8 @@
  *   node scripts/test.mjs [--native-only | --js-only | --python-only] [filters of vitest, or of pytest...]
  */
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { root, stateFolder } from "./setup/run.mjs";
 import { setUpOrExit } from "./setup.mjs";
@@ -86,6 +86,9 @@ async function runPytest() {
 }
 
 await setUpOrExit(["build", "test"]);
+// A temporary folder of its own for the whole run: what it leaves behind is told from what others have in /tmp.
+const temporary = mkdtempSync(join(tmpdir(), "hbmesh-test-"));
+process.env.TMPDIR = temporary;
 const sum = { passed: 0, failed: 0, skipped: 0 };
 const all = { native: runCtest, js: runVitest, python: runPytest };
 const wanted = Object.keys(all).filter((name) => args.includes(`--${name}-only`));
@@ -96,6 +99,7 @@ for (const name of wanted.length > 0 ? wanted : Object.keys(all)) {
   sum.failed += result.failed;
   sum.skipped += result.skipped;
 }
+rmSync(temporary, { recursive: true, force: true });
 if (sum.skipped > 0) {
   process.stdout.write(`${sum.skipped} skipped\n`);
 }

@@ -1,8 +1,9 @@
 /**
- * Looks for what a suite may not leave behind: processes, abstract sockets, shared memory, temporary files. Takes what is there
- * before and compares after, so that a worker that somebody else runs on this machine does not matter.
+ * Looks for what a suite may not leave behind: processes, sockets, shared memory, temporary files. Takes what is there before
+ * and compares after, and only what is of this checkout: other checkouts may be under test on this machine at the same time.
+ * `npm test` gives each run a temporary folder of its own.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { expect } from "vitest";
 import { root } from "../contract/sources.js";
@@ -22,19 +23,40 @@ export function leftoversNow(addresses: readonly string[] = []): Leftovers {
   const ours = (text: string): boolean => addresses.length === 0 || addresses.some((address) => text.includes(address));
   return {
     processes: processLines().filter((line) => program.test(line) && ours(line)),
-    sockets: readFileSync("/proc/net/unix", "utf8")
-      .split("\n")
-      .map((line) => line.slice(line.lastIndexOf(" ") + 1))
-      .filter((name) => name.startsWith("@hbmesh") && ours(name) && !isOfOthers(name)),
-    sharedMemory: readdirSync("/dev/shm"),
+    sockets: socketsOf(processLines().filter((line) => program.test(line))).filter(ours),
+    sharedMemory: readdirSync("/dev/shm").filter((name) => name.includes("hbmesh")),
     temporaryFiles: readdirSync(tmpdir()).filter((name) => name.startsWith("hbmesh")),
   };
 }
 
-/** "@hbmesh-shm/<process id>-...": is that a living process of another checkout? */
-function isOfOthers(name: string): boolean {
-  const pid = /^@hbmesh-shm\/(\d+)-/.exec(name)?.[1];
-  return processLines().some((line) => line.startsWith(`${pid} `) && !program.test(line));
+/**
+ * Names of the unix sockets that these processes, and this one, hold. A socket with an abstract name is gone with the last
+ * process that holds it, so there are no others to look for.
+ */
+function socketsOf(lines: readonly string[]): string[] {
+  const pids = [String(process.pid), ...lines.map((line) => line.slice(0, line.indexOf(" ")))];
+  const held = new Set(pids.flatMap(heldInodes));
+  return readFileSync("/proc/net/unix", "utf8")
+    .split("\n")
+    .map((line) => line.split(/\s+/))
+    .flatMap(([, , , , , , inode = "", name = ""]) => (name.startsWith("@hbmesh") && held.has(inode) ? [name] : []));
+}
+
+/** Of the sockets that process `pid` has open. */
+function heldInodes(pid: string): string[] {
+  return readable(() => readdirSync(`/proc/${pid}/fd`)).flatMap((fd) => {
+    const target = readable(() => [readlinkSync(`/proc/${pid}/fd/${fd}`)])[0] ?? "";
+    return /^socket:\[(\d+)\]$/.exec(target)?.[1] ?? [];
+  });
+}
+
+/** What `look` gives, or nothing: processes and their files come and go. */
+function readable(look: () => string[]): string[] {
+  try {
+    return look();
+  } catch {
+    return [];
+  }
 }
 
 /** "1234 node dist/cli/main.js worker ..." for each process of this machine that can be read. */
@@ -42,13 +64,9 @@ function processLines(): string[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) => {
-      try {
-        const line = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
-        // A zombie has no command line; its parent has not looked yet.
-        return line === "" ? [] : [`${pid} ${line}`];
-      } catch {
-        return [];
-      }
+      const line = readable(() => [readFileSync(`/proc/${pid}/cmdline`, "utf8")])[0] ?? "";
+      // A zombie has no command line; its parent has not looked yet.
+      return line === "" ? [] : [`${pid} ${line.replaceAll("\0", " ").trim()}`];
     });
 }
 

@@ -1,13 +1,16 @@
 /**
  * Goal: what README.md tells a newcomer to run works as it is written there.
  * Method: take the fenced blocks out of README.md and run them: the shell lines by sh, the TypeScript example against the two
- * workers that its `npx hbmesh dev` starts. `npm test` is left out, since it is what runs this.
+ * workers that its `npx hbmesh dev` starts, with the usual port replaced by a free one, since another run of these tests or a
+ * worker of this machine may have the usual one. `npm test` is left out, since it is what runs this.
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { run, until } from "../cluster/commands.js";
+import { isAlive, run, until } from "../cluster/commands.js";
 import { expectNothingNew, type Leftovers, leftoversNow } from "../cluster/leftovers.js";
 import { read, root } from "../contract/sources.js";
 
@@ -28,6 +31,24 @@ const commands = blocks("sh").flatMap((block) =>
 );
 const starts = commands.filter((command) => /^npm .*start\b/.test(command));
 const curls = commands.filter((command) => command.startsWith("curl"));
+
+/** One that is free now, as is the next, below those that the system hands out. */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 20_000 + randomInt(10_000);
+    if ((await isFree(port)) && (await isFree(port + 1))) {
+      return port;
+    }
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
 
 let before: Leftovers;
 
@@ -67,10 +88,19 @@ describe("README.md, from code", () => {
   let dev: ChildProcess;
   let output = "";
   let ended: Promise<number | null>;
+  let port = 0;
+  // The second worker of `hbmesh dev` has the next port.
+  const withPort = (text: string): string =>
+    text.replaceAll("31501", String(port)).replaceAll("31502", String(port + 1));
 
   beforeAll(async () => {
+    port = await freePort();
     // A group of its own, so that Ctrl-C can be sent as a terminal does: to all of it.
-    dev = spawn("sh", ["-c", "exec npx hbmesh dev"], { cwd: root, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    dev = spawn("sh", ["-c", `exec npx hbmesh dev --port ${port}`], {
+      cwd: root,
+      detached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     dev.stdout?.setEncoding("utf8").on("data", (text: string) => {
       output += text;
     });
@@ -80,12 +110,17 @@ describe("README.md, from code", () => {
     ended = new Promise((resolve) => {
       dev.once("close", resolve);
     });
-    await until(`hbmesh dev is up; it said:\n${output}`, () => output.includes("Ctrl-C ends them all."));
+    let running = true;
+    dev.once("close", () => {
+      running = false;
+    });
+    await until("hbmesh dev is up or has ended", () => output.includes("Ctrl-C ends them all.") || !running, 60_000);
+    expect(running, `hbmesh dev ended; it said:\n${output}`).toBe(true);
   });
 
   afterAll(async () => {
     rmSync(script, { force: true });
-    if (dev.pid !== undefined) {
+    if (dev.pid !== undefined && isAlive(dev.pid)) {
       process.kill(-dev.pid, "SIGINT");
     }
     await ended;
@@ -96,15 +131,15 @@ describe("README.md, from code", () => {
     expect(others).toEqual([]);
     mkdirSync(join(root, ".setup"), { recursive: true });
     // Inside the repository, where Node finds the package under its own name. The example has no types to strip.
-    writeFileSync(script, example ?? "");
+    writeFileSync(script, withPort(example ?? ""));
     const result = await run(process.execPath, [script], { cwd: root });
     expect(result.stderr).toBe("");
     expect(result.code).toBe(0);
-    expect(result.stdout).toMatch(/^\[\] tcp 127\.0\.0\.1:31501 .* 7\n$/);
+    expect(result.stdout).toMatch(new RegExp(`^\\[\\] tcp 127\\.0\\.0\\.1:${port} .* 7\\n$`));
   });
 
   it.each(curls)("%s", async (command) => {
-    const result = await run("sh", ["-c", command], { cwd: root });
+    const result = await run("sh", ["-c", withPort(command)], { cwd: root });
     expect(result.code).toBe(0);
     expect(JSON.parse(result.stdout)).toHaveProperty("entries");
   });
