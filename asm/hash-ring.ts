@@ -18,25 +18,28 @@ import {
   MEMBER_RECORD_BYTES,
   MemberRecord,
 } from "./layout";
-import { hashBytes, RING_SEED, splitMix } from "./hash";
+import { RING_SEED } from "./hash";
 import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart } from "./key";
 import { beginNumbers, memberCount, numberOf } from "./member-numbers";
 import { allocateRun, allocateScratch, freeRun, pagesFor } from "./memory";
+import { bucketBits, buildTokens, mergeTokens, RING_MEMBER_BYTES, readMembers, TOKEN_MASK } from "./ring-build";
 
 /** Tokens of a member of weight 1. bench/wasm-ring.mjs measures what other numbers give. */
 export const TOKENS_PER_WEIGHT: u32 = 3072;
 /** Bounds the ring's memory: 256 MiB of tokens. */
 const TOKENS_MAX: u32 = 1 << 25;
 
-//  The ring's run:  prefix u32 x buckets │ entries u64 x (tokens + 1)
+//  The ring's run:  prefix u32 x buckets │ entries u64 x (tokens + 1) │ RingMember x members
 //  An entry is a token's upper 48 bits and the member's id below. Entries are sorted; `prefix[b]` is the position of the
 //  first one whose upper bits are at least b. The last entry stands for the way round.
-const TOKEN_MASK: u64 = ~0xffff;
 let ringRun: usize = 0;
 let ringPages: u32 = 0;
 let prefix: usize = 0;
 let entries: usize = 0;
 let shift: u64 = 0;
+/** RingMember x membersCount of the ring in use. */
+let members: usize = 0;
+let membersCount: u32 = 0;
 export let ringTokens: u32 = 0;
 
 // A ring that was kept to be compared with (`keepRing`); its run may be the one that is in use.
@@ -67,87 +70,32 @@ export function setRingFrom(pointer: usize, length: u32, count: u32): u32 {
 }
 
 function buildRing(pointer: usize, count: u32, tokens: u32): u32 {
-  // One or two tokens a bucket: looking one up reads about two entries, which mostly share a cache line.
-  const bits: u32 = tokens < 4 ? 1 : 31 - clz<u32>(tokens - 1);
-  const buckets: u32 = 1 << bits;
-  const prefixBytes = (<u64>buckets + 2) << 2;
-  const pages = pagesFor(prefixBytes + ((<u64>tokens + 1) << 3));
+  const bits = bucketBits(tokens);
+  const prefixBytes = (<u64>(1 << bits) + 2) << 2;
+  const entriesBytes = (<u64>tokens + 1) << 3;
+  const pages = pagesFor(prefixBytes + entriesBytes + <u64>count * RING_MEMBER_BYTES);
   const run = allocateRun(pages);
   if (run == 0) return CALL_OUT_OF_MEMORY;
+  const newEntries = run + <usize>prefixBytes;
+  const newMembers = newEntries + <usize>entriesBytes;
+  readMembers(pointer, count, newMembers);
+  if (tokens > 0) {
+    const isMerged =
+      ringTokens > 0 &&
+      mergeTokens(members, membersCount, entries, ringTokens, newMembers, count, tokens, run, bits, newEntries);
+    if (!isMerged) buildTokens(newMembers, count, run, bits, newEntries);
+    store<u64>(newEntries + (<usize>tokens << 3), TOKEN_MASK | (load<u64>(newEntries) & 0xffff));
+  }
   if (ringRun != 0 && ringRun != keptRun) freeRun(ringRun, ringPages);
   ringRun = run;
   ringPages = pages;
   prefix = run;
-  entries = run + <usize>prefixBytes;
+  entries = newEntries;
   shift = 64 - bits;
+  members = newMembers;
+  membersCount = count;
   ringTokens = tokens;
-  if (tokens == 0) return CALL_OK;
-  memory.fill(prefix, 0, <usize>prefixBytes);
-  countBuckets(pointer, count);
-  let sum: u32 = 0;
-  for (let bucket: u32 = 0; bucket < buckets; bucket += 1) {
-    const at = prefix + (<usize>bucket << 2);
-    const size = load<u32>(at);
-    store<u32>(at, sum);
-    sum += size;
-  }
-  scatterTokens(pointer, count);
-  sortBuckets(buckets);
-  store<u64>(entries + (<usize>tokens << 3), TOKEN_MASK | (load<u64>(entries) & 0xffff));
   return CALL_OK;
-}
-
-function nameSeed(pointer: usize, count: u32, index: u32): u64 {
-  const member = changetype<MemberRecord>(pointer + <usize>index * MEMBER_RECORD_BYTES);
-  return hashBytes(pointer + <usize>count * MEMBER_RECORD_BYTES + member.nameOffset, member.nameBytes, RING_SEED);
-}
-
-function countBuckets(pointer: usize, count: u32): void {
-  for (let index: u32 = 0; index < count; index += 1) {
-    const tokens = changetype<MemberRecord>(pointer + <usize>index * MEMBER_RECORD_BYTES).tokens;
-    const seed = nameSeed(pointer, count, index);
-    for (let token: u32 = 0; token < tokens; token += 1) {
-      const at = prefix + (<usize>(splitMix(seed, token) >> shift) << 2);
-      store<u32>(at, load<u32>(at) + 1);
-    }
-  }
-}
-
-/** Puts each token into its bucket; afterwards `prefix[b]` is the end of bucket b. */
-function scatterTokens(pointer: usize, count: u32): void {
-  for (let index: u32 = 0; index < count; index += 1) {
-    const member = changetype<MemberRecord>(pointer + <usize>index * MEMBER_RECORD_BYTES);
-    const tokens = member.tokens;
-    const id: u64 = member.id;
-    const seed = nameSeed(pointer, count, index);
-    for (let token: u32 = 0; token < tokens; token += 1) {
-      const value = splitMix(seed, token);
-      const at = prefix + (<usize>(value >> shift) << 2);
-      const position = load<u32>(at);
-      store<u32>(at, position + 1);
-      store<u64>(entries + (<usize>position << 3), (value & TOKEN_MASK) | id);
-    }
-  }
-}
-
-/** Sorts within each bucket, and turns `prefix` from ends into starts again. */
-function sortBuckets(buckets: u32): void {
-  let start: u32 = 0;
-  for (let bucket: u32 = 0; bucket < buckets; bucket += 1) {
-    const at = prefix + (<usize>bucket << 2);
-    const end = load<u32>(at);
-    for (let sorted = start + 1; sorted < end; sorted += 1) {
-      const entry = load<u64>(entries + (<usize>sorted << 3));
-      let hole = sorted;
-      while (hole > start && load<u64>(entries + (<usize>(hole - 1) << 3)) > entry) {
-        store<u64>(entries + (<usize>hole << 3), load<u64>(entries + (<usize>(hole - 1) << 3)));
-        hole -= 1;
-      }
-      store<u64>(entries + (<usize>hole << 3), entry);
-    }
-    store<u32>(at, start);
-    start = end;
-  }
 }
 
 /** Member that owns a hash; 0 if the ring is empty. */
