@@ -11,7 +11,7 @@ import { type Credentials, loadCredentials, markOf } from "../base/credentials.j
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { createLogger, type Logger } from "../base/log.js";
-import { createSystemRandom } from "../base/random.js";
+import { createSystemRandom, type RandomSource } from "../base/random.js";
 import { loadTenants, type Tenants } from "../base/tenants.js";
 import { createDecisions, type Decisions } from "../decision/index.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
@@ -67,6 +67,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly credentials: Credentials;
   readonly #clock: Clock;
   readonly #log: Logger;
+  readonly #random: RandomSource;
   readonly #store: Store;
   readonly #ownsStore: boolean;
   readonly #network: ControlNetwork;
@@ -97,7 +98,8 @@ class ControlProcessImpl implements ControlProcess {
     this.#ownsStore = dependencies.store === undefined;
     this.credentials = loadCredentials(config);
     this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log, this.credentials);
-    const random = dependencies.random ?? createSystemRandom();
+    this.#random = dependencies.random ?? createSystemRandom();
+    const random = this.#random;
     // Nobody can choose keys that make the directory slow.
     const hashSeed = (BigInt(random.nextBelow(2 ** 32)) << 32n) | BigInt(random.nextBelow(2 ** 32));
     const decisions = dependencies.decisions ?? createDecisions({ hashSeed });
@@ -246,6 +248,9 @@ class ControlProcessImpl implements ControlProcess {
     if (this.#membership.view === undefined) {
       return "the worker has not joined its cluster yet";
     }
+    if (this.#owner.complete) {
+      return "";
+    }
     const { missing } = this.#owner;
     if (missing.length === 0) {
       return this.#guard.mayDecide ? "" : "its lease in the store has ended, and it has not joined again yet";
@@ -289,6 +294,7 @@ class ControlProcessImpl implements ControlProcess {
       store: this.#store,
       clock: this.#clock,
       log: this.#log,
+      random: this.#random,
       clusterName,
       keyRule,
       tokenMark: markOf(this.credentials, clusterName),

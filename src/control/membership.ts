@@ -10,7 +10,7 @@
  * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
  * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
  *
- * A view is published at once; only when many changes come in a row it takes several of them: a cluster of a thousand that starts would else build a ring of a thousand a thousand times.
+ * A view is published at once; only when many changes come in a row it takes several of them, the more the larger the cluster is: a thousand that start would else build a ring of a thousand a thousand times.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Clock, Timer } from "../base/clock.js";
@@ -18,6 +18,7 @@ import type { KeyRuleChoice } from "../base/config.js";
 import { createDeferred, type Deferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
+import type { RandomSource } from "../base/random.js";
 import { type Member, MemberSchema } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { Store, WatchBatch } from "../metadata/store.js";
 
@@ -49,6 +50,7 @@ export interface MembershipOptions {
   store: Store;
   clock: Clock;
   log: Logger;
+  random: RandomSource;
   clusterName: string;
   keyRule: KeyRuleChoice;
   /** The same text for every member with the same token, and one for those without (ClusterToken.mark). */
@@ -70,6 +72,11 @@ const RETRY_MS = 500;
 /** So many views may follow each other at once, and one more every so often. */
 const VIEWS_AT_ONCE = 8;
 const VIEW_INTERVAL_MS = 100;
+/** Above so many members a view counts for several: what a ring costs grows with them. */
+const MEMBERS_PER_VIEW = 250;
+/** Longest wait after so many processes took the id that this one wanted; each time twice as long. */
+const ID_RETRY_MS = 4;
+const ID_RETRIES_MAX = 8;
 /** How long joining waits to see its own record. */
 const JOIN_TIMEOUT_MS = 10_000;
 
@@ -183,10 +190,11 @@ export class Membership {
     }
   }
 
+  /** Those that start at the same time draw apart: all at once they would ask the store as often as there are pairs of them. */
   async #takeId(): Promise<number> {
-    const { store } = this.#options;
+    const { store, clock, random } = this.#options;
     const key = `${this.#prefix}next_member_id`;
-    for (;;) {
+    for (let retries = 0; ; retries++) {
       const entry = await store.get(key, { signal: this.#ending.signal });
       const id = entry === undefined ? 1 : Number(Buffer.from(entry.value).toString("utf8"));
       if (!Number.isInteger(id) || id < 1) {
@@ -203,6 +211,8 @@ export class Membership {
       if ((await store.put(key, next, { expectedRevision: entry?.modifyRevision ?? 0n })).written) {
         return id;
       }
+      const longestMs = ID_RETRY_MS * 2 ** Math.min(retries, ID_RETRIES_MAX);
+      await pause(clock, random.nextFraction() * longestMs, this.#ending.signal);
     }
   }
 
@@ -358,17 +368,21 @@ export class Membership {
     const nowMs = clock.monotonicMs();
     this.#credit = Math.min(VIEWS_AT_ONCE, this.#credit + (nowMs - this.#creditMs) / VIEW_INTERVAL_MS);
     this.#creditMs = nowMs;
-    if (this.#credit >= 1 && this.#publishTimer === undefined) {
+    if (this.#credit >= this.#viewCost && this.#publishTimer === undefined) {
       this.#publish();
       return;
     }
-    this.#publishTimer ??= clock.setTimer((1 - this.#credit) * VIEW_INTERVAL_MS, () => {
+    this.#publishTimer ??= clock.setTimer((this.#viewCost - this.#credit) * VIEW_INTERVAL_MS, () => {
       this.#publishTimer = undefined;
       // Without its own record this member has no place in a view; it writes it again.
       if (this.#known.has(`${this.#prefix}members/${this.#selfId}`) && !this.#ending.signal.aborted) {
         this.#publish();
       }
     });
+  }
+
+  get #viewCost(): number {
+    return Math.min(VIEWS_AT_ONCE, Math.max(1, this.#known.size / MEMBERS_PER_VIEW));
   }
 
   #publish(): void {
@@ -388,7 +402,7 @@ export class Membership {
     });
     const view = { epoch: this.#nextEpoch, selfId: this.#selfId, members, left: new Set(this.#left) };
     this.#view = { ...view, passed: this.#passed || hidden };
-    this.#credit -= 1;
+    this.#credit -= this.#viewCost;
     this.#passed = false;
     this.#joined.resolve();
     this.#options.onView(this.#view);

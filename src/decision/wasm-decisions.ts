@@ -369,17 +369,16 @@ function memberBytes(members: readonly RingMember[]): number {
 function encodeMembers(members: readonly RingMember[], tokensPerWeight: number): Uint8Array {
   const bytes = new Uint8Array(memberBytes(members));
   const view = new DataView(bytes.buffer);
-  const namesAt = members.length * MEMBER_RECORD_BYTES;
+  const names = Buffer.from(bytes.buffer, members.length * MEMBER_RECORD_BYTES);
   let nameOffset = 0;
   for (const [index, { id, weight, name }] of members.entries()) {
     const at = index * MEMBER_RECORD_BYTES;
-    const encoded = Buffer.from(name);
+    const nameBytes = names.write(name, nameOffset, "utf8");
     view.setUint32(at, id, true);
     view.setUint32(at + 4, Math.round(weight * tokensPerWeight), true);
     view.setUint32(at + 8, nameOffset, true);
-    view.setUint32(at + 12, encoded.byteLength, true);
-    bytes.set(encoded, namesAt + nameOffset);
-    nameOffset += encoded.byteLength;
+    view.setUint32(at + 12, nameBytes, true);
+    nameOffset += nameBytes;
   }
   return bytes;
 }

@@ -30,6 +30,8 @@ interface Lease {
 
 interface StoredEntry extends StoreEntry {
   leaseId: bigint | undefined;
+  /** A copy that all watches are given: there may be very many of them. */
+  watched: StoreEntry;
 }
 
 class MemoryStore implements Store {
@@ -55,7 +57,7 @@ class MemoryStore implements Store {
 
   async getPrefix(prefix: string, options?: StoreCallOptions): Promise<{ entries: StoreEntry[]; revision: bigint }> {
     this.#check(options, "reading the store");
-    return { entries: this.#under(prefix), revision: this.#revision };
+    return { entries: this.#under(prefix).map(copyEntry), revision: this.#revision };
   }
 
   async put(key: string, value: Uint8Array, options: PutOptions = {}): Promise<PutResult> {
@@ -74,9 +76,10 @@ class MemoryStore implements Store {
       this.#leases.get(before.leaseId)?.keys.delete(key);
     }
     lease?.keys.add(key);
-    const entry = { key, value: new Uint8Array(value), modifyRevision: ++this.#revision, leaseId };
-    this.#entries.set(key, entry);
-    this.#tell([{ entry: copyEntry(entry), deleted: false }]);
+    const entry = { key, value: new Uint8Array(value), modifyRevision: ++this.#revision };
+    const watched = copyEntry(entry);
+    this.#entries.set(key, { ...entry, leaseId, watched });
+    this.#tell([{ entry: watched, deleted: false }]);
     return { written: true, revision: this.#revision };
   }
 
@@ -117,7 +120,7 @@ class MemoryStore implements Store {
     const watch = { prefix, queue: new WatchQueue() };
     const onAbort = (): void => watch.queue.end();
     options.signal.addEventListener("abort", onAbort, { once: true });
-    const events = this.#under(prefix).map((entry) => ({ entry, deleted: false }));
+    const events = this.#under(prefix).map(({ watched }) => ({ entry: watched, deleted: false }));
     watch.queue.push({ snapshot: true, revision: this.#revision, events });
     this.#watches.add(watch);
     try {
@@ -148,9 +151,9 @@ class MemoryStore implements Store {
     }
   }
 
-  #under(prefix: string): StoreEntry[] {
+  #under(prefix: string): StoredEntry[] {
     const found = [...this.#entries.values()].filter((entry) => entry.key.startsWith(prefix));
-    return found.map(copyEntry).sort((a, b) => (a.key < b.key ? -1 : 1));
+    return found.sort((a, b) => (a.key < b.key ? -1 : 1));
   }
 
   #expireLater(leaseId: bigint, ttlMs: number): Timer {

@@ -257,12 +257,11 @@ export class SimCluster {
   isSettled(members: number): boolean {
     const { controls } = this;
     const [first] = controls;
+    // Of one epoch all have the same members.
     return (
       controls.length === members &&
-      controls.every(
-        (control) =>
-          control.epoch === first?.epoch && control.members.length === members && control.notReadyReason === "",
-      )
+      first?.members.length === members &&
+      controls.every((control) => control.epoch === first.epoch && control.notReadyReason === "")
     );
   }
 
