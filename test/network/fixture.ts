@@ -2,7 +2,7 @@
  * A cluster over hosts of its own: network namespaces, real etcd, a worker on each host started by `hbmesh start -w`, and a client process on each. What is set through it is remembered, so that after each
  * failure everything that is on a living host can be looked for from every other.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
@@ -107,6 +107,13 @@ export class NetworkFixture {
       throw new Error(`host ${host} has no worker`);
     }
     return worker;
+  }
+
+  /** Of the sidecar that runs on a host now; 0: none. */
+  sidecarPid(host: number): number {
+    const wanted = `--worker_address=${addressOf(host)}:${PORT}`;
+    const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+    return Number(pids.find((pid) => isSidecar(pid, wanted)) ?? 0);
   }
 
   /** `hbmesh ...args` on a host. */
@@ -223,10 +230,9 @@ export class NetworkFixture {
 
   /** Ends everything and fails if something stayed. */
   async close(): Promise<void> {
-    for (const { pid, sidecarPid } of this.workers.values()) {
-      for (const each of [pid, sidecarPid]) {
-        signal(each, "SIGCONT");
-      }
+    for (const { pid, host } of this.workers.values()) {
+      signal(pid, "SIGCONT");
+      signal(this.sidecarPid(host), "SIGCONT");
     }
     await Promise.all(this.#others.map((process) => process.kill()));
     const force = ["--force", "--stop_timeout_ms", "10000", "--quiet"];
@@ -294,9 +300,18 @@ export class NetworkFixture {
 
 const NEEDS_CONNECT = ["CLIENT_WORKER_DISCONNECT", "NO_AVAILABLE_WORKER", "NOT_READY", "SHUTTING_DOWN"];
 
+function isSidecar(pid: string, argument: string): boolean {
+  try {
+    const [program = "", ...args] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+    return program.endsWith("/hbmesh-sidecar") && args.includes(argument);
+  } catch {
+    return false;
+  }
+}
+
 /** To this process, if it is there. */
 export function signal(pid: number, name: NodeJS.Signals): void {
-  if (isAlive(pid)) {
+  if (pid > 0 && isAlive(pid)) {
     process.kill(pid, name);
   }
 }

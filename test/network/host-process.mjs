@@ -13,6 +13,7 @@ const [host, port] = address.split(":");
 const token = readFileSync(tokenFile, "utf8").trim();
 const devices = [new SimDevice(0), new SimDevice(1)];
 const WRONG_BYTES = -1;
+const LOOK_MS = 20;
 let client;
 let held;
 
@@ -37,23 +38,25 @@ function contentOf(key, version, blob, bytes) {
     words[0] = keyHash;
     words[1] = version;
   }
-  return Buffer.from(words.buffer);
+  const content = Buffer.from(words.buffer);
+  // Never 0, as memory is that nothing was read into yet.
+  content[bytes - 1] |= 1;
+  return content;
 }
 
+/** Full of zeros: nothing that was there before passes for what is read. */
 function memory(device, sizes) {
   const sim = devices[device];
   const blobs = sizes.map((bytes) => new Blob(sim.allocate(bytes), BigInt(bytes)));
+  for (const { pointer, size } of blobs) {
+    sim.copyIn(pointer, new Uint8Array(Number(size)));
+  }
   const bytesOf = (blob) => Buffer.from(sim.copyOut(blob.pointer, blob.size));
   return {
     list: new DeviceBlobList(device, blobs),
     fill(key, version) {
       for (const [index, blob] of blobs.entries()) {
         sim.copyIn(blob.pointer, contentOf(key, version, index, Number(blob.size)));
-      }
-    },
-    clear() {
-      for (const blob of blobs) {
-        sim.copyIn(blob.pointer, new Uint8Array(Number(blob.size)));
       }
     },
     /** The version whose bytes these are, all of them; else WRONG_BYTES. */
@@ -64,8 +67,8 @@ function memory(device, sizes) {
       );
       return isWhole ? version : WRONG_BYTES;
     },
-    firstByte: () => sim.copyOut(blobs[0].pointer, 1n)[0],
-    lastByte: () => sim.copyOut(blobs.at(-1).pointer + blobs.at(-1).size - 1n, 1n)[0],
+    /** The last byte of each blob. */
+    ends: () => blobs.map((blob) => sim.copyOut(blob.pointer + blob.size - 1n, 1n)[0]),
     free() {
       for (const blob of blobs) {
         sim.free(blob.pointer);
@@ -101,6 +104,7 @@ async function get(keys, sizes, timeoutMs) {
     () => client.mGetH2D(keys, lists, { timeoutMs }),
     (result, index) => ({
       version: result.statuses[index].ok ? targets[index].versionOf(keys[index]) : 0,
+      source: result.paths[0]?.source,
     }),
   );
   for (const target of targets) {
@@ -145,11 +149,14 @@ const commands = {
     void getting.then(() => {
       isOver = true;
     });
-    while (target.firstByte() === 0 && !isOver) {
+    const hasBegun = () => target.ends().some((byte) => byte !== 0);
+    while (!hasBegun() && !isOver) {
       await nextTurn();
+      // Looks without giving way: a get takes only some milliseconds.
+      for (const untilMs = performance.now() + LOOK_MS; !hasBegun() && performance.now() < untilMs; ) {}
     }
     process.kill(stop, "SIGSTOP");
-    const isWhole = target.lastByte() !== 0;
+    const isWhole = target.ends().every((byte) => byte !== 0);
     held = { getting, target, key };
     return { isWhole };
   },

@@ -13,6 +13,8 @@ export interface Outcome {
   existed?: boolean;
   version?: number;
   presence?: "HIT" | "MISS" | "UNKNOWN";
+  /** Worker address that the call's first bytes came from. */
+  source?: string;
 }
 
 export const WRONG_BYTES = -1;
