@@ -435,15 +435,11 @@ class ControlProcessImpl implements ControlProcess {
 /** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
 function describePeers(view: MembershipView): string {
   const hostId = view.members.get(view.selfId)?.member.hostId;
-  let text = `self ${view.selfId}\n`;
+  const lines = [`self ${view.selfId}`];
   for (const { member } of view.members.values()) {
-    text += `${member.id} ${member.workerAddress}`;
-    for (const { name, address } of member.transports) {
-      if (name !== "shm" || member.hostId === hostId) {
-        text += ` ${name}=${address}`;
-      }
-    }
-    text += "\n";
+    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
+    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
+    lines.push(`${member.id} ${member.workerAddress}${transports}`);
   }
-  return text;
+  return `${lines.join("\n")}\n`;
 }

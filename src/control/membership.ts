@@ -76,7 +76,7 @@ const VIEW_INTERVAL_MS = 100;
 const MEMBERS_PER_VIEW = 250;
 /** Longest wait after so many processes took the id that this one wanted; each time twice as long. */
 const ID_RETRY_MS = 4;
-const ID_RETRIES_MAX = 8;
+const ID_RETRIES_MAX = 5;
 /** How long joining waits to see its own record. */
 const JOIN_TIMEOUT_MS = 10_000;
 
@@ -326,7 +326,7 @@ export class Membership {
       if (deleted) {
         this.#known.delete(entry.key);
       } else {
-        this.#known.set(entry.key, { member: fromBinary(MemberSchema, entry.value), revision: entry.modifyRevision });
+        this.#known.set(entry.key, { member: decodeMember(entry.value), revision: entry.modifyRevision });
       }
       changedAt = entry.modifyRevision > changedAt ? entry.modifyRevision : changedAt;
     }
@@ -407,4 +407,16 @@ export class Membership {
     this.#joined.resolve();
     this.#options.onView(this.#view);
   }
+}
+
+/** What the same bytes say is kept with them: where the members of a cluster live in one process they share it. */
+const decoded = new WeakMap<Uint8Array, Member>();
+
+function decodeMember(value: Uint8Array): Member {
+  let member = decoded.get(value);
+  if (member === undefined) {
+    member = fromBinary(MemberSchema, value);
+    decoded.set(value, member);
+  }
+  return member;
 }

@@ -5,6 +5,7 @@
 import { parseArgs } from "node:util";
 import { createLogger } from "../base/log.js";
 import { createSystemRandom } from "../base/random.js";
+import { affordableTokens, TOKENS_PER_WEIGHT } from "./decisions.js";
 import { formatReport } from "./report.js";
 import { SCENARIO_NAMES, type SimulationOptions, simulate } from "./simulation.js";
 
@@ -16,8 +17,8 @@ Usage: npm run sim -- [options]
   --keys N          keys that are placed on rings of N and N + 1 workers, to see how evenly (default 10000000)
   --full            as --keys 100000000
   --objects N       objects that are set, found and lost in the cluster (default 20 a worker)
-  --tokens N        tokens of a member in the rings of the simulated control processes (default 32; placement has
-                    all of them)
+  --tokens N        tokens of a member in the rings of the simulated control processes (default: all ${TOKENS_PER_WEIGHT} up to 102
+                    workers, fewer for more, ${affordableTokens(1_000)} for 1000; placement has all of them)
   --calls N         clients' calls every 20 ms, while something fails (default 4)
   --lease MS        lease of the control processes, which failures are measured in (default 5000)
   --scenario A,B    only these, of: ${SCENARIO_NAMES.join(", ")}
@@ -32,7 +33,7 @@ const OPTIONS = {
   keys: { type: "string" },
   full: { type: "boolean", default: false },
   objects: { type: "string" },
-  tokens: { type: "string", default: "32" },
+  tokens: { type: "string" },
   calls: { type: "string", default: "4" },
   lease: { type: "string", default: "5000" },
   scenario: { type: "string", default: "" },
@@ -81,7 +82,7 @@ function optionsOf(values: Values): SimulationOptions {
     workers,
     keys: numberOf("keys", keys, 1, 1e12),
     objects: numberOf("objects", values.objects ?? String(20 * workers), 1, 1e8),
-    tokens: numberOf("tokens", values.tokens, 1, 3_072),
+    tokens: numberOf("tokens", values.tokens ?? String(affordableTokens(workers)), 1, TOKENS_PER_WEIGHT),
     callsPerStep: numberOf("calls", values.calls, 0, 10_000),
     leaseMs: numberOf("lease", values.lease, 1_000, 600_000),
     seed: numberOf("seed", values.seed ?? String(createSystemRandom().nextBelow(1_000_000)), 0, 2 ** 32 - 1),

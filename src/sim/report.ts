@@ -5,7 +5,7 @@ import type { SimulationResult } from "./simulation.js";
 const FAULTS_SHOWN_MAX = 20;
 
 export function formatReport(result: SimulationResult): string {
-  const lines = [`seed ${result.seed}, ${result.workers} workers`];
+  const lines = [`seed ${result.seed}, ${result.workers} workers, ${result.tokens} tokens a member`];
   const { placement, start } = result;
   if (placement !== undefined) {
     const { keys, largestShare, smallestShare, movedByJoin, movedShare } = placement;

@@ -60,6 +60,7 @@ export const MOVED_SHARE_MAX = 1.1;
 export const SCENARIO_NAMES = ["placement", ...SCENARIOS.map(({ name }) => name)];
 
 const DEAD_AFTER_LEASES = 6;
+const TICK_MS = 10_000;
 
 export async function simulate(options: SimulationOptions): Promise<SimulationResult> {
   const { workers, tokens, seed, seconds, progress = () => {} } = options;
@@ -106,28 +107,47 @@ async function simulateCluster(
   };
   const traffic = (durationMs: number): Promise<void> => clients.run(durationMs, callsPerStep);
   const context = { cluster, clients, pick, traffic, leaseMs, deadAfterMs };
+  let doing = "";
+  const begin = (what: string): void => {
+    doing = what.split(":")[0] as string;
+    progress(what);
+  };
+  // Of real time: who waits wants to see that it goes on. It has no effect on what is simulated.
+  const ticker = setInterval(() => progress(`  ${doing}: ${describeProgress(cluster)}`), TICK_MS);
   try {
-    progress(`starting ${workers} workers`);
+    begin(`starting ${workers} workers`);
     await cluster.grow(workers);
     const messages = [...cluster.trace.counts.messages.values()].reduce((a, b) => a + b, 0);
     const settledMs = cluster.clock.monotonicMs();
     result.start = { settledMs, messages, messagesPerMember: messages / workers, objects };
-    progress(`setting ${objects} objects`);
+    begin(`setting ${objects} objects`);
     await clients.fill(objects);
     for (const scenario of SCENARIOS.filter(({ name }) => options.scenarios.includes(name))) {
-      progress(`${scenario.name}: ${scenario.what}`);
+      begin(`${scenario.name}: ${scenario.what}`);
       const outcome = await runScenario(scenario, context);
       result.scenarios.push(outcome);
+      progress(`${scenario.name}: ${describeOutcome(outcome)}`);
       result.faults.push(...judgeScenario(outcome));
     }
   } catch (reason) {
     result.faults.push(String(reason instanceof Error ? (reason.stack ?? reason.message) : reason));
   } finally {
+    clearInterval(ticker);
     result.faults.push(...cluster.failures);
     result.digest = cluster.trace.digest();
     result.virtualSeconds = cluster.clock.monotonicMs() / 1_000;
     await cluster.close();
   }
+}
+
+function describeProgress({ clock, trace, controls }: SimCluster): string {
+  const messages = [...trace.counts.messages.values()].reduce((a, b) => a + b, 0);
+  return `${(clock.monotonicMs() / 1_000).toFixed(2)} s of virtual time, ${controls.length} workers, ${messages} messages`;
+}
+
+function describeOutcome({ settledMs, messagesPerMember, check, violations }: ScenarioResult): string {
+  const found = `${check.found} of ${check.checked} keys found, ${violations.length} wrong answers`;
+  return `settled after ${(settledMs / 1_000).toFixed(2)} s with ${messagesPerMember.toFixed(1)} messages a member, ${found}`;
 }
 
 function judgePlacement({ largestShare, movedShare, movedElsewhere }: PlacementResult): string[] {
