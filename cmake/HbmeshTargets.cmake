@@ -9,12 +9,14 @@ function(hbmesh_library name)
 endfunction()
 
 # hbmesh_program(name sources... [LIBS libraries...])
-# A program of the product, put beside the addon.
+# A program of the product, put beside the addon. It looks for its libraries in its own folder first: the wheel brings them there.
 function(hbmesh_program name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
   add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE hbmesh_options ${arg_LIBS})
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${HBMESH_OUTPUT_DIRECTORY}")
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${HBMESH_OUTPUT_DIRECTORY}" BUILD_RPATH "$ORIGIN")
+  # RPATH instead of RUNPATH: the libraries' own libraries are looked for there, too.
+  target_link_options(${name} PRIVATE -Wl,--disable-new-dtags)
 endfunction()
 
 # hbmesh_test(name sources... [LIBS libraries...] [TIMEOUT seconds])
