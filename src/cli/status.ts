@@ -17,7 +17,7 @@ type State = "ready" | "not ready" | "no answer" | "sidecar only" | "not here";
 interface WorkerStatus {
   workerAddress: string;
   state: State;
-  /** Why it isn't ready, or empty. */
+  /** Why it isn't ready; of one that is ready, what it goes on without; or empty. */
   reason: string;
   /** 0: not of this host. */
   pid: number;

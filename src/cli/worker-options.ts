@@ -146,7 +146,7 @@ function withPlaceOptions(command: Command): void {
         .choices(["strict", "extended"])
         .default("strict"),
     )
-    .option("--lease_ms <N>", "silent for so long, it counts as gone", wholeNumber(1_000, 600_000), 5_000)
+    .option("--lease_ms <N>", "silent for so long, it counts as gone", wholeNumber(1_000, 600_000), 4_000)
     .option(
       "--dead_after_ms <N>",
       "so long after a worker vanished without leaving, what only it held may come back: no sure misses",

@@ -6,7 +6,7 @@ import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 
 export interface WorkerHealth {
   ready: boolean;
-  /** Why it isn't ready, or empty. */
+  /** Why it isn't ready; of one that is ready, what it goes on without; or empty. */
   reason: string;
   workerAddress: string;
   arenaBytes: bigint;

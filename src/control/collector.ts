@@ -20,7 +20,7 @@ export interface CollectorOptions {
 }
 
 /** Members that are told. */
-const COLLECTORS_MAX = 3;
+export const COLLECTORS_MAX = 3;
 /** A collector answers after this time at the latest; then it is asked anew. */
 const WAIT_MS = 10_000;
 const RETRY_MS = 200;

@@ -21,6 +21,7 @@ import { createLinkRoutes } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
 import { Collector, Concluder } from "./collector.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
+import { DeathWatch } from "./death-watch.js";
 import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
 import { Forgetter } from "./forgetter.js";
@@ -81,6 +82,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #announcer: Announcer;
   readonly #membership: Membership;
   readonly #guard: LeaseGuard;
+  readonly #deaths: DeathWatch;
   readonly #supervisor: SidecarSupervisor | undefined;
   readonly #holderOptions: HolderOptions;
   readonly #failed = createDeferred<HbmeshError>();
@@ -105,7 +107,7 @@ class ControlProcessImpl implements ControlProcess {
     const decisions = dependencies.decisions ?? createDecisions({ hashSeed });
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs: config.requestTimeoutMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
-    this.#peers = new Peers(this.#network);
+    this.#peers = new Peers(this.#network, (id) => this.#deaths.suspect(id));
     this.#holderOptions = {
       ...shared,
       peers: this.#peers,
@@ -140,6 +142,7 @@ class ControlProcessImpl implements ControlProcess {
     });
     this.#membership = this.#createMembership();
     this.#guard = this.#createGuard();
+    this.#deaths = this.#createDeathWatch();
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
@@ -173,7 +176,8 @@ class ControlProcessImpl implements ControlProcess {
     const routes = createLinkRoutes()
       .service(DirectoryService, { ...this.#owner.service(), conclude, witness: () => this.#guard.witness })
       .service(HolderService, createHolderService(this.#holderOptions));
-    this.#listener = await this.#network.listen(this.config.linkAddress, routes);
+    const onEnd = (host: string): void => this.#deaths.suspectHost(host);
+    this.#listener = await this.#network.listen(this.config.linkAddress, routes, onEnd);
     await this.#supervisor?.start();
     await this.#membership.join();
     const { workerAddress, keyRule } = this.config;
@@ -221,7 +225,7 @@ class ControlProcessImpl implements ControlProcess {
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
-      reason,
+      reason: reason === "" ? this.#guard.warning : reason,
       arenaBytes: figures?.arenaBytes ?? 0n,
       arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
       objects: figures?.objects ?? 0n,
@@ -272,6 +276,7 @@ class ControlProcessImpl implements ControlProcess {
   async #close(): Promise<void> {
     await this.#membership.leave();
     this.#guard.close();
+    this.#deaths.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -315,6 +320,17 @@ class ControlProcessImpl implements ControlProcess {
       leaseUntilMs: () => this.#membership.leaseUntilMs,
       isRecordCurrent: () => this.#membership.isRecordCurrent,
       onResume: () => this.#owner.resume(),
+    });
+  }
+
+  #createDeathWatch(): DeathWatch {
+    const network = this.#network;
+    return new DeathWatch({
+      clock: this.#clock,
+      log: this.#log,
+      view: () => this.#membership.view,
+      isRefused: async (address) => (await network.isRefused?.(address)) ?? false,
+      remove: (id) => this.#membership.removeDead(id),
     });
   }
 

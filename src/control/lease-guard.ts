@@ -31,6 +31,8 @@ const WITNESS_MS = 300;
 /** So long an excuse lasts from when it was asked for. */
 const EXCUSE_MS = 1_000;
 
+const ALONE_MESSAGE = "the store can't be reached, by others neither: going on with the last ring";
+
 export class LeaseGuard {
   readonly #options: LeaseGuardOptions;
   #timer: Timer | undefined;
@@ -44,6 +46,11 @@ export class LeaseGuard {
 
   get mayDecide(): boolean {
     return this.#holdsLease || this.#options.clock.monotonicMs() < this.#excusedUntilMs;
+  }
+
+  /** What this member goes on without, for people; or empty. */
+  get warning(): string {
+    return this.mayDecide && !this.#holdsLease ? ALONE_MESSAGE : "";
   }
 
   /** What this member tells of itself to one whose lease has ended. */
@@ -101,7 +108,7 @@ export class LeaseGuard {
       onResume();
     }
     if (isExcused && !this.#isExcused) {
-      log.warn({ epoch: view.epoch }, "the store can't be reached, by others neither: going on with the last ring");
+      log.warn({ epoch: view.epoch }, ALONE_MESSAGE);
     }
     this.#isExcused = isExcused;
   }

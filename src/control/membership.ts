@@ -69,6 +69,7 @@ export interface MembershipOptions {
 const MEMBER_ID_MAX = 65_535;
 const LEAVES_SUFFIX = "/leaves";
 const RETRY_MS = 500;
+const WARN_INTERVAL_MS = 10_000;
 /** So many views may follow each other at once, and one more every so often. */
 const VIEWS_AT_ONCE = 8;
 const VIEW_INTERVAL_MS = 100;
@@ -104,6 +105,8 @@ export class Membership {
   #passed = false;
   #tasks: Promise<void>[] = [];
   #writing: Promise<void> = Promise.resolve();
+  /** By warning: when it was given last, since the store was lost. */
+  readonly #warnedMs = new Map<string, number>();
 
   constructor(options: MembershipOptions) {
     this.#options = options;
@@ -154,6 +157,11 @@ export class Membership {
   /** Writes this member's record again; everyone then gets a new epoch, and takes this member for newly started. */
   announceSelf(): Promise<void> {
     return this.#writeSelf();
+  }
+
+  /** Takes the record of another member out, whose process is dead. */
+  async removeDead(id: number): Promise<void> {
+    await this.#options.store.delete(`${this.#prefix}members/${id}`, { signal: this.#ending.signal });
   }
 
   /** The others learn at once that this member is gone. Never rejects. */
@@ -281,20 +289,38 @@ export class Membership {
           await this.#writeSelf();
         } else if (this.#leaseId === leaseId) {
           this.#leaseUntilMs = askedMs + leaseMs;
+          this.#storeIsBack();
           onRenewed();
         }
         waitMs = leaseMs / 3;
       } catch (reason) {
         if (!signal.aborted) {
-          log.warn({ cause: String(reason) }, "could not renew this worker's lease");
+          this.#warnOfStore("could not renew this worker's lease", reason);
         }
         waitMs = Math.min(RETRY_MS, leaseMs / 10);
       }
     }
   }
 
+  /** At once, and then now and then: what is tried again goes on twice a second. */
+  #warnOfStore(what: string, reason: unknown): void {
+    const { clock, log } = this.#options;
+    const nowMs = clock.monotonicMs();
+    if (nowMs - (this.#warnedMs.get(what) ?? Number.NEGATIVE_INFINITY) >= WARN_INTERVAL_MS) {
+      this.#warnedMs.set(what, nowMs);
+      log.warn({ cause: String(reason) }, what);
+    }
+  }
+
+  #storeIsBack(): void {
+    if (this.#warnedMs.size > 0) {
+      this.#warnedMs.clear();
+      this.#options.log.info({}, "the store is reached again");
+    }
+  }
+
   async #watch(): Promise<void> {
-    const { store, clock, log } = this.#options;
+    const { store, clock } = this.#options;
     const { signal } = this.#ending;
     const prefix = `${this.#prefix}members/`;
     while (!signal.aborted) {
@@ -304,7 +330,7 @@ export class Membership {
         }
       } catch (reason) {
         if (!signal.aborted) {
-          log.warn({ cause: String(reason) }, "lost sight of the store; the members stay as they were");
+          this.#warnOfStore("lost sight of the store; the members stay as they were", reason);
         }
         await pause(clock, RETRY_MS, signal);
       }

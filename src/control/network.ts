@@ -18,7 +18,10 @@ export interface ControlConnection {
 }
 
 export interface ControlNetwork {
-  listen(address: string, routes: LinkRoutes): Promise<ControlListener>;
-  /** Connects at first use, and again after a loss. */
-  connect(address: string): ControlConnection;
+  /** `onEnd`: a connection that a peer had made ended, however that was; with the IP address that it came from. */
+  listen(address: string, routes: LinkRoutes, onEnd?: (host: string) => void): Promise<ControlListener>;
+  /** Connects at first use, and again after a loss. `onLost`: an open connection ended, though it was not closed here. */
+  connect(address: string, onLost?: () => void): ControlConnection;
+  /** True: the host of this address answers, and nobody listens there. Never rejects. Absent where that can't be told. */
+  isRefused?(address: string): Promise<boolean>;
 }

@@ -22,11 +22,14 @@ interface OpenPeer extends Peer {
 
 export class Peers {
   readonly #network: ControlNetwork;
+  readonly #onLost: (memberId: number) => void;
   readonly #open = new Map<number, OpenPeer>();
   #view: MembershipView | undefined;
 
-  constructor(network: ControlNetwork) {
+  /** `onLost`: the link to this member ended, though nobody closed it. */
+  constructor(network: ControlNetwork, onLost: (memberId: number) => void = () => {}) {
     this.#network = network;
+    this.#onLost = onLost;
   }
 
   /** Closes links to members that are gone or have moved. */
@@ -50,7 +53,7 @@ export class Peers {
     if (member === undefined) {
       throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, `member ${memberId} has left the cluster; try again`);
     }
-    const connection = this.#network.connect(member.linkAddress);
+    const connection = this.#network.connect(member.linkAddress, () => this.#onLost(memberId));
     const peer: OpenPeer = {
       member,
       connection,

@@ -33,6 +33,8 @@ export interface LinkServerOptions {
   unsentPauseBytes?: number;
   /** Above this its connection is closed. Default 64 MiB. */
   unsentBytesMax?: number;
+  /** A connection that had greeted has ended; with the IP address that it came from. */
+  onEnd?: ((host: string) => void) | undefined;
   /** Connections; further ones are closed at once. Default 4,096. */
   connectionsMax?: number;
   /** Of them those that have not greeted yet; a further one pushes out the oldest. Default 256. */
@@ -55,11 +57,14 @@ export async function createLinkServer(options: LinkServerOptions): Promise<Link
   /** Those that nothing is known of yet, oldest first. */
   const greeting = new Set<LinkConnection>();
   const take = (socket: Socket): void => {
+    const { remoteAddress = "" } = socket;
     const connection = new LinkConnection(socket, options, {
       onReady: () => greeting.delete(connection),
       onEnd: () => {
         connections.delete(connection);
-        greeting.delete(connection);
+        if (!greeting.delete(connection)) {
+          options.onEnd?.(remoteAddress);
+        }
       },
     });
     connections.add(connection);

@@ -2,6 +2,7 @@
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { connect as connectTls, createServer as createTlsServer } from "node:tls";
 import { formatAddress, parseAddress } from "../base/address.js";
+import type { Clock } from "../base/clock.js";
 import type { TlsMaterial } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 
@@ -69,6 +70,25 @@ export function connectSocket(address: string, tls: TlsMaterial | undefined, onO
   } catch (cause) {
     throw badTlsFiles(cause);
   }
+}
+
+/** How long a host may take to answer whether somebody listens. */
+const REFUSAL_TIMEOUT_MS = 300;
+
+/** Does the host answer that nobody listens at this address? Never rejects: no answer is none. */
+export function isRefused(address: string, clock: Clock): Promise<boolean> {
+  const { host, port } = parseAddress(address, "the link address");
+  return new Promise((resolve) => {
+    const socket = connect({ host, port });
+    const settle = (refused: boolean): void => {
+      timer.cancel();
+      socket.destroy();
+      resolve(refused);
+    };
+    const timer = clock.setTimer(REFUSAL_TIMEOUT_MS, () => settle(false));
+    socket.once("connect", () => settle(false));
+    socket.on("error", (cause: NodeJS.ErrnoException) => settle(cause.code === "ECONNREFUSED"));
+  });
 }
 
 export function badTlsFiles(cause: unknown): HbmeshError {

@@ -39,6 +39,8 @@ export interface LinkTransportOptions {
   credentials?: Credentials | undefined;
   /** While calls wait, the peer is asked this often whether it is there; after three times without a byte from it the connection is lost. Default 5,000. */
   pingIntervalMs?: number;
+  /** A connection that was open has ended, though it was not closed here. */
+  onLost?: (() => void) | undefined;
 }
 
 export interface LinkTransport extends Transport {
@@ -184,7 +186,8 @@ class LinkTransportImpl implements LinkTransport {
     socket.on("close", () => {
       life.stop();
       const lost = this.#lost(cause);
-      if (this.#connection?.socket === socket) {
+      const wasOpen = this.#connection?.socket === socket;
+      if (wasOpen) {
         this.#connection = undefined;
       }
       opened.reject(lost);
@@ -192,6 +195,9 @@ class LinkTransportImpl implements LinkTransport {
         call.reject(lost);
       }
       pending.clear();
+      if (wasOpen && !this.#closed) {
+        this.#options.onLost?.();
+      }
     });
     const what = `connecting to the control process at ${this.#address}`;
     const limits = { clock, timeoutMs: connectTimeoutMs, what, code: StatusCode.RPC_UNAVAILABLE };

@@ -78,6 +78,27 @@ describe.skipIf(missing !== undefined)(`processes that are killed ${missing ?? "
     await net.startWorker(1);
   });
 
+  it("a dead control process is known to all others within a second, and the store forgets it", async () => {
+    for (const host of net.all) {
+      const { pid, address } = net.worker(host);
+      const start = performance.now();
+      process.kill(pid, "SIGKILL");
+      await Promise.all(
+        net
+          .othersThan(host)
+          .map((other) =>
+            until(`host ${other} knows`, async () => (await net.members(other))?.addresses.includes(address) === false),
+          ),
+      );
+      const tookMs = performance.now() - start;
+      console.log(`the death of a control process was known after ${tookMs.toFixed(0)} ms`);
+      // A lease alone takes several seconds.
+      expect(tookMs).toBeLessThan(1_000);
+      await net.startWorker(host);
+      await net.untilWhole();
+    }
+  });
+
   it("a client in the middle of a set: the key is nowhere, and no memory stays taken", async () => {
     const client = await net.newClient(SLOW_HOST);
     const before = await net.health(SLOW_HOST);
