@@ -241,6 +241,19 @@ TEST_P(LayerPeerTest, ThePushersSidecarDies) {
   EXPECT_EQ(events.keys[0].code, StatusCode::kRpcPeerDead);
 }
 
+// The first layer that is given up breaks the second, whose pusher is that very peer.
+TEST_P(LayerPeerTest, ThePushersSidecarDiesWithTwoLayers) {
+  uint64_t id = 0;
+  const std::string ticket = Reserve(&id);
+  auto pusher = std::make_unique<RawPeer>(GetParam(), decodeWorker->control->peer().welcome().transports);
+  EXPECT_EQ(Open(*pusher, ticket, 1).code, 0U);
+  EXPECT_EQ(Open(*pusher, ticket, 2).code, 0U);
+  pusher.reset();
+  const Events& events = decode->WaitEnd(id);
+  for (const Events::Key& layer : events.keys) EXPECT_EQ(layer.code, StatusCode::kRpcPeerDead) << layer.text;
+  Eventually([&] { return decodeWorker->control->Stats().holds == 0; }, "no hold is left");
+}
+
 TEST_P(LayerPeerTest, TheDecodeSideDies) {
   uint64_t id = 0;
   const std::string ticket = Reserve(&id);

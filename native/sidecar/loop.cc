@@ -60,12 +60,13 @@ void Loop::Wait(int timeoutMs) {
   const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeoutMs);
   for (int i = 0; i < count; ++i) {
     const epoll_event& event = events[static_cast<size_t>(i)];
-    if (event.data.u64 == kWakeWatch) {
+    const uint64_t watch = event.data.u64;  // the event is packed: no reference may lead into it
+    if (watch == kWakeWatch) {
       DrainEvent(wake_.get());
       continue;
     }
     // A handler may have unwatched others of this round.
-    const auto found = watches_.find(event.data.u64);
+    const auto found = watches_.find(watch);
     if (found != watches_.end()) found->second.handler->OnReady(event.events);
   }
 }

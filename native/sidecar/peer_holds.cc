@@ -200,7 +200,10 @@ void PeerHolds::Release(Peer& peer) {
   for (const auto& [hold, slot] : peer.holds) store_.Release(slot);
   peer.holds.clear();
   for (const auto& [number, ticket] : std::exchange(peer.returns, {})) keeper_.tier()->ForgetReturn(ticket);
-  for (const uint64_t hold : std::exchange(peer.memory, {})) CloseMemory(hold);
+  const auto memory = std::exchange(peer.memory, {});
+  // One layer that is given up breaks the others of its ticket: of those this peer is not told any more.
+  for (const uint64_t hold : memory) memory_.erase(hold);
+  for (const uint64_t hold : memory) CloseMemory(hold);
 }
 
 bool PeerHolds::OnDisconnect(EndpointKey which) {
