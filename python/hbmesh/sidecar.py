@@ -1,7 +1,8 @@
-"""The sidecar that comes with the wheel: `hbmesh-sidecar` on the PATH starts it, with the libraries that it needs.
+"""The sidecar that comes with the wheel: `hbmesh-sidecar` on the PATH becomes it.
 
-A worker is a control process (Node) and this sidecar; the control process starts it itself. On a host that has only the
-wheel, point the control process's HBMESH_NATIVE_DIR at the folder that `python -m hbmesh.sidecar --where` prints.
+A worker is a control process (Node) and this sidecar; the control process starts it itself. Where the native parts were
+not built, point the control process at those of the wheel: HBMESH_NATIVE_DIR is the folder that
+`python -m hbmesh.sidecar --where` prints. They bring the libraries that not every machine has.
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ def main() -> NoReturn:
     program = FOLDER / NAME
     if not program.exists():
         raise SystemExit(f"{program} is not there: this is a checkout, whose sidecar is in build/Release")
-    path = os.environ.get("LD_LIBRARY_PATH")
-    libraries = str(FOLDER) if not path else f"{FOLDER}:{path}"
-    os.execve(program, [NAME, *sys.argv[1:]], {**os.environ, "LD_LIBRARY_PATH": libraries})
+    os.execv(program, [NAME, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

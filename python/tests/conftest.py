@@ -33,13 +33,14 @@ def run_script(*arguments, **options):
 class Workers:
     """`hbmesh dev`: two workers that behave as two hosts."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, env=None):
         command = ["node", str(ROOT / "dist/cli/main.js"), "dev", "--port", "0", "--json", "--devices", "4"]
         self.process = subprocess.Popen(
             [*command, "--shared_memory_size_mb", "64", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=env,
         )
         text = ""
         for line in self.process.stdout:
