@@ -5,11 +5,12 @@
  */
 import { formatAddress, isLoopback, parseAddress } from "./address.js";
 import { HbmeshError, StatusCode } from "./errors.js";
+import { checkEtcdFiles, type EtcdFiles } from "./etcd-access.js";
 
 export type TransportChoice = "auto" | "tcp" | "shm";
 export type KeyRuleChoice = "strict" | "extended";
 
-export interface WorkerConfig {
+export interface WorkerConfig extends EtcdFiles {
   /** IP:PORT of the Connect API and the name of this worker. Port 0 is refused: a worker keeps its name over a restart. */
   workerAddress: string;
   /**
@@ -165,7 +166,8 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   checkDeviceIds(config);
   checkRoom(config);
   checkExposure(config);
-  parseMetadataAddress(config.metadataAddress);
+  const store = parseMetadataAddress(config.metadataAddress);
+  checkEtcdFiles(store.t === "etcd" ? store.endpoints : undefined, config);
   return config;
 }
 

@@ -13,6 +13,11 @@ export interface WorkerOptions extends RoomOptions {
   worker_address: string;
   metadata_address?: string;
   etcd_address?: string;
+  etcd_ca?: string;
+  etcd_cert?: string;
+  etcd_key?: string;
+  etcd_user?: string;
+  etcd_password_file?: string;
   cluster_name: string;
   cluster?: string;
   link_address?: string;
@@ -89,6 +94,11 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     tlsCert: options.tls_cert,
     tlsKey: options.tls_key,
     tlsCa: options.tls_ca,
+    etcdCa: options.etcd_ca,
+    etcdCert: options.etcd_cert,
+    etcdKey: options.etcd_key,
+    etcdUser: options.etcd_user,
+    etcdPasswordFile: options.etcd_password_file,
     insecure: options.insecure,
   };
 }
@@ -122,6 +132,7 @@ export function withWorkerOptions(command: Command): Command {
   withPlaceOptions(command);
   withMemoryOptions(command);
   withTransferOptions(command);
+  withEtcdOptions(command);
   return withSecurityOptions(command).option(
     "--no-sidecar",
     "keep metadata and serve the API only, on a node without devices",
@@ -136,7 +147,7 @@ function withPlaceOptions(command: Command): void {
       address,
     )
     .option("--metadata_address <WHERE>", "memory (default) or hbmesh://IP:PORT")
-    .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT")
+    .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
     .option("--cluster_name <NAME>", "clusters with different names share a store without meeting", "default")
     .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
     .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
@@ -159,6 +170,15 @@ function withPlaceOptions(command: Command): void {
       wholeNumber(0, 3_600_000),
       60_000,
     );
+}
+
+function withEtcdOptions(command: Command): void {
+  command
+    .option("--etcd_ca <FILE>", "TLS to etcd: certificate of who signs etcd's (PEM)", filePath)
+    .option("--etcd_cert <FILE>", "certificate that this worker shows to etcd (PEM)", filePath)
+    .option("--etcd_key <FILE>", "its key (PEM)", filePath)
+    .option("--etcd_user <NAME>", "user for an etcd with authentication")
+    .option("--etcd_password_file <FILE>", "file with that user's password", filePath);
 }
 
 function withMemoryOptions(command: Command): void {

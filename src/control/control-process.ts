@@ -96,7 +96,7 @@ class ControlProcessImpl implements ControlProcess {
     this.tenants = config.tenantsFile === undefined ? undefined : loadTenants(config.tenantsFile);
     this.#clock = dependencies.clock ?? createSystemClock();
     this.#log = dependencies.log ?? createLogger("worker");
-    this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock);
+    this.#store = dependencies.store ?? openStore(config.metadataAddress, this.#clock, config);
     this.#ownsStore = dependencies.store === undefined;
     this.credentials = loadCredentials(config);
     this.#network = dependencies.network ?? createTcpNetwork(this.#clock, this.#log, this.credentials);

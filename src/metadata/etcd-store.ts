@@ -5,6 +5,7 @@ import { Etcd3, type IOptions, type IRequestOp, type IWatchResponse, Range } fro
 import type { Clock } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { type EtcdFiles, loadEtcdAccess } from "../base/etcd-access.js";
 import { checkEntrySize, checkTtl } from "./memory-store.js";
 import {
   type PutOptions,
@@ -17,9 +18,9 @@ import {
 } from "./store.js";
 import { WatchQueue } from "./watch-queue.js";
 
-/** `endpoints` are HOST:PORT or URLs. Connects at first use. */
-export function createEtcdStore(endpoints: readonly string[], clock: Clock): Store {
-  return new EtcdStore(endpoints, clock);
+/** `endpoints` are HOST:PORT or URLs, all with TLS or all without. Connects at first use. Throws INVALID for files that can't be read. */
+export function createEtcdStore(endpoints: readonly string[], clock: Clock, files: EtcdFiles = {}): Store {
+  return new EtcdStore(endpoints, clock, files);
 }
 
 interface EtcdKeyValue {
@@ -31,16 +32,30 @@ interface EtcdKeyValue {
 class EtcdStore implements Store {
   readonly #endpoints: readonly string[];
   readonly #clock: Clock;
-  readonly #client: Etcd3;
+  readonly #files: EtcdFiles;
   readonly #closing = new AbortController();
+  #client: Etcd3;
 
-  constructor(endpoints: readonly string[], clock: Clock) {
+  constructor(endpoints: readonly string[], clock: Clock, files: EtcdFiles) {
     this.#endpoints = endpoints;
     this.#clock = clock;
-    const options: IOptions = {
-      hosts: endpoints.map((endpoint) => (endpoint.includes("://") ? endpoint : `http://${endpoint}`)),
-    };
-    this.#client = new Etcd3(options);
+    this.#files = files;
+    this.#client = this.#connect();
+  }
+
+  #connect(): Etcd3 {
+    const { hosts, tls, user } = loadEtcdAccess(this.#endpoints, this.#files);
+    const options: IOptions = { hosts };
+    if (tls !== undefined) {
+      const { ca, cert, key } = tls;
+      const own = cert === undefined || key === undefined ? {} : { certChain: cert, privateKey: key };
+      // Without an authority of its own etcd3 takes those that Node knows, whatever its types say.
+      options.credentials = { rootCertificate: ca as Buffer, ...own };
+    }
+    if (user !== undefined) {
+      options.auth = { username: user.name, password: user.password };
+    }
+    return new Etcd3(options);
   }
 
   get(key: string, options?: StoreCallOptions): Promise<StoreEntry | undefined> {
@@ -164,6 +179,7 @@ class EtcdStore implements Store {
     options: StoreCallOptions | undefined,
     what: string,
     work: (call: { deadline: number }) => Promise<T>,
+    isRetry = false,
   ): Promise<T> {
     if (this.#closing.signal.aborted) {
       throw closedError();
@@ -172,6 +188,7 @@ class EtcdStore implements Store {
     if (signal?.aborted) {
       throw abortError(signal, `${what} etcd`);
     }
+    const client = this.#client;
     const ends: (() => void)[] = [];
     const ended = new Promise<never>((_, reject) => {
       const onAbort = (): void => reject(abortError(signal as AbortSignal, `${what} etcd`));
@@ -187,11 +204,23 @@ class EtcdStore implements Store {
         ended,
       ]);
     } catch (reason) {
+      if (isLoginOver(reason) && this.#files.etcdUser !== undefined && !isRetry) {
+        this.#logInAgain(client);
+        return await this.#call(options, what, work, true);
+      }
       throw this.#translate(reason, what);
     } finally {
       for (const end of ends) {
         end();
       }
+    }
+  }
+
+  /** etcd forgets who logged in when it starts anew, after a while, and when its users change; etcd3 notices that in plain calls only. The files are read again. */
+  #logInAgain(client: Etcd3): void {
+    if (this.#client === client && !this.#closing.signal.aborted) {
+      this.#client = this.#connect();
+      client.close();
     }
   }
 
@@ -204,6 +233,12 @@ class EtcdStore implements Store {
     }
     const node = this.#endpoints.join(",");
     const why = reason instanceof Error ? reason.message : String(reason);
+    if (isRefused(reason)) {
+      const remedy =
+        "check --etcd_user and --etcd_password_file, and that the user's role may read and write the prefix hbmesh/";
+      const message = `${what} etcd at ${node} was refused (${why}); ${remedy}`;
+      return new HbmeshError(StatusCode.NOT_AUTHORIZED, message, { node, cause: reason });
+    }
     const message = `${what} etcd at ${node} failed (${why}); check that etcd runs there: etcdctl --endpoints ${node} endpoint health`;
     return new HbmeshError(StatusCode.RPC_UNAVAILABLE, message, { node, cause: reason });
   }
@@ -211,6 +246,19 @@ class EtcdStore implements Store {
 
 function isLeaseGone(reason: unknown): boolean {
   return reason instanceof Error && /requested lease not found/.test(reason.message);
+}
+
+function isLoginOver(reason: unknown): boolean {
+  return reason instanceof Error && /invalid auth token|revision of auth store is old|invalid user ID or password/.test(reason.message);
+}
+
+function isRefused(reason: unknown): boolean {
+  return (
+    reason instanceof Error &&
+    /permission denied|invalid user ID or password|user name is empty|authentication is not enabled/.test(
+      reason.message,
+    )
+  );
 }
 
 function closedError(): HbmeshError {

@@ -1,5 +1,6 @@
 import type { Clock } from "../base/clock.js";
 import { parseMetadataAddress } from "../base/config.js";
+import type { EtcdFiles } from "../base/etcd-access.js";
 import { createEtcdStore } from "./etcd-store.js";
 import { createMemoryStore } from "./memory-store.js";
 import { createRemoteStore } from "./remote-store.js";
@@ -11,8 +12,8 @@ export { createRemoteStore } from "./remote-store.js";
 export type * from "./store.js";
 export { createStoreService } from "./store-service.js";
 
-/** Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. */
-export function openStore(metadataAddress: string, clock: Clock): Store {
+/** Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. `files`: for an etcd that asks who comes. */
+export function openStore(metadataAddress: string, clock: Clock, files: EtcdFiles = {}): Store {
   const address = parseMetadataAddress(metadataAddress);
   switch (address.t) {
     case "memory":
@@ -20,6 +21,6 @@ export function openStore(metadataAddress: string, clock: Clock): Store {
     case "hbmesh":
       return createRemoteStore(address.address);
     case "etcd":
-      return createEtcdStore(address.endpoints, clock);
+      return createEtcdStore(address.endpoints, clock, files);
   }
 }

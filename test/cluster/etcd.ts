@@ -6,7 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createSystemClock } from "../../src/base/clock.js";
 import { pause } from "../../src/base/deadline.js";
+import type { EtcdFiles } from "../../src/base/etcd-access.js";
 import { createEtcdStore } from "../../src/metadata/index.js";
+import type { TlsFiles } from "../support/certificates.js";
 
 /** What a suite says when it is skipped. */
 export const etcdMissing =
@@ -29,12 +31,19 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+export interface EtcdTls {
+  /** What it shows, and who signs the certificates that it asks its clients for. */
+  server: TlsFiles;
+  /** How the probe reaches it. */
+  files: EtcdFiles;
+}
+
 /** Resolves once etcd answers. */
-export async function startEtcd(): Promise<Etcd> {
+export async function startEtcd(tls?: EtcdTls): Promise<Etcd> {
   const folder = mkdtempSync(join(tmpdir(), "hbmesh-etcd-"));
   const endpoint = `127.0.0.1:${await freePort()}`;
   const peer = `http://127.0.0.1:${await freePort()}`;
-  const url = `http://${endpoint}`;
+  const url = `${tls === undefined ? "http" : "https"}://${endpoint}`;
   const flags = [
     "--data-dir",
     folder,
@@ -46,7 +55,14 @@ export async function startEtcd(): Promise<Etcd> {
     peer,
   ];
   const cluster = ["--initial-advertise-peer-urls", peer, "--initial-cluster", `default=${peer}`, "--unsafe-no-fsync"];
-  let child: ChildProcess | undefined = spawn("etcd", [...flags, ...cluster], { stdio: "ignore" });
+  const { server } = tls ?? {};
+  const certificates =
+    server === undefined
+      ? []
+      : ["--cert-file", server.tlsCert, "--key-file", server.tlsKey, "--trusted-ca-file", server.tlsCa];
+  const asks = server === undefined ? [] : ["--client-cert-auth"];
+  const all = [...flags, ...cluster, ...certificates, ...asks];
+  let child: ChildProcess | undefined = spawn("etcd", all, { stdio: "ignore" });
   const ended = new Promise<void>((resolve) => child?.once("exit", () => resolve()));
   const stop = async (): Promise<void> => {
     child?.kill("SIGKILL");
@@ -56,7 +72,7 @@ export async function startEtcd(): Promise<Etcd> {
   };
   const deadlineMs = clock.monotonicMs() + 20_000;
   for (;;) {
-    const store = createEtcdStore([endpoint], clock);
+    const store = createEtcdStore([endpoint], clock, tls?.files);
     try {
       await store.get("probe", { timeoutMs: 1_000 });
       await store.close();
