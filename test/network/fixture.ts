@@ -209,15 +209,44 @@ export class NetworkFixture {
 
   /** Sets so many new objects at a host, and remembers them. */
   async fill(host: number, count: number, sizes: readonly number[] = [4_096, 60]): Promise<string[]> {
-    const keys = Array.from({ length: count }, () => `k-${host}-${++this.#written}`);
-    const client = await this.client(host);
-    const versions = keys.map((_, index) => index + 1);
-    const set = await client.ask<Outcome[]>("set", { keys, sizes: keys.map(() => sizes), versions });
-    expect(set.filter(({ code }) => code !== "OK")).toEqual([]);
-    keys.forEach((key, index) => {
-      this.objects.set(key, { sizes: [...sizes], version: versions[index] as number, host });
-    });
+    const keys = this.#newKeys(host, count);
+    expect((await this.#set(host, keys, sizes)).filter(({ code }) => code !== "OK")).toEqual([]);
     return keys;
+  }
+
+  /** The same while something is broken: what can't be set at first is set again. */
+  async fillPatiently(
+    host: number,
+    count: number,
+    sizes: readonly number[] = [4_096, 60],
+    keys: readonly string[] = this.#newKeys(host, count),
+  ): Promise<readonly string[]> {
+    let left = keys;
+    await until(
+      `${count} objects are set at host ${host}`,
+      async () => {
+        const set = await this.#set(host, left, sizes);
+        for (const { key, code, message } of set) {
+          expect(["OK", ...TRANSIENT], `${key} at host ${host}: ${message}`).toContain(code);
+        }
+        left = set.filter(({ code }) => code !== "OK").map(({ key }) => key);
+        if (set.some(({ code }) => NEEDS_CONNECT.includes(code))) {
+          await this.reconnect(host);
+        }
+        return left.length === 0;
+      },
+      PATIENCE_MS,
+    );
+    return keys;
+  }
+
+  /** What was set at a host is gone with it. */
+  forget(host: number): void {
+    for (const [key, object] of this.objects) {
+      if (object.host === host) {
+        this.objects.delete(key);
+      }
+    }
   }
 
   /** Everything that was set is read at each of these hosts, with its bytes: what can't be told at first is asked again, and nothing is ever said to be missing. */
@@ -290,6 +319,22 @@ export class NetworkFixture {
         ),
       PATIENCE_MS,
     );
+  }
+
+  #newKeys(host: number, count: number): string[] {
+    return Array.from({ length: count }, () => `k-${host}-${++this.#written}`);
+  }
+
+  async #set(host: number, keys: readonly string[], sizes: readonly number[]): Promise<Outcome[]> {
+    const client = await this.client(host);
+    const versions = keys.map((_, index) => index + 1);
+    const set = await client.ask<Outcome[]>("set", { keys, sizes: keys.map(() => sizes), versions });
+    for (const [index, { key, code }] of set.entries()) {
+      if (code === "OK") {
+        this.objects.set(key, { sizes: [...sizes], version: versions[index] as number, host });
+      }
+    }
+    return set;
   }
 
   async #api<Answer>(host: number, method: string): Promise<Answer | undefined> {
