@@ -12,7 +12,7 @@ import { createMemoryStore, type Store } from "../metadata/index.js";
 import { SimClock } from "./clock.js";
 import { createSimDecisions } from "./decisions.js";
 import { SimMemory, type SimObject } from "./memory.js";
-import { SimNetwork } from "./network.js";
+import { ipOf, SimNetwork } from "./network.js";
 import { SimProcess } from "./process.js";
 import { type SimFabric, SimSidecar } from "./sidecar.js";
 import { createSimStore, StoreReach } from "./store.js";
@@ -91,7 +91,7 @@ export class SimCluster {
   /** Adds a host and starts its worker. */
   addHost(): SimHost {
     const number = this.hosts.length + 1;
-    const address = `10.${number >> 8}.${number & 255}.1:31501`;
+    const address = `${ipOf(number)}:31501`;
     const memory = new SimMemory();
     const host: SimHost = {
       number,

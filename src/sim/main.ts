@@ -20,7 +20,7 @@ Usage: npm run sim -- [options]
   --tokens N        tokens of a member in the rings of the simulated control processes (default: all ${TOKENS_PER_WEIGHT} up to 102
                     workers, fewer for more, ${affordableTokens(1_000)} for 1000; placement has all of them)
   --calls N         clients' calls every 20 ms, while something fails (default 4)
-  --lease MS        lease of the control processes, which failures are measured in (default 5000)
+  --lease MS        lease of the control processes, which failures are measured in (default 4000, as for workers)
   --scenario A,B    only these, of: ${SCENARIO_NAMES.join(", ")}
   --seed N          what everything follows from (default: another one each time)
   --json            one JSON document on standard output
@@ -35,7 +35,7 @@ const OPTIONS = {
   objects: { type: "string" },
   tokens: { type: "string" },
   calls: { type: "string", default: "4" },
-  lease: { type: "string", default: "5000" },
+  lease: { type: "string", default: "4000" },
   scenario: { type: "string", default: "" },
   seed: { type: "string" },
   json: { type: "boolean", default: false },

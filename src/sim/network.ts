@@ -13,6 +13,7 @@ import type { RandomSource } from "../base/random.js";
 import type { ControlNetwork } from "../control/network.js";
 import { toConnectError } from "../rpc/index.js";
 import { type LinkRoutes, methodName } from "../rpc/link-routes.js";
+import { type SimLink, SimLinks } from "./links.js";
 import type { SimProcess } from "./process.js";
 import type { Trace } from "./trace.js";
 
@@ -21,6 +22,8 @@ interface Listening {
   routes: LinkRoutes;
 }
 
+/** How long a host is asked whether anyone listens there. */
+const CONNECT_TIMEOUT_MS = 1_000;
 /** One direction, in steps: 0.05 to 0.4 ms. */
 const LATENCY_STEP_MS = 0.05;
 const LATENCY_STEPS = 8;
@@ -32,12 +35,15 @@ export class SimNetwork {
   readonly #listening = new Map<string, Listening>();
   readonly #cutLinks = new Set<string>();
   readonly #lostHosts = new Set<number>();
+  readonly #links: SimLinks;
   #nextPort = 1;
 
   constructor(clock: Clock, random: RandomSource, trace: Trace) {
     this.#clock = clock;
     this.#random = random;
     this.#trace = trace;
+    const reaches = (from: number, to: number): boolean => this.reaches(from, to);
+    this.#links = new SimLinks({ clock, latencyMs: () => this.latencyMs(), reaches });
   }
 
   cutLink(one: number, other: number): void {
@@ -69,26 +75,52 @@ export class SimNetwork {
   /** The network as one process has it. */
   forProcess(process: SimProcess): ControlNetwork {
     return {
-      listen: async (_, routes) => {
-        const address = `${process.host}:${this.#nextPort++}`;
+      listen: async (_, routes, onEnd) => {
+        const address = `${ipOf(process.host)}:${this.#nextPort++}`;
         this.#listening.set(address, { process, routes });
         process.onDeath(() => this.#listening.delete(address));
+        this.#links.add(process, (host) => onEnd?.(ipOf(host)));
         return { address, close: async () => void this.#listening.delete(address) };
       },
-      connect: (address) => {
+      connect: (address, onLost) => {
         const ending = new AbortController();
         // One listener for each call under way.
         setMaxListeners(0, ending.signal);
-        return { transport: this.#transport(process, address, ending.signal), close: () => ending.abort(CANCELLED) };
+        const link: SimLink = { from: process, onLost: () => onLost?.(), to: undefined };
+        const close = (): void => {
+          this.#links.close(link);
+          ending.abort(CANCELLED);
+        };
+        return { transport: this.#transport(link, address, ending.signal), close };
       },
+      isRefused: (address) => this.#isRefused(process, address),
     };
   }
 
-  #transport(from: SimProcess, address: string, ended: AbortSignal): Transport {
+  /** A question to the host itself; one that can't be reached does not answer. */
+  async #isRefused(from: SimProcess, address: string): Promise<boolean> {
+    const host = hostOf(address);
+    const answer = new Promise<boolean>((resolve) => {
+      const travel = (arrive: () => void): void => {
+        if (this.reaches(from.host, host)) {
+          this.#clock.setTimer(this.latencyMs(), arrive);
+        }
+      };
+      travel(() => {
+        const isRefused = !this.#listening.has(address);
+        travel(() => from.enter(() => resolve(isRefused)));
+      });
+    });
+    const limits = { clock: from.clock, timeoutMs: CONNECT_TIMEOUT_MS, what: `connecting to ${address}` };
+    return withDeadline(answer, limits).catch(() => false);
+  }
+
+  #transport(link: SimLink, address: string, ended: AbortSignal): Transport {
+    const { from } = link;
     return {
       unary: async (method, signal, timeoutMs, _header, input) => {
         const request = toBinary(method.input, create(method.input, input));
-        const call = new SimCall(this.#options(from, address, method.name), timeoutMs);
+        const call = new SimCall(this.#options(link, address, method.name), timeoutMs);
         const close = (): void => call.lose("was closed");
         ended.addEventListener("abort", close, { once: true });
         try {
@@ -112,13 +144,19 @@ export class SimNetwork {
     };
   }
 
-  #options(from: SimProcess, address: string, name: string): SimCallOptions {
+  #options(link: SimLink, address: string, name: string): SimCallOptions {
     return {
-      from,
+      from: link.from,
       address,
-      targetHost: Number(address.split(":")[0]),
+      targetHost: hostOf(address),
       name,
-      find: () => this.#listening.get(address),
+      find: () => {
+        const found = this.#listening.get(address);
+        if (found !== undefined) {
+          this.#links.opened(link, found.process);
+        }
+        return found;
+      },
       post: (sender, receiver, say, bytes, deliver) => {
         this.#trace.countMessage(say, bytes);
         this.#trace.note(`${this.#clock.monotonicMs()} ${sender}>${receiver} ${say} ${bytes}`);
@@ -211,6 +249,16 @@ class SimCall {
 
 /** Made once: each would keep its stack. */
 const CANCELLED = new HbmeshError(StatusCode.RPC_CANCELLED, "the caller gave up");
+
+/** The address of a host: its number in the last three bytes, so that each host has one of its own. */
+export function ipOf(host: number): string {
+  return `10.${host >> 16}.${(host >> 8) & 255}.${host & 255}`;
+}
+
+function hostOf(address: string): number {
+  const [, high = 0, middle = 0, low = 0] = (address.split(":")[0] as string).split(".").map(Number);
+  return (high << 16) | (middle << 8) | low;
+}
 
 function linkName(one: number, other: number): string {
   return one < other ? `${one}-${other}` : `${other}-${one}`;

@@ -4,6 +4,7 @@
  * Method: the short form of `npm run sim`. A failing run prints the seed; HBMESH_SEED replays it.
  */
 import { describe, expect, it } from "vitest";
+import { TOKENS_PER_WEIGHT } from "../../src/sim/decisions.js";
 import type { ScenarioResult } from "../../src/sim/scenarios.js";
 import {
   LARGEST_SHARE_MAX,
@@ -19,7 +20,7 @@ const SHORT: SimulationOptions = {
   workers: 8,
   keys: 1_000_000,
   objects: 80,
-  tokens: 64,
+  tokens: TOKENS_PER_WEIGHT,
   seed,
   scenarios: SCENARIO_NAMES.filter((name) => name !== "placement"),
   callsPerStep: 1,
