@@ -3,12 +3,13 @@
  * `npm test`: sets up with the native tests, runs every test, and ends with one line that sums them up:
  * `N passed, N failed`. Exits 1 when a test failed or a runner broke.
  *
- *   node scripts/test.mjs [--native-only | --js-only | --python-only] [filters of vitest, or of pytest...]
+ *   node scripts/test.mjs [--native-only | --fuzz-only | --js-only | --python-only] [filters of vitest, or of pytest...]
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { briefSeconds, fuzzerNames, runFuzzers } from "./fuzz.mjs";
 import { root, stateFolder } from "./setup/run.mjs";
 import { setUpOrExit } from "./setup.mjs";
 
@@ -90,7 +91,8 @@ await setUpOrExit(["build", "test"]);
 const temporary = mkdtempSync(join(tmpdir(), "hbmesh-test-"));
 process.env.TMPDIR = temporary;
 const sum = { passed: 0, failed: 0, skipped: 0 };
-const all = { native: runCtest, js: runVitest, python: runPytest };
+const runBriefFuzz = () => runFuzzers(fuzzerNames(), { seconds: briefSeconds, brief: true });
+const all = { native: runCtest, fuzz: runBriefFuzz, js: runVitest, python: runPytest };
 const wanted = Object.keys(all).filter((name) => args.includes(`--${name}-only`));
 for (const name of wanted.length > 0 ? wanted : Object.keys(all)) {
   const runner = all[name];

@@ -104,7 +104,7 @@ function pythonStep() {
 
 /**
  * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python package. "start" leaves out
- * native programs that the main job and workers don't need: bench, C library.
+ * native programs that the main job and workers don't need: bench, C library; "fuzz" leaves out all of the native code.
  */
 export function setupSteps(purposes) {
   return [
@@ -159,7 +159,8 @@ export function setupSteps(purposes) {
       outputs: ["dist/cli/main.js", "dist/client/index.js"],
       run: () => runLogged("tsc", binary("tsc"), ["-p", "tsconfig.json"]),
     }),
-    nativeStep(purposes),
+    // The fuzzers are a build of their own (scripts/fuzz.mjs), which needs what was generated above.
+    ...(purposes.includes("fuzz") ? [] : [nativeStep(purposes)]),
     // After the native code, which may empty build/.
     ...(purposes.some((purpose) => ["test", "lint", "wheel"].includes(purpose)) ? [pythonStep()] : []),
   ];

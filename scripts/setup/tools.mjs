@@ -6,6 +6,7 @@
 import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import { findFuzzTools } from "./fuzz-tools.mjs";
 import { runLogged, SetupError, succeeds } from "./run.mjs";
 
 const nodeMajorMin = 20;
@@ -81,6 +82,28 @@ export async function ensureTools(purposes, report) {
       throw new SetupError(
         `installed, but not found: ${still.map((wanted) => wanted.program ?? wanted.file ?? wanted.module).join(", ")}`,
       );
+    }
+  }
+  if (purposes.includes("test") || purposes.includes("fuzz")) {
+    await ensureFuzzTools(report);
+  }
+}
+
+/** Clang comes first: it says which version its runtime must have. Without them the fuzz tests are skipped. */
+async function ensureFuzzTools(report) {
+  for (let step = 0; step < 2; step += 1) {
+    const { missing, packages } = findFuzzTools();
+    if (missing === undefined) {
+      return;
+    }
+    try {
+      await installPackages(packages, report);
+    } catch (error) {
+      if (!(error instanceof SetupError)) {
+        throw error;
+      }
+      report(`no fuzzing: ${missing}; install ${packages.join(" ")} for it`);
+      return;
     }
   }
 }

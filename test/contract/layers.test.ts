@@ -36,6 +36,7 @@ const nativeLayers: Record<string, readonly string[]> = {
   addon: ["client", "queue", "device", "base"],
   probe: ["base"],
   bench: ["capi", "transport", "base"],
+  fuzz: ["sidecar", "client", "queue", "device", "store", "transport", "base"],
 };
 
 /** Decided exceptions, each with its reason. */

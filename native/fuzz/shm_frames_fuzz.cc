@@ -1,0 +1,172 @@
+// What a peer on this host says on the socket of the shm transport: ShmLink, with descriptors of all kinds, while it
+// reads and writes the peer's memory.
+//
+// Must hold: each request completes once; memory that could shrink is not mapped; the link ends with its peer, and lets
+// go of all memory.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <map>
+
+#include "base/unix_socket.h"
+#include "fuzz/fuzz.h"
+#include "transport/shm_endpoint.h"
+
+namespace hbmesh::fuzz {
+namespace {
+
+constexpr uint64_t kBytes = 8192;
+
+enum Kind : uint8_t { kSealed, kLoose, kReadOnly, kPipe, kNone, kKinds };
+
+Fd NewDescriptor(Kind kind) {
+  if (kind == kPipe) {
+    int ends[2];
+    FUZZ_CHECK(::pipe2(ends, O_CLOEXEC) == 0);
+    ::close(ends[1]);
+    return Fd(ends[0]);
+  }
+  Fd made(::memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  FUZZ_CHECK(made.valid() && ::ftruncate(made.get(), kBytes) == 0);
+  if (kind != kLoose) FUZZ_CHECK(::fcntl(made.get(), F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+  if (kind == kReadOnly) FUZZ_CHECK(::fcntl(made.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == 0);
+  return made;
+}
+
+class Sink final : public TransportSink {
+ public:
+  void OnComplete(uint64_t token, Status status) override {
+    const std::lock_guard lock(mutex_);
+    FUZZ_CHECK(completed_.emplace(token, status.code()).second);
+  }
+  void OnAccept(std::unique_ptr<Endpoint>) override {}
+  void OnMessage(uint64_t, std::span<const std::byte> message) override { Touch(message); }
+  void OnDisconnect(uint64_t, Status reason) override {
+    FUZZ_CHECK(!reason.ok());
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+  }
+  void WaitEnd() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return ended_; });
+  }
+  [[nodiscard]] size_t completed() const { return completed_.size(); }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<uint64_t, StatusCode> completed_;
+  bool ended_ = false;
+};
+
+class Attack {
+ public:
+  Attack() : sealed_(NewDescriptor(kSealed)) {
+    shared_->sink = &sink_;
+    shared_->memory = std::make_shared<MemoryTable>();
+    CopyPoolOptions copies;
+    copies.threads = 1;
+    copies.spinMicros = 0;
+    shared_->copies = std::make_unique<CopyPool>(copies);
+    MemoryRegion region;
+    FUZZ_CHECK(shared_->memory->Add(own_.data(), own_.size(), sealed_.get(), 0, true, &region).ok());
+    link_ = std::make_shared<ShmLink>(shared_, "fuzz");
+    Fd ours;
+    FUZZ_CHECK(UnixPair(&ours, &theirs_).ok() && link_->Attach(std::move(ours)).ok());
+    (void)SetNonBlocking(theirs_.get(), true);
+    link_->Start(nullptr, 0);
+  }
+
+  void Run(Input& input) {
+    for (int i = 0; i < 40 && !input.empty(); ++i) {
+      if (input.Byte() % 4 == 0) {
+        Ask(input);
+      } else {
+        Say(input);
+      }
+    }
+    theirs_.Reset();
+    sink_.WaitEnd();
+    link_->Close();
+    FUZZ_CHECK(sink_.completed() == asked_);
+    link_.reset();
+    shared_->memory->Remove(1);  // waits for ever if a use was forgotten
+  }
+
+ private:
+  void Ask(Input& input) {
+    const bool write = input.Byte() % 2 == 0;
+    const uint64_t bytes = 1 + input.Below(static_cast<uint32_t>(target_.size()));
+    const LocalPiece piece{target_.data(), bytes};
+    const RemoteRange range{.region = static_cast<uint32_t>(input.Number()), .offset = input.Number(), .bytes = bytes};
+    if (link_->Submit(write, range, std::span(&piece, 1), asked_).ok()) ++asked_;
+  }
+  void Say(Input& input) {
+    const uint8_t how = input.Byte();
+    Bytes packet;
+    if (how % 4 == 0) {
+      const auto some = input.Some(1 + input.Byte());
+      packet.assign(some.begin(), some.end());
+    } else {
+      packet = Record(input, how);
+    }
+    const auto kind = static_cast<Kind>(input.Byte() % kKinds);
+    if (packet.empty()) return;
+    const Fd descriptor = kind == kNone ? Fd() : NewDescriptor(kind);
+    const int number = descriptor.get();
+    (void)SendPacket(theirs_.get(), packet, std::span(&number, descriptor.valid() ? 1 : 0)).ok();
+  }
+  static Bytes Record(Input& input, uint8_t how) {
+    shm::MapReply reply{};
+    reply.header.type = 3 + how % 5;
+    reply.header.region = static_cast<uint32_t>(input.Number());
+    size_t bytes = sizeof reply.header;
+    if (reply.header.type == static_cast<uint32_t>(shm::PacketType::kMapReply)) {
+      reply.code = input.Byte() % 4;
+      reply.writable = input.Byte() % 2;
+      reply.bytes = input.Byte() % 2 == 0 ? kBytes : input.Number() * 1000;
+      reply.fdOffset = input.Number() * 512;
+      bytes = sizeof reply;
+    }
+    const auto* first = reinterpret_cast<const std::byte*>(&reply);
+    return {first, first + bytes};
+  }
+
+  Fd sealed_;
+  Sink sink_;
+  Bytes own_ = Bytes(kBytes);
+  Bytes target_ = Bytes(1000);
+  std::shared_ptr<ShmShared> shared_ = std::make_shared<ShmShared>();
+  std::shared_ptr<ShmLink> link_;
+  Fd theirs_;
+  uint64_t asked_ = 0;
+};
+
+}  // namespace
+
+std::vector<Bytes> Seeds() {
+  SeedWriter reads;  // asks for 100 bytes of region 2, which is then offered, and revoked
+  reads.PutByte(0).PutByte(1).Put(uint16_t{99}).PutByte(2).PutByte(0);
+  reads.PutByte(1).PutByte(1).PutByte(2).PutByte(0).PutByte(1).PutByte(0).PutByte(0).PutByte(kSealed);
+  reads.PutByte(1).PutByte(2).PutByte(2).PutByte(kNone);
+  SeedWriter lends;  // asks for ours, gives it back
+  lends.PutByte(1).PutByte(5).PutByte(1).PutByte(kNone).PutByte(1).PutByte(3).PutByte(1).PutByte(kNone);
+  SeedWriter message;
+  message.PutByte(1).PutByte(4).PutByte(8).Put(shm::PacketHeader{7, 0}).PutByte(1).PutByte(kLoose);
+  SeedWriter loose;
+  loose.PutByte(0).PutByte(0).Put(uint16_t{10}).PutByte(3).PutByte(0);
+  loose.PutByte(1).PutByte(1).PutByte(3).PutByte(0).PutByte(1).PutByte(0).PutByte(0).PutByte(kLoose);
+  return {reads.bytes(), lends.bytes(), message.bytes(), loose.bytes()};
+}
+
+}  // namespace hbmesh::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  hbmesh::fuzz::Input input(data, size);
+  hbmesh::fuzz::Attack().Run(input);
+  return 0;
+}
