@@ -79,7 +79,6 @@ __all__ = [
     "TryAgainError",
     "UnavailableError",
     "WriteResult",
-    "BatchResult",
     "current_device",
     "generate_key",
     "set_device",

@@ -27,6 +27,15 @@ def check_keys(keys: Sequence[str]) -> List[str]:
     return listed
 
 
+def encoded_text(text: str, name: str) -> bytes:
+    """For the C API's zero-terminated strings. Raises TypeError for what is no string, ValueError for a zero in it."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, not {type(text).__name__}")
+    if "\0" in text:
+        raise ValueError(f"{name} has a zero character in it: {text!r}")
+    return text.encode()
+
+
 def check_uint(value: int, name: str, limit: int = _UINT32_MAX) -> int:
     """A whole number from 0 to `limit`. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -52,11 +61,11 @@ class CallBatch:
         self,
         keys: Optional[Sequence[str]],
         device_index: int = 0,
-        pointers: Sequence[Sequence[int]] = (),
+        pointers: Optional[Sequence[Sequence[int]]] = None,
         sizes: Sequence[Sequence[int]] = (),
     ) -> None:
         batch = _native.made(_native.Batch)
-        count = len(pointers)
+        count = 0 if pointers is None else len(pointers)
         if keys is not None:
             self.names = check_keys(keys)
             count = len(self.names)
@@ -68,10 +77,14 @@ class CallBatch:
         else:
             self.names = [str(number) for number in range(count)]
         batch.key_count = count
-        if len(pointers) > 0:
+        if pointers is not None:
             self._set_blobs(batch, count, pointers, sizes)
         batch.device_index = check_uint(device_index, "device index")
         self.struct = batch
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self._sizes) if self.struct.blob_count > 0 else 0
 
     def _set_blobs(
         self,

@@ -264,6 +264,16 @@ def generation() -> int:
     return _generation
 
 
+def eventfd() -> int:
+    """A new eventfd that does not block; :func:`os.eventfd` is there from Python 3.10 on only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd: int = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"no eventfd: {os.strerror(code)}")
+    return fd
+
+
 def fork_error(what: str, node: Optional[str] = None) -> HbmeshError:
     return error_of(
         StatusCode.NOT_SUPPORTED,

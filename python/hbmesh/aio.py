@@ -1,5 +1,6 @@
 """AsyncClient: the same client for asyncio. No thread waits for an answer: the library writes to an eventfd that the
-event loop watches.
+event loop watches. Calls that the library has only in a form that blocks (connecting, publishing, reserving, asking for
+health) run on the loop's executor.
 
 Cancelling a coroutine cancels its call at the worker, and waits until the worker has let go of the call's device memory
 before CancelledError is raised, so that the memory may be used again.
@@ -11,49 +12,55 @@ import asyncio
 import ctypes
 import os
 import weakref
-from typing import Any, Callable, Dict, Generic, List, Sequence, Set, Type, TypeVar
+from typing import Any, Awaitable, Callable, Dict, Generic, List, Optional, Sequence, Set, Type, TypeVar
 
+from . import _native
 from ._batch import CallBatch, batch_of, check_uint, set_options
 from .blobs import DeviceBlobList
 from .client import Client
-from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
+from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture, result_of_stopped
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
 
 R = TypeVar("R", bound=BatchResult)
-
-_ENDED = 0  # get(timeout_ms) of a future that has ended does not wait
+A = TypeVar("A", bound="AsyncClient")
+T = TypeVar("T")
 
 
 class _Ends:
-    """Tells coroutines of one event loop when futures end. Lives as long as the loop."""
+    """Tells coroutines of one event loop when futures end. Lives as long as the loop, which it does not keep alive."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._fd = _eventfd()
+    def __init__(self) -> None:
+        self._fd = _native.eventfd()
         self._waiting: "Dict[TransferFuture[Any], Set[asyncio.Future[None]]]" = {}
         # Closed with this object; a loop that is gone has dropped its readers.
         weakref.finalize(self, _close_quietly, self._fd)
 
-    async def wait(self, future: "TransferFuture[Any]") -> None:
-        """Returns when the future has ended. On cancellation the future is left as it is."""
+    async def wait(self, future: "TransferFuture[Any]", seconds: float) -> bool:
+        """Has the future ended, at the latest after this time? On cancellation the future is left as it is."""
         if future.done:
-            return
-        waiter: "asyncio.Future[None]" = self._loop.create_future()
+            return True
+        if seconds <= 0:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter: "asyncio.Future[None]" = loop.create_future()
+        timer = loop.call_later(seconds, _release, waiter)
         if not self._waiting:
-            self._loop.add_reader(self._fd, self._look)
+            loop.add_reader(self._fd, self._look)
         waiters = self._waiting.setdefault(future, set())
         waiters.add(waiter)
         try:
             future.notify(self._fd)
             await waiter
         finally:
+            timer.cancel()
             waiters.discard(waiter)
             if not waiters:
                 del self._waiting[future]
                 future.notify(-1)  # the descriptor may be closed before the future ends
             if not self._waiting:
-                self._loop.remove_reader(self._fd)
+                loop.remove_reader(self._fd)
+        return future.done
 
     def _look(self) -> None:
         try:
@@ -63,17 +70,12 @@ class _Ends:
         for future, waiters in self._waiting.items():
             if future.done:
                 for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
+                    _release(waiter)
 
 
-def _eventfd() -> int:
-    libc = ctypes.CDLL(None, use_errno=True)  # os.eventfd is there from Python 3.10 on
-    fd: int = libc.eventfd(0, os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"no eventfd: {os.strerror(code)}")
-    return fd
+def _release(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _close_quietly(fd: int) -> None:
@@ -90,20 +92,64 @@ def _ends() -> _Ends:
     loop = asyncio.get_running_loop()
     ends = _ends_of_loops.get(loop)
     if ends is None:
-        ends = _ends_of_loops[loop] = _Ends(loop)
+        ends = _ends_of_loops[loop] = _Ends()
     return ends
 
 
+async def _stopped(future: "TransferFuture[Any]") -> bool:
+    """Asks the call to stop. Has the worker confirmed that it did? Cancelling this again changes nothing."""
+    future.cancel()
+    ends, loop = _ends(), asyncio.get_running_loop()
+    end = loop.time() + STOP_GRACE_MS / 1000
+    while loop.time() < end:
+        try:
+            return await ends.wait(future, end - loop.time())
+        except asyncio.CancelledError:
+            continue
+    return future.done
+
+
 async def _finish(future: "TransferFuture[R]") -> R:
-    """The future's end. Cancelled: ends the call first, then raises CancelledError."""
-    ends = _ends()
+    """The call's end. What ends the wait (its limit, cancellation) ends the call first."""
+    assert future.limit_ms is not None
     try:
-        await ends.wait(future)
-    except asyncio.CancelledError:
-        future.cancel()
-        await asyncio.shield(asyncio.ensure_future(ends.wait(future)))
+        if await _ends().wait(future, future.limit_ms / 1000):
+            return future.result()
+    except asyncio.CancelledError as error:
+        if not await _stopped(future):
+            raise asyncio.CancelledError(future.unconfirmed("the call was cancelled").message) from error
         raise
-    return future.get(_ENDED)
+    if not await _stopped(future):
+        raise future.unconfirmed(future.expired().message)
+    return result_of_stopped(future, future.expired())
+
+
+async def _nothing(result: Any) -> None:
+    """What there is to undo of most calls."""
+
+
+async def _in_thread(work: Callable[[], T], undo: Callable[[T], Awaitable[None]] = _nothing) -> T:
+    """What `work` returns, on the loop's executor: of calls that leave something behind at the worker. Cancelled: waits
+    for its end and undoes it, then raises CancelledError."""
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    cancelled: Optional[asyncio.CancelledError] = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return running.result()
+    if running.exception() is None:
+        await undo(running.result())
+    raise cancelled
+
+
+async def _stop_all(futures: "List[AsyncFuture[Any]]") -> None:
+    for each in futures:
+        each.cancel()
+    for each in futures:
+        await _stopped(each._future)
 
 
 class AsyncFuture(Generic[R]):
@@ -125,12 +171,9 @@ class AsyncFuture(Generic[R]):
     async def get(self, timeout_ms: int = 60_000) -> R:
         """Waits for the end; arguments and errors as of :meth:`TransferFuture.get`."""
         check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
-        if timeout_ms > 0:
-            try:
-                await asyncio.wait_for(_ends().wait(self._future), timeout_ms / 1000)
-            except asyncio.TimeoutError:
-                pass  # get says so, unless it ended just now
-        return self._future.get(_ENDED)
+        if not await _ends().wait(self._future, timeout_ms / 1000):
+            raise self._future.still_open(timeout_ms)
+        return self._future.result()
 
     def cancel(self) -> None:
         """Asks for the end of this future alone."""
@@ -186,21 +229,69 @@ class AsyncClient:
         """``IP:PORT`` of the worker."""
         return self.client.address
 
-    async def connect(self) -> "AsyncClient":
+    @classmethod
+    def from_environment(cls: Type[A], **options: Any) -> A:
+        """As :meth:`Client.from_environment`."""
+        made = cls.__new__(cls)
+        made.client = Client.from_environment(**options)
+        return made
+
+    async def connect(self: A) -> A:
         await asyncio.to_thread(self.client.connect)
         return self
 
     async def close(self) -> None:
         await asyncio.to_thread(self.client.close)
 
-    async def mset_d2h(self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], **options: Any) -> WriteResult:
-        """Options: `existence`, `ttl_seconds`, `pin`, `checksum`."""
-        return await _finish(self.client.mset_d2h_async(keys, blob_lists, **options))
+    async def mset_d2h(
+        self,
+        keys: Sequence[str],
+        blob_lists: Sequence[DeviceBlobList],
+        *,
+        existence: str = "skip",
+        ttl_seconds: float = 0,
+        pin: str = "none",
+        checksum: bool = False,
+    ) -> WriteResult:
+        future = self.client.mset_d2h_async(
+            keys, blob_lists, existence=existence, ttl_seconds=ttl_seconds, pin=pin, checksum=checksum
+        )
+        return await _finish(future)
 
     async def mget_h2d(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], *, timeout_ms: int = 0
     ) -> BatchResult:
         return await _finish(self.client.mget_h2d_async(keys, blob_lists, timeout_ms=timeout_ms))
+
+    async def mset_d2h_from_multi_buffers(
+        self,
+        keys: Sequence[str],
+        addresses: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+        *,
+        device_index: int,
+        existence: str = "skip",
+        ttl_seconds: float = 0,
+        pin: str = "none",
+        checksum: bool = False,
+    ) -> WriteResult:
+        struct = set_options(existence, ttl_seconds, pin, checksum)
+        batch = CallBatch(keys, device_index, addresses, sizes)
+        return await self._ask(WriteResult, self.client._api.set_d2h_async, batch, ctypes.byref(struct))
+
+    async def mget_h2d_from_multi_buffers(
+        self,
+        keys: Sequence[str],
+        addresses: Sequence[Sequence[int]],
+        sizes: Sequence[Sequence[int]],
+        *,
+        device_index: int,
+        timeout_ms: int = 0,
+    ) -> BatchResult:
+        future = self.client.mget_h2d_from_multi_buffers_async(
+            keys, addresses, sizes, device_index=device_index, timeout_ms=timeout_ms
+        )
+        return await _finish(future)
 
     async def delete(self, keys: Sequence[str]) -> WriteResult:
         return await self._ask(WriteResult, self.client._api.delete_async, CallBatch(keys))
@@ -218,16 +309,19 @@ class AsyncClient:
     async def dev_publish(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList]
     ) -> "List[AsyncFuture[BatchResult]]":
-        futures = await asyncio.to_thread(self.client.dev_publish, keys, blob_lists)
-        return [AsyncFuture(future) for future in futures]
+        def publish() -> "List[AsyncFuture[BatchResult]]":
+            return [AsyncFuture(future) for future in self.client.dev_publish(keys, blob_lists)]
+
+        return await _in_thread(publish, _stop_all)
 
     async def dev_subscribe(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], *, timeout_ms: int = 0
     ) -> "List[AsyncFuture[BatchResult]]":
-        # Registration of device memory may take a round trip: not on the loop's thread.
-        subscribe: Callable[..., Any] = self.client.dev_subscribe
-        futures = await asyncio.to_thread(subscribe, keys, blob_lists, timeout_ms=timeout_ms)
-        return [AsyncFuture(future) for future in futures]
+        def subscribe() -> "List[AsyncFuture[BatchResult]]":
+            futures = self.client.dev_subscribe(keys, blob_lists, timeout_ms=timeout_ms)
+            return [AsyncFuture(future) for future in futures]
+
+        return await _in_thread(subscribe, _stop_all)
 
     async def dev_mset(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], *, existence: str = "skip"
@@ -254,14 +348,17 @@ class AsyncClient:
         return await self._ask(WriteResult, self.client._api.dev_local_delete_async, CallBatch(keys))
 
     async def reserve_layers(self, layers: Sequence[DeviceBlobList], *, ttl_seconds: float = 600) -> AsyncLayerTicket:
-        reserve: Callable[..., LayerTicket] = self.client.reserve_layers
-        return AsyncLayerTicket(await asyncio.to_thread(reserve, layers, ttl_seconds=ttl_seconds))
+        async def undo(ticket: LayerTicket) -> None:
+            ticket.cancel()
+
+        ticket = await _in_thread(lambda: self.client.reserve_layers(layers, ttl_seconds=ttl_seconds), undo)
+        return AsyncLayerTicket(ticket)
 
     async def push(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> BatchResult:
         return await _finish(self.client.push_async(ticket_text, layer, blob_list))
 
     async def pre_register_device_memory(self, pointers: Sequence[int], sizes: Sequence[int]) -> None:
-        await asyncio.to_thread(self.client.pre_register_device_memory, pointers, sizes)
+        await _in_thread(lambda: self.client.pre_register_device_memory(pointers, sizes))
 
     async def health_check(self) -> Health:
         return await asyncio.to_thread(self.client.health_check)
@@ -272,7 +369,7 @@ class AsyncClient:
     async def _ask(self, kind: Type[R], function: Callable[..., int], batch: CallBatch, *arguments: Any) -> R:
         return await _finish(self.client._future(kind, function, batch, *arguments))
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self: A) -> A:
         return await self.connect()
 
     async def __aexit__(self, *exception: object) -> None:

@@ -51,6 +51,8 @@ class StatusCode(enum.IntEnum):
 class HbmeshError(RuntimeError):
     """A call, or one key of it, failed.
 
+    As text it is the code's name and the message, with key and node.
+
     Attributes:
         code: why, from the closed table.
         message: cause and remedy in a sentence.
@@ -66,7 +68,14 @@ class HbmeshError(RuntimeError):
         super().__init__(message)
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}"
+        return f"{self.code.name}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The message, with key and node where it does not name them itself."""
+        named = [("key", self.key and repr(self.key), self.key), ("node", self.node, self.node)]
+        said = [f"{what} {shown}" for what, shown, value in named if value and value not in self.message]
+        return f"{self.message} ({', '.join(said)})" if said else self.message
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # Exceptions travel between processes (multiprocessing, executors); the default forgets keyword arguments.

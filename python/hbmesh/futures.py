@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
+import select
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Generic, Optional, Sequence, Type, TypeVar
 
 from . import _native
 from ._batch import check_uint
-from .errors import StatusCode, error_of
+from .errors import HbmeshError, StatusCode, error_of
 from .results import BatchResult
 
 if TYPE_CHECKING:
-    from .client import Client
+    from ._session import Session
 
 FUTURE_TIMEOUT_MS_MAX = 1_800_000
+# How long the worker may take to confirm that a call was stopped.
+STOP_GRACE_MS = 2_000
 
 R = TypeVar("R", bound=BatchResult)
 
@@ -26,8 +33,12 @@ class TransferFuture(Generic[R]):
         keys: the key of a publication or subscription, or all keys of a call.
     """
 
-    def __init__(self, client: "Client", handle: Any, keys: Sequence[str], kind: Type[R]) -> None:
+    def __init__(
+        self, client: "Session", handle: Any, keys: Sequence[str], kind: Type[R], limit_ms: Optional[int] = None
+    ) -> None:
+        """`limit_ms`: how long whoever awaits the call, and not just this future, waits for it."""
         self.keys = list(keys)
+        self.limit_ms = limit_ms
         self._client = client
         self._handle = handle
         self._kind = kind
@@ -58,9 +69,40 @@ class TransferFuture(Generic[R]):
             ValueError: timeout out of range.
         """
         check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        if not self.wait(timeout_ms):
+            raise self.still_open(timeout_ms)
+        return self.result()
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Has it ended, at the latest after this time? On the main thread Ctrl-C ends the wait, not the transfer."""
+        api = self._api()
+        if api.future_done(self._handle):
+            return True
+        if timeout_ms == 0:
+            return False
+        if not is_interruptible():
+            status = api.future_get(self._handle, timeout_ms, None)
+            return bool(status != StatusCode.FUTURE_TIMEOUT or api.future_done(self._handle))
+        # Calls into the library see no signal; poll() lets Python handle them.
+        end = time.monotonic() + timeout_ms / 1000
+        ended = _native.eventfd()
+        try:
+            self.notify(ended)
+            poller = select.poll()
+            poller.register(ended, select.POLLIN)
+            left = timeout_ms / 1000
+            while left > 0 and not poller.poll(math.ceil(left * 1000)):
+                left = end - time.monotonic()
+        finally:
+            self.notify(-1)
+            os.close(ended)
+        return bool(api.future_done(self._handle))
+
+    def result(self) -> R:
+        """What it ended with. Raises as :meth:`get`."""
         api = self._api()
         out = ctypes.c_void_p()
-        status = api.future_get(self._handle, timeout_ms, ctypes.byref(out))
+        status = api.future_get(self._handle, 0, ctypes.byref(out))
         if status != StatusCode.OK:
             text = api.last_text()
             if out:
@@ -71,6 +113,29 @@ class TransferFuture(Generic[R]):
         if all(code == StatusCode.RPC_CANCELLED for code in result.codes):
             result.raise_for_failures()  # nothing of the call was done
         return result
+
+    def still_open(self, timeout_ms: int) -> HbmeshError:
+        """The error of a wait that was too short."""
+        what = f"key {self.keys[0]!r}" if len(self.keys) == 1 else f"a call of {len(self.keys)} keys"
+        text = f"waited {timeout_ms} ms for {what}, which goes on: wait again, or cancel it"
+        key = self.keys[0] if len(self.keys) == 1 else None
+        return error_of(StatusCode.FUTURE_TIMEOUT, text, key=key, node=self._client.address)
+
+    def expired(self) -> HbmeshError:
+        """The error of a call that was not answered within `limit_ms`."""
+        text = (
+            f"waited {self.limit_ms} ms for worker {self._client.address} to answer: look at the worker's log, or give "
+            "a longer request timeout"
+        )
+        return error_of(StatusCode.RPC_DEADLINE_EXCEEDED, text, node=self._client.address)
+
+    def unconfirmed(self, why: str) -> HbmeshError:
+        """The error of a call that was asked to stop, of which the worker says nothing."""
+        text = (
+            f"{why}. The sidecar did not confirm within {STOP_GRACE_MS} ms that it stopped: don't reuse the device "
+            "memory of this call before the client is closed"
+        )
+        return error_of(StatusCode.WORKER_TIMEOUT, text, node=self._client.address)
 
     def cancel(self) -> None:
         """Asks for the end of this future alone: RPC_CANCELLED, unless it ends otherwise first. Its memory may be in
@@ -97,3 +162,35 @@ class TransferFuture(Generic[R]):
         handle: Optional[Any] = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
             self._client._api.future_free(handle)
+
+
+def is_interruptible() -> bool:
+    """Does this thread get Python's signals?"""
+    return threading.current_thread() is threading.main_thread()
+
+
+def finish(future: TransferFuture[R]) -> R:
+    """The end of a call that is waited for until its limit. What ends the wait (the limit, Ctrl-C) ends the call, and
+    this returns when the worker has let go of its device memory."""
+    assert future.limit_ms is not None
+    try:
+        if future.wait(future.limit_ms):
+            return future.result()
+    except BaseException:
+        future.cancel()
+        future.wait(STOP_GRACE_MS)
+        raise
+    future.cancel()
+    if not future.wait(STOP_GRACE_MS):
+        raise future.unconfirmed(future.expired().message)
+    return result_of_stopped(future, future.expired())
+
+
+def result_of_stopped(future: TransferFuture[R], reason: HbmeshError) -> R:
+    """What a call came to that was stopped and has ended: keys that were done in time are worth telling."""
+    try:
+        return future.result()
+    except HbmeshError as error:
+        if error.code == StatusCode.RPC_CANCELLED:
+            raise reason from None
+        raise

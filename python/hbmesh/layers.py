@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import time
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _native
@@ -12,7 +14,7 @@ from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
 from .results import BatchResult
 
 if TYPE_CHECKING:
-    from .client import Client
+    from ._session import Session
 
 
 class LayerTicket:
@@ -24,7 +26,7 @@ class LayerTicket:
         layer_count: layers 0 to this number - 1.
     """
 
-    def __init__(self, client: "Client", handle: Any) -> None:
+    def __init__(self, client: "Session", handle: Any) -> None:
         self._client = client
         self._handle = handle
         self._generation = _native.generation()
@@ -45,18 +47,27 @@ class LayerTicket:
             HbmeshError: OUT_OF_RANGE, no such layer.
         """
         check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
-        self._check(self._api().ticket_wait_layer(self._handle, check_uint(index, "layer"), timeout_ms))
+        future = self.future(index)
+        if not future.wait(timeout_ms):
+            raise error_of(
+                StatusCode.FUTURE_TIMEOUT,
+                f"waited {timeout_ms} ms for layer {index} of the ticket, which stays open: wait again, or cancel it",
+                node=self._client.address,
+            )
+        future.result()
 
     def all(self, timeout_ms: int = 60_000) -> None:
         """Returns when every layer is there. Raises as :meth:`layer`."""
         check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
-        self._check(self._api().ticket_wait_all(self._handle, timeout_ms))
+        end = time.monotonic() + timeout_ms / 1000
+        for index in range(self.layer_count):
+            self.layer(index, min(timeout_ms, max(0, math.ceil((end - time.monotonic()) * 1000))))
 
     def future(self, index: int) -> "TransferFuture[BatchResult]":
         """A future for one layer, with its bytes and what carried them. Raises OUT_OF_RANGE: no such layer."""
         out = ctypes.c_void_p()
         self._check(self._api().ticket_layer(self._handle, check_uint(index, "layer"), ctypes.byref(out)))
-        return TransferFuture(self._client, out, [str(index)], BatchResult)
+        return TransferFuture(self._client, out, [f"layer {index}"], BatchResult)
 
     def cancel(self) -> None:
         """Ends the reservation; layers that are not there end with RPC_CANCELLED."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
 from . import _native
 from .errors import HbmeshError, StatusCode, error_of
 
+B = TypeVar("B", bound="BatchResult")
+
 _EXISTED = 1
-_FALLBACK, _STAGED = 1, 2
+_FALLBACK, _STAGED, _SPILLED = 1, 2, 4
 
 
 class KeyStatus(NamedTuple):
@@ -43,6 +45,7 @@ class PathRecord(NamedTuple):
         source: worker address that the bytes came from.
         fallback: not the transport that was asked for.
         staged: through a staging buffer instead of straight to its target.
+        spilled: read from the worker's SSD.
     """
 
     transport: str
@@ -54,6 +57,7 @@ class PathRecord(NamedTuple):
     source: str
     fallback: bool
     staged: bool
+    spilled: bool
 
 
 class BatchResult:
@@ -118,11 +122,10 @@ class BatchResult:
 
     @property
     def path(self) -> str:
-        """What carried the bytes, for people: "tcp from 10.0.0.2:31501"; "none" where nothing was carried."""
-        said = [f"{p.transport} from {p.source}" if p.source else p.transport for p in self.paths]
-        return "; ".join(said) if said else "none"
+        """What carried the bytes, for people: "tcp from 10.0.0.2:31501, fallback"; "none" where nothing was."""
+        return "; ".join(map(_said_of, self.paths)) or "none"
 
-    def merged(self, later: "BatchResult", places: Sequence[int]) -> "BatchResult":
+    def merged(self: B, later: "BatchResult", places: Sequence[int]) -> B:
         """This result with what a later call said of some of its keys: key i of `later` is key places[i] here."""
         for index, place in enumerate(places):
             self.codes[place] = later.codes[index]
@@ -140,7 +143,7 @@ class BatchResult:
             return error_of(self.codes[index], message, key=self.keys[index], node=self.node)
         return None
 
-    def raise_for_failures(self) -> "BatchResult":
+    def raise_for_failures(self: B) -> B:
         """Raises the first failing key's error; returns the result itself when there is none."""
         failure = self.error()
         if failure is not None:
@@ -225,6 +228,12 @@ class Health(NamedTuple):
     session: int
 
 
+def _said_of(path: PathRecord) -> str:
+    notes = [("from SSD", path.spilled), ("fallback", path.fallback), ("staged", path.staged)]
+    where = f"{path.transport} from {path.source}" if path.source else path.transport
+    return ", ".join([where, *[note for note, holds in notes if holds]])
+
+
 def _path_at(api: _native.Api, handle: Any, index: int) -> PathRecord:
     path = _native.made(_native.Path_)
     api.result_path(handle, index, ctypes.byref(path))
@@ -238,4 +247,5 @@ def _path_at(api: _native.Api, handle: Any, index: int) -> PathRecord:
         path.source.decode(),
         bool(path.flags & _FALLBACK),
         bool(path.flags & _STAGED),
+        bool(path.flags & _SPILLED),
     )

@@ -245,7 +245,7 @@ class _Worker:
     def __init__(self, connector: HbmeshConnector) -> None:
         self._client = connector._client
         self._names = connector._names
-        self._options = {"ttl_seconds": connector._ttl_seconds}
+        self._ttl_seconds = connector._ttl_seconds
         self._block_count = connector._block_count
         self._rank = int(get_tensor_model_parallel_rank())
         self._layers: Dict[str, List[Piece]] = {}
@@ -331,7 +331,7 @@ class _Worker:
             computed.synchronize()
         addresses, sizes = place_blocks(self._layers[layer], ids)
         result = self._client.mset_d2h_from_multi_buffers(
-            keys, addresses, sizes, device_index=self._device, **self._options
+            keys, addresses, sizes, device_index=self._device, ttl_seconds=self._ttl_seconds
         )
         result.raise_for_failures()
 

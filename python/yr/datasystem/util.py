@@ -23,7 +23,7 @@ class DsError(HbmeshError):
     failed_keys: List[str] = []
 
     def __str__(self) -> str:
-        return f"code: [{int(self.code)}], msg: [{self.message}]"
+        return f"code: [{int(self.code)}], msg: [{self.text}]"
 
 
 class FutureTimeoutException(DsError):

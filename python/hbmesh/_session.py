@@ -1,0 +1,190 @@
+"""Session: a client's connection, and how its calls go. The base of :class:`hbmesh.Client`, which has the calls.
+
+Thread rule: any thread, several at once. Calls release the interpreter's lock while they wait. A session made before a
+fork raises NotSupportedError in the child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import threading
+import weakref
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Type, TypeVar
+
+from . import _native, config
+from ._batch import CallBatch, check_uint, encoded_text
+from .errors import StatusCode, error_of
+from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture, finish, is_interruptible
+from .results import BatchResult
+
+R = TypeVar("R", bound=BatchResult)
+S = TypeVar("S", bound="Session")
+
+# What the library takes where an option is 0.
+_CONNECT_TIMEOUT_MS, _FLOOR_BYTES_PER_SECOND = 9_000, 100_000_000
+
+
+class Session:
+    """See :class:`hbmesh.Client`."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        token: str = "",
+        connect_timeout_ms: int = 9_000,
+        request_timeout_ms: int = 0,
+        subscribe_timeout_ms: int = 20_000,
+        subscribe_many_timeout_ms: int = 60_000,
+        floor_bytes_per_second: int = 100_000_000,
+        spin_micros: int = 20,
+    ) -> None:
+        encoded_token = encoded_text(token, "token")
+        if encoded_text(host, "host") == b"" or check_uint(port, "port", 65_535) == 0:
+            raise ValueError(f"host {host!r} and port {port} name no worker: give both, as in 127.0.0.1 and 31501")
+        self._handle: Optional[Any] = None
+        self._forgotten: Optional[Any] = None  # made before the host's name was looked up; perhaps still in a call
+        self._closed = False
+        self._api = _native.load()
+        self._generation = _native.generation()
+        #: ``IP:PORT`` of the worker; a host's name is looked up when the client connects.
+        self.address = config.join_address(host, port)
+        self._unresolved: Optional[Tuple[str, int]] = None if config.is_ip(host) else (host, port)
+        self._connecting = threading.Lock()
+        options = self._options = _native.made(_native.ClientOptions)
+        options.token = encoded_token
+        options.connect_timeout_ms = check_uint(connect_timeout_ms, "connect_timeout_ms")
+        options.request_timeout_ms = check_uint(request_timeout_ms, "request_timeout_ms")
+        options.subscribe_timeout_ms = check_uint(subscribe_timeout_ms, "subscribe_timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        options.subscribe_many_ms = check_uint(
+            subscribe_many_timeout_ms, "subscribe_many_timeout_ms", FUTURE_TIMEOUT_MS_MAX
+        )
+        options.spin_micros = check_uint(spin_micros, "spin_micros")
+        options.floor_bytes_per_second = check_uint(floor_bytes_per_second, "floor_bytes_per_second", 2**64 - 1)
+        self._handle = self._create()
+        _open_clients.add(self)
+
+    def _create(self) -> Any:
+        handle = ctypes.c_void_p()
+        self._options.worker_address = self.address.encode()
+        self._check(self._api.client_create(ctypes.byref(self._options), ctypes.byref(handle)))
+        return handle
+
+    @classmethod
+    def from_environment(cls: Type[S], **options: Any) -> S:
+        """A client of the worker that DS_WORKER_ADDR or YR_CONFIG_PATH names; see :mod:`hbmesh.config`."""
+        found = config.from_environment()
+        options.setdefault("connect_timeout_ms", found.connect_timeout_ms)
+        options.setdefault("request_timeout_ms", found.request_timeout_ms)
+        return cls(found.host, found.port, **options)
+
+    def connect(self: S) -> S:
+        """Connects; again, after the worker was lost. Does nothing while connected.
+
+        Raises:
+            NoWorkerError: nothing serves the address on this machine, or the host's name leads nowhere.
+            NotAuthorizedError: another user serves it, or the token is refused.
+            DeadlineExceededError: no answer in time.
+            ShuttingDownError: the client was closed.
+            HbmeshError: DATA_INCONSISTENCY, the worker is of another release.
+        """
+        self._usable()
+        with self._connecting:
+            if self._unresolved is not None and not self._closed:
+                self.address = config.resolve(*self._unresolved)
+                self._forgotten, self._handle = self._handle, self._create()
+                self._unresolved = None
+        self._check(self._api.client_init(self._handle))
+        return self
+
+    def close(self) -> None:
+        """Ends every call and future with SHUTTING_DOWN. Returns once the worker no longer uses their device memory, or
+        after 2 seconds; their messages say which. May be called again."""
+        self._closed = True
+        if self._handle and self._generation == _native.generation():
+            self._api.client_close(self._handle)
+        _open_clients.discard(self)
+
+    # ---- Inside ------------------------------------------------------------------------------------------------------
+
+    def _usable(self) -> Any:
+        if self._generation != _native.generation():
+            raise _native.fork_error("client", self.address)
+        return self._handle
+
+    def _check(self, status: int, keys: Sequence[str] = ()) -> None:
+        if status != StatusCode.OK:
+            text, number = self._api.last_text(), self._api.last_key()
+            key = keys[number - 1] if 0 < number <= len(keys) else None
+            raise error_of(status, text, key=key, node=self.address)
+
+    def _call(self, kind: Type[R], function: Callable[..., int], batch: CallBatch, *arguments: Any) -> R:
+        out = ctypes.c_void_p()
+        status = function(self._usable(), ctypes.byref(batch.struct), *arguments, ctypes.byref(out))
+        self._check(status, batch.names)
+        return kind(self._api, out, batch.names, self.address)
+
+    def _future(
+        self, kind: Type[R], function: Callable[..., int], batch: CallBatch, *arguments: Any, wait_ms: int = 0
+    ) -> "TransferFuture[R]":
+        """A future for the whole call. `wait_ms` is what the call itself was told to wait."""
+        out = ctypes.c_void_p()
+        status = function(self._usable(), ctypes.byref(batch.struct), *arguments, ctypes.byref(out))
+        self._check(status, batch.names)
+        return TransferFuture(self, out, batch.names, kind, self._limit_ms(batch, wait_ms))
+
+    def _limit_ms(self, batch: CallBatch, wait_ms: int) -> int:
+        """How long the call may take: as long as the library lets one that blocks."""
+        options = self._options
+        usual = options.request_timeout_ms or options.connect_timeout_ms or _CONNECT_TIMEOUT_MS
+        floor = options.floor_bytes_per_second or _FLOOR_BYTES_PER_SECOND
+        return usual + wait_ms + batch.total_bytes * 1000 // floor
+
+    def _call_that_waits(
+        self,
+        kind: Type[R],
+        functions: "Tuple[Callable[..., int], Callable[..., int]]",
+        batch: CallBatch,
+        wait_ms: int,
+        *arguments: Any,
+    ) -> R:
+        """A call that may wait long for keys, by its blocking function and the one with a future. A thread that gets
+        signals waits by the latter, which Ctrl-C ends."""
+        blocking, later = functions
+        if wait_ms == 0 or not is_interruptible():
+            return self._call(kind, blocking, batch, wait_ms, *arguments)
+        return finish(self._future(kind, later, batch, wait_ms, *arguments, wait_ms=wait_ms))
+
+    def _futures(
+        self, function: Callable[..., int], batch: CallBatch, *arguments: Any
+    ) -> "List[TransferFuture[BatchResult]]":
+        out = (ctypes.c_void_p * len(batch.names))()
+        status = function(self._usable(), ctypes.byref(batch.struct), *arguments, out)
+        self._check(status, batch.names)
+        return [TransferFuture(self, handle, [key], BatchResult) for handle, key in zip(out, batch.names)]
+
+    def __enter__(self: S) -> S:
+        return self.connect()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<hbmesh.{type(self).__name__} of {self.address}>"
+
+    def __del__(self) -> None:
+        for handle in (getattr(self, "_handle", None), getattr(self, "_forgotten", None)):
+            if handle and self._generation == _native.generation():
+                self._api.client_free(handle)
+
+
+# Closed when the interpreter exits, so that nothing is cut off in the middle.
+_open_clients: "weakref.WeakSet[Session]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_open_clients):
+        session.close()
