@@ -149,9 +149,15 @@ export class NetworkFixture {
 
   /** A further one. */
   async newClient(host: number): Promise<HostProcess> {
+    const made = await this.newProcess(host);
+    await made.ask("connect");
+    return made;
+  }
+
+  /** One that is not connected yet. */
+  async newProcess(host: number): Promise<HostProcess> {
     const made = await HostProcess.start(this.hosts, host, `${addressOf(host)}:${PORT}`, this.tokenFile);
     this.#others.push(made);
-    await made.ask("connect");
     return made;
   }
 
@@ -343,7 +349,8 @@ export class NetworkFixture {
   }
 }
 
-const NEEDS_CONNECT = ["CLIENT_WORKER_DISCONNECT", "NO_AVAILABLE_WORKER", "NOT_READY", "SHUTTING_DOWN"];
+/** Codes after which a client has to connect anew. */
+export const NEEDS_CONNECT = ["CLIENT_WORKER_DISCONNECT", "NO_AVAILABLE_WORKER", "NOT_READY", "SHUTTING_DOWN"];
 
 function isSidecar(pid: string, argument: string): boolean {
   try {

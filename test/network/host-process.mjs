@@ -14,7 +14,8 @@ const token = readFileSync(tokenFile, "utf8").trim();
 const devices = [new SimDevice(0), new SimDevice(1)];
 const WRONG_BYTES = -1;
 const LOOK_MS = 20;
-let client;
+const makeClient = () => new HeteroClient({ host, port: Number(port), connectTimeoutMs: 9_000 });
+let client = makeClient();
 let held;
 
 function hashOf(text) {
@@ -115,13 +116,9 @@ async function get(keys, sizes, timeoutMs) {
 
 const commands = {
   async connect() {
-    await client?.close();
-    client = new HeteroClient({ host, port: Number(port), connectTimeoutMs: 9_000 });
+    await client.close();
+    client = makeClient();
     await client.init();
-  },
-  async close() {
-    await client?.close();
-    client = undefined;
   },
   async set({ keys, sizes, versions, existence = "skip" }) {
     const sources = keys.map((key, index) => {
