@@ -3,13 +3,15 @@ event loop watches. Calls that the library has only in a form that blocks (conne
 health) run on the loop's executor.
 
 Cancelling a coroutine cancels its call at the worker, and waits until the worker has let go of the call's device memory
-before CancelledError is raised, so that the memory may be used again.
+before CancelledError is raised, so that the memory may be used again. A worker that does not confirm that within 2
+seconds is not waited for any longer; a warning is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import weakref
 from typing import Any, Awaitable, Callable, Dict, Generic, List, Optional, Sequence, Set, Type, TypeVar
@@ -25,6 +27,8 @@ from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
 R = TypeVar("R", bound=BatchResult)
 A = TypeVar("A", bound="AsyncClient")
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class _Ends:
@@ -115,9 +119,10 @@ async def _finish(future: "TransferFuture[R]") -> R:
     try:
         if await _ends().wait(future, future.limit_ms / 1000):
             return future.result()
-    except asyncio.CancelledError as error:
+    except asyncio.CancelledError:
         if not await _stopped(future):
-            raise asyncio.CancelledError(future.unconfirmed("the call was cancelled").message) from error
+            # What a CancelledError says does not always reach whoever awaits the task.
+            logger.warning("hbmesh: %s", future.unconfirmed("a call was cancelled"))
         raise
     if not await _stopped(future):
         raise future.unconfirmed(future.expired().message)
@@ -230,11 +235,16 @@ class AsyncClient:
         return self.client.address
 
     @classmethod
+    def over(cls: Type[A], client: Client) -> A:
+        """An asyncio face of a blocking client, which stays usable; closing one closes both."""
+        made = cls.__new__(cls)
+        made.client = client
+        return made
+
+    @classmethod
     def from_environment(cls: Type[A], **options: Any) -> A:
         """As :meth:`Client.from_environment`."""
-        made = cls.__new__(cls)
-        made.client = Client.from_environment(**options)
-        return made
+        return cls.over(Client.from_environment(**options))
 
     async def connect(self: A) -> A:
         await asyncio.to_thread(self.client.connect)

@@ -66,6 +66,12 @@ class Workers:
         errors = self.process.communicate(timeout=LONG)[1]
         assert (self.process.returncode, errors) == (0, "")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
 
 def sockets_of(addresses):
     """Abstract sockets that name one of these workers."""

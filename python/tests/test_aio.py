@@ -4,13 +4,15 @@ Method: coroutines against two workers; cancellation is followed by a look at th
 
 import asyncio
 import gc
+import inspect
 import os
+import threading
 
 import pytest
 from conftest import LONG
 
 import hbmesh
-from hbmesh import AsyncClient
+from hbmesh import AsyncClient, Client
 
 
 def run(workers, body):
@@ -65,6 +67,121 @@ def test_cancelling_a_get_ends_it_at_the_worker(workers, memory):
         await first.delete([key])
 
     run(workers, body)
+
+
+def test_cancelling_again_and_again_still_waits_for_the_worker(workers, memory):
+    """Whoever cancels a second time, as asyncio.run does with all tasks, does not get the memory before it is free."""
+
+    async def body(first, second):
+        key = first.generate_key("aio")
+        source, target = memory(0, [64], seed=2), memory(1, [64])
+        for count in range(1, 5):
+            task = asyncio.create_task(second.mget_h2d([key], [target.list], timeout_ms=1_800_000))
+            await asyncio.sleep(0)
+            for _ in range(count):
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await first.mset_d2h([key], [source.list])
+            assert await second.mget_h2d([key], [memory(2, [64]).list]) and target.holds()
+            assert (await first.delete([key])).existed == [True]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(second.mget_h2d([key], [target.list], timeout_ms=1_800_000), 0.05)
+
+    run(workers, body)
+
+
+def test_cancelling_what_publishes_takes_it_back(workers, memory, monkeypatch):
+    """The call itself can't be cut off: it is on another thread. What it published, subscribed or reserved ends."""
+
+    async def body(first, second):
+        key = first.generate_key("aio")
+        piece, told, go_on = memory(0, [64], seed=4), threading.Event(), threading.Event()
+
+        def slowly(call):
+            def slow(*arguments, **options):
+                told.set()
+                assert go_on.wait(LONG)
+                return call(*arguments, **options)
+
+            return slow
+
+        for name, arguments in (
+            ("dev_publish", ([key], [piece.list])),
+            ("dev_subscribe", ([f"{key}-other"], [piece.list])),
+            ("reserve_layers", ([piece.list],)),
+        ):
+            told.clear(), go_on.clear()
+            made = []
+            call = getattr(first.client, name)
+            monkeypatch.setattr(
+                first.client, name, slowly(lambda *a, c=call, m=made, **o: m.append(c(*a, **o)) or m[-1])
+            )
+            task = asyncio.create_task(getattr(first, name)(*arguments))
+            await asyncio.to_thread(told.wait, LONG)
+            task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()  # it waits for the thread
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            (result,) = made
+            future = result.future(0) if name == "reserve_layers" else result[0]
+            with pytest.raises(hbmesh.CancelledError):
+                future.get(LONG * 1000)
+        assert (await second.exist([key])).presences == ["MISS"]
+
+    run(workers, body)
+
+
+def test_multi_buffers(workers, memory):
+    async def body(first, second):
+        key = first.generate_key("aio")
+        source, target = memory(0, [300, 40], seed=5), memory(1, [300, 40])
+        put = await first.mset_d2h_from_multi_buffers(
+            [key], [source.pointers], [source.sizes], device_index=0, pin="soft"
+        )
+        assert put.existed == [False]
+        got = await second.mget_h2d_from_multi_buffers([key], [target.pointers], [target.sizes], device_index=1)
+        assert got and target.holds(5) and (await first.delete([key])).existed == [True]
+
+    run(workers, body)
+
+
+def test_it_has_the_calls_of_the_blocking_client():
+    """Same names, arguments and defaults. Calls with a future are not needed here: a task is one."""
+    calls = {name for name in dir(Client) if not name.startswith("_")}
+    later = {name for name in calls if name.endswith("_async")}
+    calls -= later
+    assert len(later) == 7 and calls - set(dir(AsyncClient)) == set()
+    for name in calls - {"from_environment"}:
+        usual = [inspect.signature(getattr(kind, name)).parameters.values() for kind in (Client, AsyncClient)]
+        ours, theirs = ([(p.name, p.default, p.kind, p.annotation) for p in each][1:] for each in usual)
+        assert ours == theirs, name
+
+
+def test_event_loops_come_and_go(workers):
+    """Each asyncio.run has a loop of its own, which takes its descriptors with it."""
+    client = AsyncClient(*workers.place(0))
+    asyncio.run(client.connect())
+
+    def descriptors():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    asyncio.run(waits(client))
+    before = descriptors()
+    for _ in range(20):
+        asyncio.run(waits(client))
+    assert descriptors() == before
+    asyncio.run(client.close())
+
+
+async def waits(client):
+    """Something that is not there at once."""
+    answers = await asyncio.gather(*[client.exist([f"nothing-{number}"]) for number in range(3)])
+    assert [answer.presences for answer in answers] == [["MISS"]] * 3
 
 
 def test_futures_and_device_cache(workers, memory):

@@ -2,13 +2,15 @@
 Method: scripts in processes of their own; the worker's sidecar and the kernel's tables are looked at afterwards.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import LONG, environment, run_script, sockets_of, until
+from conftest import LONG, Workers, environment, run_script, sockets_of, until
 
 import hbmesh
 from hbmesh import Client, StatusCode
@@ -135,49 +137,110 @@ def health_of(workers):
     return len(sockets_of([workers.addresses[0]]))
 
 
-def test_interrupting_a_script_ends_it(workers):
-    """Ctrl-C while a call waits in the library: it ends with its time, then the interpreter raises."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            PRELUDE
-            + """
+WAITS = {
+    "a get": "client.mget_h2d(['never'], lists, timeout_ms=1_800_000)",
+    "a get of plain numbers": (
+        "client.mget_h2d_from_multi_buffers(['never'], [[array.pointer]], [[4096]], device_index=0, "
+        "timeout_ms=1_800_000)"
+    ),
+    "a get of the device cache": "client.dev_mget(['never'], lists, timeout_ms=1_800_000)",
+    "a future": "client.dev_subscribe(['never'], lists, timeout_ms=1_800_000)[0].get(1_800_000)",
+    "a layer": "client.reserve_layers(lists).layer(0, 1_800_000)",
+    "all layers": "client.reserve_layers(lists).all(1_800_000)",
+    "yr.datasystem": "old.mget_h2d(['never'], [yr.datasystem.DeviceBlobList(0, blobs)], 1_800_000)",
+    "asyncio": "asyncio.run(waiting())",
+}
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_interrupting_a_script_ends_it(workers, what):
+    """Ctrl-C while a call waits for what never comes: it ends at once, and the client can be used on."""
+    body = f"""
+import asyncio, yr.datasystem
+lists = [DeviceBlobList.of(0, array)]
+blobs = [yr.datasystem.Blob(array.pointer, 4096)]
+old = yr.datasystem.HeteroClient(host, port)
+old.init()
+async def waiting():
+    async with hbmesh.AsyncClient(host, port) as other:
+        await other.mget_h2d(["never"], lists, timeout_ms=1_800_000)
 try:
     print("waiting", flush=True)
-    client.mget_h2d(["never"], [DeviceBlobList.of(0, array)], timeout_ms=300)
-    import time; time.sleep(60)
+    {WAITS[what]}
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
-""",
-            *map(str, workers.place(0)),
-        ],
+    print("interrupted", client.exist(["never"]).presences, flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + body, *map(str, workers.place(0))],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment(),
     )
     assert process.stdout.readline() == b"waiting\n"
+    # Where it sleeps: in poll or epoll, which signals end, and not within the library.
+    until("it waits", lambda: sleeps_in_poll(process.pid))
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=LONG)[0] == b"interrupted\n"
-    assert process.returncode == 0
+    out, errors = process.communicate(timeout=LONG)
+    assert (out, errors, process.returncode) == (b"interrupted ['MISS']\n", b"", 0)
+
+
+def sleeps_in_poll(pid):
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    where = Path(f"/proc/{pid}/wchan").read_text()
+    return state == "S" and ("poll" in where or where == "0")  # some kernels don't tell
+
+
+def test_a_worker_that_hangs_is_given_up(memory, caplog):
+    """Its sidecar is stopped: calls end after the request timeout and what it may take to stop, in every manner of
+    waiting, and say that the memory may be in use."""
+    piece = memory(0, [64])
+
+    async def awaited(call):
+        return await call(hbmesh.AsyncClient.over(client))
+
+    with Workers("--workers", "1") as own, Client(*own.place(0), request_timeout_ms=200) as client:
+        assert client.exist(["a"]).presences == ["MISS"]
+        client.pre_register_device_memory(piece.pointers, piece.sizes)
+        pid = own.about[0]["sidecarPid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for call in (
+                lambda: client.exist(["a"]),
+                lambda: client.mget_h2d(["a"], [piece.list], timeout_ms=1),
+                lambda: asyncio.run(awaited(lambda other: other.exist(["a"]))),
+                lambda: asyncio.run(awaited(lambda other: other.mget_h2d(["a"], [piece.list], timeout_ms=1))),
+            ):
+                says = r"waited 20[01] ms for worker .* did not confirm within 2000 ms"
+                with pytest.raises(hbmesh.DeadlineExceededError, match=says) as failure:
+                    call()
+                assert failure.value.code == StatusCode.WORKER_TIMEOUT
+            assert asyncio.run(cancelled(client, piece))
+            assert "a call was cancelled. The sidecar did not confirm within 2000 ms" in caplog.text
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def cancelled(client, piece):
+    task = asyncio.create_task(hbmesh.AsyncClient.over(client).mget_h2d(["a"], [piece.list], timeout_ms=1_800_000))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return True
 
 
 def test_a_worker_that_dies_ends_calls_and_init_connects_anew(memory):
-    from conftest import Workers
+    with Workers("--workers", "1") as own, Client(*own.place(0)) as client:
+        future = client.mget_h2d_async(["never"], [memory(0, [64]).list], timeout_ms=1_800_000)
+        os.kill(own.about[0]["sidecarPid"], signal.SIGKILL)
+        with pytest.raises(hbmesh.DisconnectedError) as failure:
+            future.get(LONG * 1000)
+        assert failure.value.code == StatusCode.CLIENT_WORKER_DISCONNECT
 
-    own = Workers("--workers", "1")
-    client = Client(*own.place(0)).connect()
-    future = client.mget_h2d_async(["never"], [memory(0, [64]).list], timeout_ms=1_800_000)
-    os.kill(own.about[0]["sidecarPid"], signal.SIGKILL)
-    with pytest.raises(hbmesh.DisconnectedError) as failure:
-        future.get(LONG * 1000)
-    assert failure.value.code == StatusCode.CLIENT_WORKER_DISCONNECT
+        def works():
+            try:
+                return client.connect().exist(["a"]).presences == ["MISS"]
+            except hbmesh.HbmeshError:
+                return False
 
-    def works():
-        try:
-            return client.connect().exist(["a"]).presences == ["MISS"]
-        except hbmesh.HbmeshError:
-            return False
-
-    until("the worker has a new sidecar", works)
-    client.close()
-    own.close()
+        until("the worker has a new sidecar", works)

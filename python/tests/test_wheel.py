@@ -166,15 +166,11 @@ def test_the_sidecar_comes_with_its_libraries(installed):
 def test_a_worker_runs_on_the_native_parts_of_the_wheel(installed):
     """As a host would that has Node and the wheel, but no compiler."""
     folder = run(installed, "-m", "hbmesh.sidecar", "--where").stdout.strip()
-    own = Workers("--workers", "1", env={**os.environ, "HBMESH_NATIVE_DIR": folder})
-    with open(f"/proc/{own.about[0]['sidecarPid']}/maps", encoding="utf-8") as maps:
-        loaded = {line.split()[-1] for line in maps if "/lib" in line or "hbmesh" in line}
-    host, port = own.place(0)
-    try:
-        with Client(host, port) as client:
+    with Workers("--workers", "1", env={**os.environ, "HBMESH_NATIVE_DIR": folder}) as own:
+        with open(f"/proc/{own.about[0]['sidecarPid']}/maps", encoding="utf-8") as maps:
+            loaded = {line.split()[-1] for line in maps if "/lib" in line or "hbmesh" in line}
+        with Client(*own.place(0)) as client:
             assert client.health_check().ready
-    finally:
-        own.close()
     assert f"{folder}/hbmesh-sidecar" in loaded
     for name in ("libspdlog", "libfmt", "liburing", "libxxhash", "libcrypto"):
         assert [path for path in loaded if name in path] == [
