@@ -14,7 +14,7 @@ from conftest import until
 from engines import KVConnectorBase_V1, KVConnectorRole, installed, same_arguments, vllm_modules
 
 from hbmesh import SimDevice
-from hbmesh.integrations.kv_blocks import KeyNames, hash_text, pieces_of, place_blocks
+from hbmesh.integrations.kv_blocks import KeyNames, hash_text, pieces_of, place_blocks, rounds_of
 
 numpy = pytest.importorskip("numpy")
 LAYERS = [f"model.layers.{number}.self_attn.attn" for number in range(3)]
@@ -229,6 +229,75 @@ def test_asynchronous_loads_are_told_when_they_have_ended(single):
     until("the load has ended", lambda: loaded.update(instance.worker.get_finished(set())[1] or ()) or loaded)
     assert loaded == {"r8"} and instance.worker.get_finished(set()) == (None, None)
     assert (instance.caches[LAYERS[2]].block(6, 0) == 51).all()
+
+
+def test_requests_that_begin_alike_in_one_step(single):
+    """Without vLLM's prefix caching, two requests of a step have the same hashes in different blocks."""
+    instance = single()
+    for step in ("save", "load"):
+        new, scheduled = [], {}
+        for name, ids in ((f"{step}1", [0, 1, 2]), (f"{step}2", [5, 6, 7])):
+            request = request_of(name, 9, b"s")
+            tokens, _ = instance.scheduler.get_num_new_matched_tokens(request, 0)
+            assert tokens == (0 if step == "save" else 8)
+            blocks = SimpleNamespace(get_block_ids=lambda ids=ids: (ids,))
+            instance.scheduler.update_state_after_alloc(request, blocks, tokens)
+            new.append(SimpleNamespace(req_id=name, block_ids=(ids,), num_computed_tokens=tokens))
+            scheduled[name] = 9 - tokens
+        for cache in instance.caches.values():
+            cache.array[...] = 0
+        meta = instance.meta(new, scheduled)
+        if step == "save":
+            for ids in ([0, 1], [5, 6]):
+                for name in LAYERS:
+                    instance.fill(ids, seed=70)(name)
+        instance.step(meta)
+        assert instance.worker.get_block_ids_with_load_errors() == set()
+    for number, name in enumerate(LAYERS):
+        for block in (0, 1, 5, 6):
+            assert (instance.caches[name].block(block, 0) == 70 + number * 10 + block % 5).all()
+
+
+def test_calls_have_a_limit(single, monkeypatch):
+    """Blocks of a layer, and keys of a lookup, are asked for in several calls."""
+    vllm_connector = import_module("hbmesh.integrations.vllm_connector")
+    instance = single()
+    monkeypatch.setattr(vllm_connector, "_BLOCKS_PER_CALL", 2)
+    monkeypatch.setattr(vllm_connector, "_KEYS_PER_LOOKUP", 3)
+    request = request_of("rl", 29, b"l")
+    _, meta = instance.schedule(request, list(range(8)), 29)
+    instance.step(meta, instance.fill(list(range(7)), seed=40))
+    asked = []
+    exist = instance.scheduler._client.exist
+    monkeypatch.setattr(instance.scheduler._client, "exist", lambda keys: asked.append(len(keys)) or exist(keys))
+    for cache in instance.caches.values():
+        cache.array[...] = 0
+    (tokens, _), meta = instance.schedule(request_of("rm", 29, b"l"), list(range(8)), 1)
+    assert tokens == 28 and asked == [2] * 7
+    instance.step(meta)
+    assert instance.worker.get_block_ids_with_load_errors() == set()
+    assert (instance.caches[LAYERS[1]].block(6, 0) == 56).all()
+
+
+def test_a_layer_that_the_model_passes_over(single):
+    """What is loaded for it is there, or given up, before the step ends."""
+    instance = single()
+    _, meta = instance.schedule(request_of("rp", 5, b"p"), [0, 1], 5)
+    instance.step(meta, instance.fill([0], seed=20))
+    _, meta = instance.schedule(request_of("rq", 5, b"p"), [3, 4], 1)
+    instance.worker.bind_connector_metadata(meta)
+    instance.worker.start_load_kv(SimpleNamespace())
+    instance.worker.wait_for_save()
+    assert all((cache.block(3, 0) == 20 + 10 * n).all() for n, cache in enumerate(instance.caches.values()))
+
+
+def test_rounds():
+    assert rounds_of(list("abacab"), [0, 1, 2, 3, 4, 5], 2) == [
+        (["a", "b"], [0, 1]),
+        (["a", "c"], [2, 3]),
+        (["a", "b"], [4, 5]),
+    ]
+    assert rounds_of([], [], 2) == []
 
 
 def test_saves_wait_for_the_device(single, monkeypatch):

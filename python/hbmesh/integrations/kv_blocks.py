@@ -19,9 +19,8 @@ def pieces_of(cache: Any, block_count: int) -> List[Piece]:
 
     Args:
         cache: a tensor with data_ptr(), element_size(), stride() and shape, one of whose dimensions is the block; or
-        several of
-            them (keys and values apart). Dimensions before that of the block give a piece each; those after it must be
-            dense within a block, in any order.
+            several of them (keys and values apart). Dimensions before that of the block give a piece each; those after
+            it must be dense within a block, in any order.
         block_count: blocks of the cache.
 
     Raises:
@@ -51,6 +50,23 @@ def place_blocks(pieces: Sequence[Piece], blocks: Sequence[int]) -> Tuple[List[L
     """Addresses and sizes of blocks, as the multi-buffer calls take them: an object a block, a blob a piece."""
     sizes = [piece.size for piece in pieces]
     return [[piece.start + block * piece.step for piece in pieces] for block in blocks], [sizes] * len(blocks)
+
+
+def rounds_of(keys: Sequence[str], blocks: Sequence[int], most: int) -> List[Tuple[List[str], List[int]]]:
+    """Keys and their blocks in as few calls as may be: of at most so many, and none with a key twice. Requests of one
+    step may begin with the same tokens."""
+    calls: List[Tuple[List[str], List[int]]] = []
+    places: Dict[str, int] = {}  # by key: the first call that has not got it
+    for key, block in zip(keys, blocks):
+        place = places.get(key, 0)
+        while place < len(calls) and len(calls[place][0]) >= most:
+            place += 1
+        if place == len(calls):
+            calls.append(([], []))
+        calls[place][0].append(key)
+        calls[place][1].append(block)
+        places[key] = place + 1
+    return calls
 
 
 def digest(*words: object) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -22,14 +22,15 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from hbmesh import BatchResult, Client, HbmeshError, StatusCode, TransferFuture, config
 from hbmesh.blobs import device_of
-from hbmesh.integrations.kv_blocks import KeyNames, Piece, pieces_of, place_blocks
+from hbmesh.futures import finish
+from hbmesh.integrations.kv_blocks import KeyNames, Piece, pieces_of, place_blocks, rounds_of
 
 logger = logging.getLogger(__name__)
 
-# A lookup asks for keys of so many blocks at a time: most prompts miss early.
-_BLOCKS_PER_LOOKUP = 512
-# Longest that a layer may be on its way before its blocks count as not loaded.
-_LOAD_TIMEOUT_MS = 60_000
+# A lookup asks for so many keys at a time: most prompts miss early, and a call has a limit.
+_KEYS_PER_LOOKUP = 4096
+# So many blocks of a layer are loaded or saved by one call: below its limit of 10,000 keys, and of what a queue takes.
+_BLOCKS_PER_CALL = 4096
 
 
 @dataclass
@@ -135,17 +136,18 @@ class HbmeshConnector(KVConnectorBase_V1):  # type: ignore[misc]
         """Blocks from the start that every rank has, by their first and last layer: layers are set in order, and what
         was evicted in between is found out when it is loaded."""
         layers = {self._layer_names[0], self._layer_names[-1]}
-        for start in range(0, len(hashes), _BLOCKS_PER_LOOKUP):
-            part = hashes[start : start + _BLOCKS_PER_LOOKUP]
-            places = [(rank, layer) for rank in range(self._ranks) for layer in sorted(layers)]
+        places = [(rank, layer) for rank in range(self._ranks) for layer in sorted(layers)]
+        step = max(1, _KEYS_PER_LOOKUP // len(places))
+        for start in range(0, len(hashes), step):
+            part = hashes[start : start + step]
             keys = [self._names.key(rank, layer, each) for each in part for rank, layer in places]
             try:
-                codes = self._client.exist(list(dict.fromkeys(keys))).codes
+                found = dict(zip(dict.fromkeys(keys), self._client.exist(list(dict.fromkeys(keys))).codes))
             except HbmeshError as error:
                 logger.warning("hbmesh: lookup failed, going on without it: %s", error)
                 return start
-            for index in range(0, len(codes), len(places)):
-                if any(code != StatusCode.OK for code in codes[index : index + len(places)]):
+            for index in range(0, len(keys), len(places)):
+                if any(found[key] != StatusCode.OK for key in keys[index : index + len(places)]):
                     return start + index // len(places)
         return len(hashes)
 
@@ -223,7 +225,7 @@ class HbmeshConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._worker.save_layer(layer_name, kv_layer, self._get_connector_metadata().saves)
 
     def wait_for_save(self) -> None:
-        self._worker.wait_saves()
+        self._worker.end_step()
 
     def get_finished(self, finished_req_ids: Set[str]) -> Tuple[Optional[Set[str]], Optional[Set[str]]]:
         """Requests whose asynchronous load has ended."""
@@ -238,6 +240,13 @@ class HbmeshConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._client.close()
 
 
+class _Load(NamedTuple):
+    """Blocks of a layer that are on their way."""
+
+    future: TransferFuture[BatchResult]
+    block_ids: List[int]
+
+
 class _Worker:
     """Transfers of one worker process. Called by its model runner's thread alone; saves run on one thread of their own,
     so that layers are set in their order."""
@@ -250,8 +259,8 @@ class _Worker:
         self._rank = int(get_tensor_model_parallel_rank())
         self._layers: Dict[str, List[Piece]] = {}
         self._device = 0
-        self._layer_loads: Dict[str, Tuple[TransferFuture[BatchResult], List[int]]] = {}
-        self._async_loads: Dict[str, List[Tuple[TransferFuture[BatchResult], List[int]]]] = {}
+        self._layer_loads: Dict[str, List[_Load]] = {}
+        self._async_loads: Dict[str, List[_Load]] = {}
         self._failed_blocks: Set[int] = set()
         self._saves: List[Future[None]] = []
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="hbmesh-save")
@@ -270,36 +279,38 @@ class _Worker:
             hashes = [each for load in now for each in load.block_hashes]
             ids = [each for load in now for each in load.block_ids]
             for layer in self._layers:
-                future = self._get(layer, hashes, ids)
-                if future is not None:
-                    self._layer_loads[layer] = (future, ids)
+                self._layer_loads[layer] = self._get(layer, hashes, ids)
         for load in loads:
             if load.is_async:
-                futures = [self._get(layer, load.block_hashes, load.block_ids) for layer in self._layers]
-                self._async_loads[load.request_id] = [(each, load.block_ids) for each in futures if each is not None]
+                wanted = (self._get(layer, load.block_hashes, load.block_ids) for layer in self._layers)
+                self._async_loads[load.request_id] = [each for futures in wanted for each in futures]
 
-    def _get(self, layer: str, hashes: Sequence[Any], ids: List[int]) -> Optional[TransferFuture[BatchResult]]:
-        keys = [self._names.key(self._rank, layer, each) for each in hashes]
-        addresses, sizes = place_blocks(self._layers[layer], ids)
-        try:
-            return self._client.mget_h2d_from_multi_buffers_async(keys, addresses, sizes, device_index=self._device)
-        except HbmeshError as error:
-            self._note_failure(layer, ids, error)
-            return None
+    def _get(self, layer: str, hashes: Sequence[Any], ids: Sequence[int]) -> "List[_Load]":
+        made = []
+        all_keys = [self._names.key(self._rank, layer, each) for each in hashes]
+        for keys, some_ids in rounds_of(all_keys, ids, _BLOCKS_PER_CALL):
+            addresses, sizes = place_blocks(self._layers[layer], some_ids)
+            try:
+                future = self._client.mget_h2d_from_multi_buffers_async(
+                    keys, addresses, sizes, device_index=self._device
+                )
+                made.append(_Load(future, some_ids))
+            except HbmeshError as error:
+                self._note_failure(layer, some_ids, error)
+        return made
 
     def wait_layer(self, layer: str) -> None:
-        waiting = self._layer_loads.pop(layer, None)
-        if waiting is not None:
-            self._take_end(layer, *waiting)
+        for load in self._layer_loads.pop(layer, []):
+            self._take_end(layer, load)
 
-    def _take_end(self, layer: str, future: TransferFuture[BatchResult], ids: List[int]) -> None:
+    def _take_end(self, layer: str, load: "_Load") -> None:
         try:
-            result = future.get(_LOAD_TIMEOUT_MS)
+            # What is given up is stopped first: its blocks are computed again, and nothing may write to them then.
+            result = finish(load.future)
         except HbmeshError as error:
-            self._note_failure(layer, ids, error)
-            future.cancel()
+            self._note_failure(layer, load.block_ids, error)
             return
-        failed = [block for block, code in zip(ids, result.codes) if code != StatusCode.OK]
+        failed = [block for block, code in zip(load.block_ids, result.codes) if code != StatusCode.OK]
         if failed:
             self._note_failure(layer, failed, result.error())
 
@@ -312,28 +323,39 @@ class _Worker:
         return failed
 
     def take_loaded(self) -> Set[str]:
-        ended = {name for name, futures in self._async_loads.items() if all(each.done for each, _ in futures)}
+        ended = {name for name, loads in self._async_loads.items() if all(each.future.done for each in loads)}
         for name in ended:
-            for future, ids in self._async_loads.pop(name):
-                self._take_end(f"request {name}", future, ids)
+            for load in self._async_loads.pop(name):
+                self._take_end(f"request {name}", load)
         return ended
 
     def save_layer(self, layer: str, kv_layer: Any, saves: Sequence[BlockTransfer]) -> None:
         if not saves or layer not in self._layers:
             return
-        keys = [self._names.key(self._rank, layer, each) for save in saves for each in save.block_hashes]
-        ids = [each for save in saves for each in save.block_ids]
+        # Blocks with the same hash have the same bytes: one of them is enough.
+        blocks = {
+            self._names.key(self._rank, layer, each): block
+            for save in saves
+            for each, block in zip(save.block_hashes, save.block_ids)
+        }
         computed = _record(kv_layer)
-        self._saves.append(self._saver.submit(self._set, layer, keys, ids, computed))
+        self._saves.append(self._saver.submit(self._set, layer, blocks, computed))
 
-    def _set(self, layer: str, keys: List[str], ids: List[int], computed: Any) -> None:
+    def _set(self, layer: str, blocks: Dict[str, int], computed: Any) -> None:
         if computed is not None:
             computed.synchronize()
-        addresses, sizes = place_blocks(self._layers[layer], ids)
-        result = self._client.mset_d2h_from_multi_buffers(
-            keys, addresses, sizes, device_index=self._device, ttl_seconds=self._ttl_seconds
-        )
-        result.raise_for_failures()
+        for keys, ids in rounds_of(list(blocks), list(blocks.values()), _BLOCKS_PER_CALL):
+            addresses, sizes = place_blocks(self._layers[layer], ids)
+            result = self._client.mset_d2h_from_multi_buffers(
+                keys, addresses, sizes, device_index=self._device, ttl_seconds=self._ttl_seconds
+            )
+            result.raise_for_failures()
+
+    def end_step(self) -> None:
+        """Nothing of the step is under way afterwards, also where the model passed a layer over."""
+        for layer in list(self._layer_loads):
+            self.wait_layer(layer)
+        self.wait_saves()
 
     def wait_saves(self) -> None:
         saves, self._saves = self._saves, []
