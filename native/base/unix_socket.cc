@@ -84,12 +84,17 @@ Status AcceptUnix(int listener, bool nonBlocking, Fd* socket) {
   const int flags = SOCK_CLOEXEC | (nonBlocking ? SOCK_NONBLOCK : 0);
   Fd made(RetryInterrupted([&] { return ::accept4(listener, nullptr, nullptr, flags); }));
   if (!made.valid()) {
+    if (OutOfDescriptors(errno)) {
+      return {StatusCode::kOutOfMemory, "no descriptor is left for a local connection; raise the limit (ulimit -n)"};
+    }
     // A peer that has gone away while it waited is as if nobody had waited.
     return StatusFromErrno(errno == ECONNABORTED ? EAGAIN : errno, "accept a local connection");
   }
   *socket = std::move(made);
   return Status::Ok();
 }
+
+bool OutOfDescriptors(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS; }
 
 Status ConnectUnix(const std::string& name, Fd* socket) {
   sockaddr_un address{};

@@ -34,8 +34,11 @@ struct Packet {
 // `name` without the leading zero byte. The listener doesn't block. kInvalid: the name is empty or too long (107
 // bytes). Fails with the remedy when another process listens there.
 [[nodiscard]] Status ListenUnix(const std::string& name, Fd* listener);
-// kTryAgain: nobody is waiting. The new socket blocks unless `nonBlocking`.
+// kTryAgain: nobody is waiting. kOutOfMemory: somebody is, but there is no descriptor (or memory) for the connection:
+// it goes on waiting. The new socket blocks unless `nonBlocking`.
 [[nodiscard]] Status AcceptUnix(int listener, bool nonBlocking, Fd* socket);
+// Of an errno: descriptors or memory for a new one are used up, for now.
+[[nodiscard]] bool OutOfDescriptors(int error);
 // A blocking socket. kRpcUnavailable: nobody listens there.
 [[nodiscard]] Status ConnectUnix(const std::string& name, Fd* socket);
 // Two connected, blocking sockets.

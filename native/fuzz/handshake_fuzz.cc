@@ -14,6 +14,7 @@
 #include "transport/cluster_token.h"
 #include "transport/socket_address.h"
 #include "transport/tcp_connect.h"
+#include "transport/tcp_endpoint.h"
 #include "transport/tcp_handshake.h"
 #include "transport/tcp_listener.h"
 
@@ -42,7 +43,9 @@ TransportOptions OptionsOf(bool token) {
 
 struct Server {
   explicit Server(bool token)
-      : options(OptionsOf(token)), listener(options, std::make_shared<MemoryTable>(), &sink), guarded(token) {
+      : options(OptionsOf(token)),
+        listener(options, std::make_shared<MemoryTable>(), std::make_shared<TcpLinks>(), &sink),
+        guarded(token) {
     SocketAddress any;
     std::string bound;
     FUZZ_CHECK(ParseSocketAddress("127.0.0.1:0", &any).ok() && listener.Start(any, &bound).ok());

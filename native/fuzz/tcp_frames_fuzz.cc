@@ -70,6 +70,7 @@ class Lane final : public TcpLaneEvents {
     add(false, {{second_.data(), 1}, {first_.data(), 3}, {second_.data() + 1, second_.size() - 1}});
     add(true, {});
   }
+  uint64_t id() const override { return 1; }
   void OnLaneComplete(uint64_t token, Status /*status*/) override { FUZZ_CHECK(completed_.insert(token).second); }
   void OnLaneMessage(std::span<const std::byte> message) override {
     FUZZ_CHECK(message.size() <= tcp::kMessageBytesMax);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <limits>
@@ -16,6 +17,7 @@ MemoryTable::Use& MemoryTable::Use::operator=(Use&& other) noexcept {
     table_ = std::move(other.table_);
     memory_ = std::move(other.memory_);
     region_ = other.region_;
+  user_ = other.user_;
   }
   return *this;
 }
@@ -24,7 +26,7 @@ void MemoryTable::Use::Release() {
   if (!table_) return;
   const std::shared_ptr<MemoryTable> table = std::move(table_);
   memory_.reset();
-  table->ReleaseUse(region_);
+  table->ReleaseUse(region_, user_);
 }
 
 Status MemoryTable::Add(std::byte* base, uint64_t bytes, int fd, uint64_t fdOffset, bool writable,
@@ -44,7 +46,7 @@ Status MemoryTable::Add(std::byte* base, uint64_t bytes, int fd, uint64_t fdOffs
   }
   const std::lock_guard lock(mutex_);
   *region = {.id = next_, .base = base, .bytes = bytes};
-  entries_.emplace(next_++, Entry{.memory = std::move(memory)});
+  entries_.emplace(next_++, Entry{.memory = std::move(memory), .users = {}});
   return Status::Ok();
 }
 
@@ -64,14 +66,14 @@ bool MemoryTable::AwaitUnused(uint32_t region, uint32_t timeoutMs) {
   const auto found = entries_.find(region);
   if (found == entries_.end()) return true;
   const auto limit = std::chrono::milliseconds(timeoutMs);
-  if (!unused_.wait_for(lock, limit, [&] { return found->second.users == 0; })) return false;
+  if (!unused_.wait_for(lock, limit, [&] { return found->second.users.empty(); })) return false;
   entries_.erase(found);
   return true;
 }
 
-Status MemoryTable::Acquire(const RemoteRange& range, bool write, Use* use, std::byte** address) {
+Status MemoryTable::Acquire(const RemoteRange& range, bool write, uint64_t user, Use* use, std::byte** address) {
   Use taken;
-  if (Status status = AcquireRegion(range.region, &taken); !status.ok()) return status;
+  if (Status status = AcquireRegion(range.region, user, &taken); !status.ok()) return status;
   const RegisteredMemory& memory = taken.memory();
   if (Status status = CheckRange(range, memory.bytes, memory.writable, write); !status.ok()) return status;
   *address = memory.base + range.offset;
@@ -79,24 +81,33 @@ Status MemoryTable::Acquire(const RemoteRange& range, bool write, Use* use, std:
   return Status::Ok();
 }
 
-Status MemoryTable::AcquireRegion(uint32_t region, Use* use) {
+Status MemoryTable::AcquireRegion(uint32_t region, uint64_t user, Use* use) {
   Use taken;
   {
     const std::lock_guard lock(mutex_);
     const auto found = entries_.find(region);
     if (found == entries_.end() || found->second.removed) return UnknownRegion(region);
-    ++found->second.users;
+    found->second.users.push_back(user);
     taken.table_ = shared_from_this();
     taken.memory_ = found->second.memory;
     taken.region_ = region;
+    taken.user_ = user;
   }
   *use = std::move(taken);
   return Status::Ok();
 }
 
-void MemoryTable::ReleaseUse(uint32_t region) {
+std::vector<uint64_t> MemoryTable::UsersOf(uint32_t region) {
   const std::lock_guard lock(mutex_);
-  if (--entries_.at(region).users == 0) unused_.notify_all();
+  const auto found = entries_.find(region);
+  return found == entries_.end() ? std::vector<uint64_t>() : found->second.users;
+}
+
+void MemoryTable::ReleaseUse(uint32_t region, uint64_t user) {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint64_t>& users = entries_.at(region).users;
+  users.erase(std::find(users.begin(), users.end(), user));
+  if (users.empty()) unused_.notify_all();
 }
 
 Status CheckRange(const RemoteRange& range, uint64_t regionBytes, bool writable, bool write) {

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -42,6 +43,7 @@ class MemoryTable : public std::enable_shared_from_this<MemoryTable> {
     std::shared_ptr<MemoryTable> table_;
     std::shared_ptr<RegisteredMemory> memory_;
     uint32_t region_ = 0;
+    uint64_t user_ = 0;
   };
 
   // kInvalid: empty, or a range of addresses that overflows.
@@ -53,19 +55,22 @@ class MemoryTable : public std::enable_shared_from_this<MemoryTable> {
   void Retire(uint32_t region);
   [[nodiscard]] bool AwaitUnused(uint32_t region, uint32_t timeoutMs);
 
-  // kNotFound: no such region; kNotAuthorized: a write to read-only memory; kOutOfRange: the range leaves it.
-  [[nodiscard]] Status Acquire(const RemoteRange& range, bool write, Use* use, std::byte** address);
+  // kNotFound: no such region; kNotAuthorized: a write to read-only memory; kOutOfRange: the range leaves it. `user`:
+  // the number of the endpoint whose peer uses it.
+  [[nodiscard]] Status Acquire(const RemoteRange& range, bool write, uint64_t user, Use* use, std::byte** address);
   // The region as a whole.
-  [[nodiscard]] Status AcquireRegion(uint32_t region, Use* use);
+  [[nodiscard]] Status AcquireRegion(uint32_t region, uint64_t user, Use* use);
+  // Those who use it at the moment.
+  [[nodiscard]] std::vector<uint64_t> UsersOf(uint32_t region);
 
  private:
   struct Entry {
     std::shared_ptr<RegisteredMemory> memory;
-    uint32_t users = 0;
+    std::vector<uint64_t> users;  // one for each use
     bool removed = false;
   };
 
-  void ReleaseUse(uint32_t region);
+  void ReleaseUse(uint32_t region, uint64_t user);
 
   std::mutex mutex_;
   std::condition_variable unused_;

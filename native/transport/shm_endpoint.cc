@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <system_error>
 #include <utility>
 
 #include "base/event_fd.h"
@@ -62,13 +63,29 @@ Status ShmLink::Attach(Fd socket) {
 }
 
 void ShmLink::Start(std::function<Status(int cancel, Fd* socket)> connect, uint64_t token) {
+  const bool connects = connect != nullptr;
+  const Status status = StartThread(std::move(connect), token);
+  if (status.ok()) return;
+  if (connects) {
+    shared_->sink->OnComplete(token, status);
+  } else {
+    Finish(status);
+  }
+}
+
+Status ShmLink::StartThread(std::function<Status(int cancel, Fd* socket)> connect, uint64_t token) {
   const std::lock_guard lock(mutex_);
-  if (closing_) return;
+  if (closing_) return Status::Ok();
   if (!wake_.valid()) {
     reason_ = CreateEventFd(&wake_);
     broken_ = !reason_.ok();
   }
-  thread_ = std::thread([this, connect = std::move(connect), token] { Run(connect, token); });
+  try {
+    thread_ = std::thread([this, connect = std::move(connect), token] { Run(connect, token); });
+  } catch (const std::system_error& error) {
+    return {StatusCode::kTryAgain, std::string("no thread for ") + peer_ + ": " + error.what()};
+  }
+  return Status::Ok();
 }
 
 void ShmLink::Close() {
@@ -170,7 +187,7 @@ void ShmLink::OnMapRequest(uint32_t region) {
   // One step for Revoke: it finds the region announced, or this finds it retired.
   const std::lock_guard lock(mutex_);
   MemoryTable::Use use;
-  Status status = shared_->memory->AcquireRegion(region, &use);
+  Status status = shared_->memory->AcquireRegion(region, id_, &use);
   shm::MapReply reply{};
   reply.header = {.type = static_cast<uint32_t>(shm::PacketType::kMapReply), .region = region};
   Fd descriptor;

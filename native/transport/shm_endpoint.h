@@ -44,7 +44,8 @@ class ShmLink {
 
   // Of an accepted peer: takes the socket. Start follows.
   [[nodiscard]] Status Attach(Fd socket);
-  // Starts the thread. With `connect`, it first runs that, attaches what it brings and completes `token`.
+  // Starts the thread. With `connect`, it first runs that, attaches what it brings and completes `token`. If the
+  // process may have no more threads the link has ended, and `token` is complete.
   void Start(std::function<Status(int cancel, Fd* socket)> connect, uint64_t token);
   // Ends everything; returns when no event can follow.
   void Close();
@@ -84,6 +85,7 @@ class ShmLink {
     Fd descriptor;
   };
 
+  [[nodiscard]] Status StartThread(std::function<Status(int cancel, Fd* socket)> connect, uint64_t token);
   void Run(const std::function<Status(int, Fd*)>& connect, uint64_t token);
   [[nodiscard]] Status Serve();
   [[nodiscard]] Status ReceiveAll(std::span<std::byte> buffer);

@@ -16,6 +16,7 @@ namespace hbmesh {
 namespace {
 
 constexpr size_t kPendingMax = 64;  // connections in handshake; a new one pushes out the oldest
+constexpr int kFullPauseMs = 100;   // when descriptors are used up; the backlog keeps callers waiting
 
 }  // namespace
 
@@ -37,11 +38,12 @@ Status ShmListener::Start(const std::string& name) {
 
 void ShmListener::Run() {
   std::vector<pollfd> polled;
+  bool full = false;  // descriptors are used up: nobody is accepted for a while
   for (;;) {
     const Clock::time_point now = Clock::now();
     pending_.remove_if([now](const Pending& pending) { return pending.deadline <= now; });
-    polled.assign({{stop_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}});
-    int timeoutMs = -1;
+    polled.assign({{stop_.get(), POLLIN, 0}, {listener_.get(), static_cast<short>(full ? 0 : POLLIN), 0}});
+    int timeoutMs = full ? kFullPauseMs : -1;
     for (const Pending& pending : pending_) {
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(pending.deadline - now).count();
       timeoutMs = timeoutMs < 0 ? static_cast<int>(left) + 1 : std::min(timeoutMs, static_cast<int>(left) + 1);
@@ -54,14 +56,16 @@ void ShmListener::Run() {
       const bool stays = polled[index].revents == 0 || StillPending(*pending);
       pending = stays ? std::next(pending) : pending_.erase(pending);
     }
-    if (polled[1].revents != 0) AcceptAll();
+    full = !full && polled[1].revents != 0 && !AcceptAll();
   }
 }
 
-void ShmListener::AcceptAll() {
+bool ShmListener::AcceptAll() {
   for (;;) {
     Pending pending;
-    if (!AcceptUnix(listener_.get(), true, &pending.socket).ok()) return;
+    if (const Status status = AcceptUnix(listener_.get(), true, &pending.socket); !status.ok()) {
+      return status.code() != StatusCode::kOutOfMemory;
+    }
     if (const Status status = CheckShmPeer(pending.socket.get(), &pending.peer); !status.ok()) {
       SendShmReply(pending.socket.get(), status);
       continue;

@@ -34,7 +34,8 @@ class ShmListener {
   };
 
   void Run();
-  void AcceptAll();
+  // False: there is somebody, but no descriptor for him.
+  [[nodiscard]] bool AcceptAll();
   // False: it said its Hello or broke a rule, and is no longer pending.
   [[nodiscard]] bool StillPending(Pending& pending);
 

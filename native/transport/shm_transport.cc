@@ -93,7 +93,7 @@ Status ShmTransport::RegisterMemory(std::byte* base, uint64_t bytes, int fd, uin
 void ShmTransport::UnregisterMemory(uint32_t region) {
   shared_->memory->Retire(region);
   for (const auto& link : Links()) link->Revoke(region);
-  if (shared_->memory->AwaitUnused(region, shared_->options.stallTimeoutMs)) return;
+  if (shared_->memory->AwaitUnused(region, shared_->options.revokeTimeoutMs)) return;
   for (const auto& link : Links()) link->BreakIfAnnounced(region);
   shared_->memory->Remove(region);
 }

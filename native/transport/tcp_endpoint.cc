@@ -1,5 +1,7 @@
 #include "transport/tcp_endpoint.h"
 
+#include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "base/event_fd.h"
@@ -30,13 +32,35 @@ bool TcpLink::Attach(std::vector<Fd> sockets) {
 }
 
 void TcpLink::Start() {
-  const std::lock_guard lock(mutex_);
-  if (closing_) return;
-  threadsStarted_ = true;
-  threads_.store(2 * laneCount_, std::memory_order_release);
-  for (const auto& lane : lanes_) {
-    lane->Start([this](const Status& reason) { OnThreadEnd(reason); });
+  uint32_t missing = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) return;
+    threadsStarted_ = true;
+    threads_.store(2 * laneCount_, std::memory_order_release);
+    for (const auto& lane : lanes_) {
+      missing += missing > 0 ? 2 : 2 - lane->Start([this](const Status& reason) { OnThreadEnd(reason); });
+    }
+    if (missing > 0) {
+      BreakLocked({StatusCode::kTryAgain, "this process may have no more threads; raise its limit (ulimit -u, pids)"});
+    }
   }
+  // Those that there are not have ended.
+  if (missing > 0 && threads_.fetch_sub(missing, std::memory_order_acq_rel) == missing) Finish();
+}
+
+void TcpLink::Break(const Status& reason) {
+  const std::lock_guard lock(mutex_);
+  BreakLocked(reason);
+}
+
+// REQUIRES: mutex_ is held.
+void TcpLink::BreakLocked(const Status& reason) {
+  if (!broken_ && !reason.ok()) {
+    broken_ = true;
+    reason_ = reason;
+  }
+  for (const auto& lane : lanes_) lane->Shutdown();
 }
 
 void TcpLink::Close() {
@@ -69,11 +93,7 @@ void TcpLink::OnLaneMessage(std::span<const std::byte> message) { sink_->OnMessa
 void TcpLink::OnThreadEnd(const Status& reason) {
   {
     const std::lock_guard lock(mutex_);
-    if (!broken_ && !reason.ok()) {
-      broken_ = true;
-      reason_ = reason;
-    }
-    for (const auto& lane : lanes_) lane->Shutdown();
+    BreakLocked(reason);
   }
   if (threads_.fetch_sub(1, std::memory_order_acq_rel) == 1) Finish();
 }
@@ -97,6 +117,24 @@ void TcpLink::Finish() {
   if (!closing) sink_->OnDisconnect(id_, reason);
 }
 
+void TcpLinks::Remember(const std::shared_ptr<TcpLink>& link) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(links_, [](const std::weak_ptr<TcpLink>& known) { return known.expired(); });
+  links_.push_back(link);
+}
+
+void TcpLinks::Break(std::span<const uint64_t> ids, const Status& reason) {
+  std::vector<std::shared_ptr<TcpLink>> found;  // let go of without the lock
+  {
+    const std::lock_guard lock(mutex_);
+    for (const std::weak_ptr<TcpLink>& known : links_) {
+      std::shared_ptr<TcpLink> link = known.lock();
+      if (link != nullptr && std::ranges::find(ids, link->id()) != ids.end()) found.push_back(std::move(link));
+    }
+  }
+  for (const auto& link : found) link->Break(reason);
+}
+
 TcpEndpoint::~TcpEndpoint() {
   if (cancel_.valid()) SignalEvent(cancel_.get());
   if (connecting_.joinable()) connecting_.join();
@@ -106,14 +144,19 @@ TcpEndpoint::~TcpEndpoint() {
 Status TcpEndpoint::StartConnect(const SocketAddress& address, const TransportOptions& options, TransportSink* sink,
                                  uint64_t token) {
   if (Status status = CreateEventFd(&cancel_); !status.ok()) return status;
-  connecting_ = std::thread([link = link_, address, options, sink, token, cancel = cancel_.get()] {
+  const auto connect = [link = link_, address, options, sink, token, cancel = cancel_.get()] {
     std::vector<Fd> sockets;
     const Status status = ConnectLanes(address, link->laneCount(), options, cancel, &sockets);
     if (status.ok())
       (void)link->Attach(std::move(sockets));  // only this endpoint's destructor closes, after this thread
     sink->OnComplete(token, status);
     if (status.ok()) link->Start();
-  });
+  };
+  try {
+    connecting_ = std::thread(connect);
+  } catch (const std::system_error& error) {
+    return {StatusCode::kTryAgain, std::string("no thread to connect to ") + link_->peer() + ": " + error.what()};
+  }
   return Status::Ok();
 }
 

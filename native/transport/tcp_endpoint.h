@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,14 +31,16 @@ class TcpLink final : public TcpLaneEvents {
   TcpLink(std::string peer, uint32_t lanes, const TransportOptions& options, std::shared_ptr<MemoryTable> memory,
           TransportSink* sink);
 
-  [[nodiscard]] uint64_t id() const { return id_; }
+  [[nodiscard]] uint64_t id() const override { return id_; }
   [[nodiscard]] const std::string& peer() const { return peer_; }
   [[nodiscard]] uint32_t laneCount() const { return laneCount_; }
 
   // Takes the connected sockets, one for each lane. False: Close was called before, they are closed.
   bool Attach(std::vector<Fd> sockets);
-  // Starts the lanes' threads, unless Close was called. REQUIRES: Attach.
+  // Starts the lanes' threads, unless Close was called. Without enough of them the link breaks. REQUIRES: Attach.
   void Start();
+  // Ends the connections for this reason; the disconnect follows.
+  void Break(const Status& reason);
   // Ends everything; completes what is outstanding. Returns when no event can follow.
   void Close();
 
@@ -49,6 +52,7 @@ class TcpLink final : public TcpLaneEvents {
 
  private:
   void OnThreadEnd(const Status& reason);
+  void BreakLocked(const Status& reason);
   void Finish();
 
   const uint64_t id_;
@@ -65,6 +69,18 @@ class TcpLink final : public TcpLaneEvents {
   std::atomic<bool> attached_{false};  // release: publishes lanes_, which doesn't change afterwards
   std::atomic<uint32_t> threads_{0};   // not yet ended; acq_rel: the last one sees what the others did
   std::vector<std::unique_ptr<TcpLane>> lanes_;
+};
+
+// The links of one transport that there are. Any thread.
+class TcpLinks {
+ public:
+  void Remember(const std::shared_ptr<TcpLink>& link);
+  // Those with these numbers.
+  void Break(std::span<const uint64_t> ids, const Status& reason);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<TcpLink>> links_;  // guarded by mutex_
 };
 
 class TcpEndpoint final : public Endpoint {

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace hbmesh {
@@ -14,9 +15,14 @@ TcpLane::TcpLane(Fd socket, uint32_t lane, const TransportOptions& options, Memo
       sender_(socket_.get()),
       receiver_(socket_.get(), lane, options, memory, &requests_, &sender_, events) {}
 
-void TcpLane::Start(std::function<void(Status)> ended) {
-  sending_ = std::thread([this, ended] { ended(sender_.Run()); });
-  receiving_ = std::thread([this, ended] { ended(receiver_.Run()); });
+uint32_t TcpLane::Start(const std::function<void(Status)>& ended) {
+  try {
+    sending_ = std::thread([this, ended] { ended(sender_.Run()); });
+    receiving_ = std::thread([this, ended] { ended(receiver_.Run()); });
+  } catch (const std::system_error&) {
+    return sending_.joinable() ? 1 : 0;
+  }
+  return 2;
 }
 
 void TcpLane::Shutdown() {

@@ -30,7 +30,8 @@ class TcpLane {
   ~TcpLane() = default;
 
   // `ended` is called by each of the two threads as its last act, with the reason (kOk: Shutdown was asked for).
-  void Start(std::function<void(Status)> ended);
+  // Returns how many there are: fewer than two if the process may have no more.
+  [[nodiscard]] uint32_t Start(const std::function<void(Status)>& ended);
   // Makes both threads end. Any thread.
   void Shutdown();
   void Join();

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kPendingMax = 256;  // connections in handshake; a new one pushes out the oldest
 constexpr int kBacklog = 128;
+constexpr int kFullPauseMs = 100;  // when descriptors are used up; the backlog keeps callers waiting
 
 bool SameEndpoint(const tcp::Hello& first, const tcp::Hello& second) {
   return first.endpoint[0] == second.endpoint[0] && first.endpoint[1] == second.endpoint[1];
@@ -52,11 +53,9 @@ bool SendReply(int socket, const tcp::HelloReply& reply) {
 
 }  // namespace
 
-TcpListener::TcpListener(const TransportOptions& options, std::shared_ptr<MemoryTable> memory, TransportSink* sink)
-    : options_(options),
-      memory_(std::move(memory)),
-      sink_(sink),
-      accepted_(std::make_shared<std::atomic<uint32_t>>(0)) {}
+TcpListener::TcpListener(const TransportOptions& options, std::shared_ptr<MemoryTable> memory,
+                         std::shared_ptr<TcpLinks> links, TransportSink* sink)
+    : options_(options), memory_(std::move(memory)), links_(std::move(links)), sink_(sink) {}
 
 TcpListener::~TcpListener() {
   if (!thread_.joinable()) return;
@@ -87,11 +86,12 @@ Status TcpListener::Start(const SocketAddress& address, std::string* bound) {
 void TcpListener::Run() {
   std::vector<pollfd> polled;
   std::vector<PendingList::iterator> silent;  // polled[index + 2] is its socket
+  bool full = false;                          // descriptors are used up: nobody is accepted for a while
   for (;;) {
     const Clock::time_point now = Clock::now();
-    polled.assign({{stop_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}});
+    polled.assign({{stop_.get(), POLLIN, 0}, {listener_.get(), static_cast<short>(full ? 0 : POLLIN), 0}});
     silent.clear();
-    int timeoutMs = -1;
+    int timeoutMs = full ? kFullPauseMs : -1;
     for (auto pending = pending_.begin(); pending != pending_.end();) {
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(pending->deadline - now).count();
       if (left <= 0) {
@@ -115,17 +115,17 @@ void TcpListener::Run() {
         TryAssemble(tcp::Hello(silent[index]->hello));
       }
     }
-    if (polled[1].revents != 0) AcceptAll();
+    full = !full && polled[1].revents != 0 && !AcceptAll();
   }
 }
 
-void TcpListener::AcceptAll() {
+bool TcpListener::AcceptAll() {
   for (;;) {
     Pending pending;
     pending.peer.bytes = sizeof pending.peer.storage;
     pending.socket =
         Fd(::accept4(listener_.get(), pending.peer.get(), &pending.peer.bytes, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!pending.socket.valid()) return;
+    if (!pending.socket.valid()) return !OutOfDescriptors(errno);
     if (!PrepareTcpSocket(pending.socket.get(), options_.stallTimeoutMs).ok()) continue;
     pending.deadline = Clock::now() + std::chrono::milliseconds(options_.handshakeTimeoutMs);
     if (pending_.size() >= kPendingMax) pending_.pop_front();
@@ -197,19 +197,24 @@ void TcpListener::TryAssemble(const tcp::Hello& hello) {
 }
 
 void TcpListener::Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes) {
-  if (accepted_->load(std::memory_order_relaxed) >= options_.endpointsMax) {
-    const Status full(StatusCode::kTryAgain, "this side has " + std::to_string(options_.endpointsMax) +
-                                                 " peers, which is its limit; try again later");
+  if (accepted_->endpoints.load(std::memory_order_relaxed) >= options_.endpointsMax ||
+      accepted_->lanes.load(std::memory_order_relaxed) + hello.lanes > options_.lanesMax) {
+    const Status full(StatusCode::kTryAgain, "this side has as many peers as it takes (" +
+                                                 std::to_string(options_.endpointsMax) + ", with " +
+                                                 std::to_string(options_.lanesMax) + " connections); try again later");
     for (const auto& lane : lanes) Refuse(*lane, full);
     return;
   }
   // Counts the endpoint for as long as anything holds its link.
-  accepted_->fetch_add(1, std::memory_order_relaxed);
+  accepted_->endpoints.fetch_add(1, std::memory_order_relaxed);
+  accepted_->lanes.fetch_add(hello.lanes, std::memory_order_relaxed);
   auto* made = new TcpLink(SocketAddressName(lanes[0]->peer), hello.lanes, options_, memory_, sink_);
   const std::shared_ptr<TcpLink> link(made, [count = accepted_](TcpLink* gone) {
+    count->lanes.fetch_sub(gone->laneCount(), std::memory_order_relaxed);
     delete gone;
-    count->fetch_sub(1, std::memory_order_relaxed);
+    count->endpoints.fetch_sub(1, std::memory_order_relaxed);
   });
+  links_->Remember(link);
   std::vector<Fd> sockets;
   std::vector<int> numbers;
   for (const auto& lane : lanes) {

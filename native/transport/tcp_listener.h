@@ -26,9 +26,12 @@
 
 namespace hbmesh {
 
+class TcpLinks;
+
 class TcpListener {
  public:
-  TcpListener(const TransportOptions& options, std::shared_ptr<MemoryTable> memory, TransportSink* sink);
+  TcpListener(const TransportOptions& options, std::shared_ptr<MemoryTable> memory, std::shared_ptr<TcpLinks> links,
+              TransportSink* sink);
   // Closes connections in handshake. Endpoints that were announced live on.
   ~TcpListener();
 
@@ -53,7 +56,8 @@ class TcpListener {
   using PendingList = std::list<Pending>;
 
   void Run();
-  void AcceptAll();
+  // False: there is somebody, but no descriptor for him.
+  [[nodiscard]] bool AcceptAll();
   // False: the connection is to be dropped.
   [[nodiscard]] bool Receive(Pending& pending);
   [[nodiscard]] bool TakeHello(Pending& pending);
@@ -64,8 +68,14 @@ class TcpListener {
 
   const TransportOptions options_;
   const std::shared_ptr<MemoryTable> memory_;
+  const std::shared_ptr<TcpLinks> links_;
   TransportSink* const sink_;
-  std::shared_ptr<std::atomic<uint32_t>> accepted_;  // endpoints that live; relaxed, it only bounds them
+  // Endpoints that live, and their lanes; relaxed, they only bound them.
+  struct Accepted {
+    std::atomic<uint32_t> endpoints{0};
+    std::atomic<uint32_t> lanes{0};
+  };
+  std::shared_ptr<Accepted> accepted_ = std::make_shared<Accepted>();
   Fd listener_;
   Fd stop_;              // eventfd
   PendingList pending_;  // the thread's only, oldest first

@@ -71,7 +71,7 @@ Status TcpReceiver::OnRead(const FrameHeader& header) {
   TcpBulk bulk;
   std::byte* address = nullptr;
   const RemoteRange range{.region = header.region, .offset = header.offset, .bytes = header.bytes};
-  if (Status status = memory_->Acquire(range, false, &bulk.use, &address); !status.ok()) {
+  if (Status status = memory_->Acquire(range, false, events_->id(), &bulk.use, &address); !status.ok()) {
     return Answer(header.request, status);
   }
   bulk.header.magic = tcp::kMagic;
@@ -125,7 +125,7 @@ Status TcpReceiver::OnWrite(const FrameHeader& header) {
     write_.active = true;
     write_.request = header.request;
     write_.bytes = header.bytes;
-    write_.status = memory_->Acquire(range, true, &write_.use, &write_.address);
+    write_.status = memory_->Acquire(range, true, events_->id(), &write_.use, &write_.address);
   }
   if (header.bytes != write_.bytes || header.payloadBytes > write_.bytes - write_.received) {
     return Broken("more bytes than its write request announced");

@@ -28,6 +28,7 @@ namespace hbmesh {
 class TcpLaneEvents {
  public:
   virtual ~TcpLaneEvents() = default;
+  [[nodiscard]] virtual uint64_t id() const = 0;  // of the endpoint
   virtual void OnLaneComplete(uint64_t token, Status status) = 0;
   virtual void OnLaneMessage(std::span<const std::byte> message) = 0;
 };

@@ -33,7 +33,7 @@ class TcpTransport final : public Transport {
                         MemoryRegion* region) override {
     return memory_->Add(base, bytes, -1, 0, writable, region);
   }
-  void UnregisterMemory(uint32_t region) override { memory_->Remove(region); }
+  void UnregisterMemory(uint32_t region) override;
   Status Connect(const std::string& address, uint32_t lanes, uint64_t token,
                  std::unique_ptr<Endpoint>* endpoint) override;
 
@@ -41,6 +41,7 @@ class TcpTransport final : public Transport {
   const TransportOptions options_;
   TransportSink* const sink_;
   const std::shared_ptr<MemoryTable> memory_;
+  const std::shared_ptr<TcpLinks> links_ = std::make_shared<TcpLinks>();
   std::string address_;
   std::unique_ptr<TcpListener> listener_;
 };
@@ -49,10 +50,19 @@ Status TcpTransport::Listen(const std::string& where) {
   if (listener_) return {StatusCode::kInvalid, "this transport listens on " + address_ + " already"};
   SocketAddress address;
   if (Status status = ParseSocketAddress(where, &address); !status.ok()) return status;
-  auto listener = std::make_unique<TcpListener>(options_, memory_, sink_);
+  auto listener = std::make_unique<TcpListener>(options_, memory_, links_, sink_);
   if (Status status = listener->Start(address, &address_); !status.ok()) return status;
   listener_ = std::move(listener);
   return Status::Ok();
+}
+
+// A peer that takes or brings a byte now and then is no slower than its line, and could keep the memory for ever.
+void TcpTransport::UnregisterMemory(uint32_t region) {
+  memory_->Retire(region);
+  if (memory_->AwaitUnused(region, options_.revokeTimeoutMs)) return;
+  links_->Break(memory_->UsersOf(region), {StatusCode::kRpcPeerDead, "the peer did not let go of memory region " +
+                                                                         std::to_string(region) + " in time"});
+  memory_->Remove(region);
 }
 
 Status TcpTransport::Connect(const std::string& address, uint32_t lanes, uint64_t token,
@@ -65,6 +75,7 @@ Status TcpTransport::Connect(const std::string& address, uint32_t lanes, uint64_
             "an endpoint has 1 to " + std::to_string(tcp::kLanesMax) + " lanes, not " + std::to_string(count)};
   }
   auto link = std::make_shared<TcpLink>(SocketAddressName(parsed), count, options_, memory_, sink_);
+  links_->Remember(link);
   auto made = std::make_unique<TcpEndpoint>(std::move(link));
   TcpEndpoint* connecting = made.get();
   *endpoint = std::move(made);  // before the thread may complete the token

@@ -1,12 +1,15 @@
 // Goal: whatever a peer sends, only its own connection suffers. Method: raw sockets that say wrong things to a
 // listening transport, which afterwards must still serve a well-behaved peer.
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <random>
+#include <thread>
 
 #include "base/unix_socket.h"
 #include "transport/shm_wire.h"
@@ -24,6 +27,7 @@ class MalformedPeer : public testing::TestWithParam<std::string> {
   MalformedPeer() : memory_(kMemoryBytes) {
     options_.handshakeTimeoutMs = 300;
     options_.stallTimeoutMs = 300;
+    options_.revokeTimeoutMs = 300;
   }
 
   void SetUp() override {
@@ -57,6 +61,11 @@ class MalformedPeer : public testing::TestWithParam<std::string> {
   template <typename Record>
   static void Say(int socket, const Record& record) {
     (void)::send(socket, &record, sizeof record, MSG_NOSIGNAL);
+  }
+  static void Eventually(const std::function<bool()>& condition) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (!condition() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    EXPECT_TRUE(condition());
   }
   // The transport closes the connection (and not the timeout of this test).
   static void ExpectClosed(int socket) {
@@ -214,6 +223,66 @@ TEST_P(MalformedPeer, TcpPeerThatStopsInTheMiddleOfAWriteLosesItsEndpoint) {
   ExpectClosed(socket.get());
   EXPECT_NE(sink_.WaitDisconnect(endpoint->id()).message().find("stall timeout"), std::string::npos);
   transport_->UnregisterMemory(region.id);  // returns: nobody uses it any more
+}
+
+// A byte now and then keeps the stall timeout away, and would keep the memory, and who waits for it, for ever.
+TEST_P(MalformedPeer, TcpPeerThatDribblesAWriteDoesNotKeepTheMemory) {
+  if (GetParam() != "tcp") GTEST_SKIP() << "frames are those of tcp";
+  const Fd socket = DialTcpLane();
+  const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
+  const Fd other = DialTcpLane();
+  const std::unique_ptr<Endpoint> innocent = sink_.WaitAccepted();
+  SharedMemory target(4096);
+  const MemoryRegion region = target.Register(*transport_, true);
+  tcp::FrameHeader header = Frame(tcp::FrameType::kWrite);
+  header.region = region.id;
+  header.bytes = header.payloadBytes = 4096;
+  Say(socket.get(), header);
+  std::atomic<bool> over = false;
+  std::thread dribbling([&] {
+    pollfd gone{socket.get(), 0, 0};
+    while (!over.load() && ::poll(&gone, 1, 20) == 0) Say(socket.get(), std::byte{1});
+  });
+  // The first byte is there: the write is under way.
+  Eventually([&] { return target.data()[0] == std::byte{1}; });
+  transport_->UnregisterMemory(region.id);
+  EXPECT_NE(sink_.WaitDisconnect(endpoint->id()).message().find("did not let go of memory region"), std::string::npos);
+  over.store(true);
+  dribbling.join();
+  EXPECT_EQ(sink_.disconnects(innocent->id()), 0);
+  ExpectStillServes();
+}
+
+// More connections than are taken are told so; those that are there go on.
+TEST_P(MalformedPeer, TcpFloodOfLanesEndsAtTheLimit) {
+  if (GetParam() != "tcp") GTEST_SKIP() << "lanes are those of tcp";
+  TransportOptions few = options_;
+  few.lanesMax = 3;
+  CollectingSink sink;
+  std::unique_ptr<Transport> small;
+  ASSERT_TRUE(CreateTransport("tcp", few, &sink, &small).ok());
+  ASSERT_TRUE(small->Listen(ListenAddress("tcp")).ok());
+  CollectingSink callers;
+  std::unique_ptr<Transport> caller;
+  ASSERT_TRUE(CreateTransport("tcp", options_, &callers, &caller).ok());
+  const auto connect = [&](uint32_t lanes, uint64_t token, std::unique_ptr<Endpoint>* endpoint) {
+    EXPECT_TRUE(caller->Connect(small->address(), lanes, token, endpoint).ok());
+    return callers.Wait(token);
+  };
+  std::unique_ptr<Endpoint> first;
+  std::unique_ptr<Endpoint> second;
+  std::unique_ptr<Endpoint> third;
+  EXPECT_EQ(connect(2, 1, &first).ToString(), Status::Ok().ToString());
+  const Status refused = connect(2, 2, &second);
+  EXPECT_EQ(refused.code(), StatusCode::kTryAgain);
+  EXPECT_NE(refused.message().find("with 3 connections"), std::string::npos) << refused.message();
+  EXPECT_EQ(connect(1, 3, &third).ToString(), Status::Ok().ToString());
+  EXPECT_TRUE(first->Send(std::as_bytes(std::span("still there"))).ok());
+  EXPECT_EQ(sink.WaitMessage().bytes.size(), sizeof("still there"));
+  first.reset();
+  third.reset();
+  small.reset();
+  sink.CloseAccepted();
 }
 
 TEST_P(MalformedPeer, ShmPacketsThatBreakTheRulesCloseTheirEndpoint) {
