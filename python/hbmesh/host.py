@@ -10,12 +10,19 @@ from __future__ import annotations
 import ctypes
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from itertools import accumulate
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from ._batch import check_keys
 from .client import Client
 from .devices import SimDevice
 from .errors import StatusCode, error_of
-from .results import BatchResult, WriteResult
+from .results import BatchResult, MetaResult, WriteResult
+
+# Staging memory of one call: larger ones go in several parts, so that a card's memory stays its owner's.
+STAGING_BYTES_MAX = 64 << 20
+# How often an object that was replaced by one of another shape, between the look at its shape and the get, is got anew.
+_REPLACED_MAX = 32
 
 Take = Callable[[int, List[int], Callable[[int, Any], None]], None]
 
@@ -24,6 +31,10 @@ _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 
 class SimMemory:
     """Memory of simulated devices."""
+
+    @contextmanager
+    def on(self, device_index: int) -> Iterator[None]:
+        yield
 
     def allocate(self, device_index: int, size: int) -> int:
         return SimDevice(device_index).allocate(size)
@@ -42,7 +53,7 @@ class SimMemory:
 
 
 class AclMemory:
-    """Memory of cards, through pyACL. A thread that has no device yet gets that of its first allocation."""
+    """Memory of cards, through pyACL, which allocates and copies on the calling thread's device."""
 
     def __init__(self, acl: Any) -> None:
         self._acl = acl
@@ -51,11 +62,23 @@ class AclMemory:
         if code != 0:
             raise error_of(StatusCode.ACL_ERROR, f"{doing} failed with acl {code}: look it up in the log of the driver")
 
-    def allocate(self, device_index: int, size: int) -> int:
-        if self._acl.rt.get_device()[1] != 0:
+    @contextmanager
+    def on(self, device_index: int) -> Iterator[None]:
+        """The thread works on that device within the block, and then on its own again; one that had none keeps it."""
+        before, code = self._acl.rt.get_device()
+        moves = code != 0 or before != device_index
+        if moves:
             self._checked(self._acl.rt.set_device(device_index), f"acl.rt.set_device({device_index})")
+        try:
+            yield
+        finally:
+            if moves and code == 0:
+                self._checked(self._acl.rt.set_device(before), f"acl.rt.set_device({before})")
+
+    def allocate(self, device_index: int, size: int) -> int:
+        """REQUIRES: within on(device_index)."""
         pointer, code = self._acl.rt.malloc(size, 0)
-        self._checked(code, f"acl.rt.malloc of {size} bytes")
+        self._checked(code, f"acl.rt.malloc of {size} bytes on device {device_index}")
         return int(pointer)
 
     def free(self, pointer: int) -> None:
@@ -110,31 +133,52 @@ class HostObjects:
     @contextmanager
     def staged(self, sizes: Sequence[Sequence[int]]) -> Iterator[List[List[int]]]:
         """Addresses of staging memory for blobs of these sizes, for the time of a block."""
-        total = sum(sum(each) for each in sizes)
-        start = self.memory.allocate(self.device_index, total)
-        try:
-            addresses, at = [], start
-            for each in sizes:
-                row = []
-                for size in each:
-                    row.append(at)
-                    at += size
-                addresses.append(row)
-            yield addresses
-        finally:
-            self.memory.free(start)
+        with self.memory.on(self.device_index):
+            start = self.memory.allocate(self.device_index, sum(map(sum, sizes)))
+            try:
+                yield [_places(at, each) for at, each in zip(_places(start, list(map(sum, sizes))), sizes)]
+            finally:
+                self.memory.free(start)
 
-    def put(self, keys: Sequence[str], values: Sequence[Sequence[Any]], **options: Any) -> WriteResult:
-        """Sets objects of one or more buffers each; `options` as of :meth:`Client.mset_d2h`."""
-        views = [[memoryview(piece) for piece in value] for value in values]
+    def put(
+        self,
+        keys: Sequence[str],
+        values: Sequence[Sequence[Any]],
+        *,
+        existence: str = "skip",
+        ttl_seconds: float = 0,
+        pin: str = "none",
+        checksum: bool = False,
+    ) -> WriteResult:
+        """Sets objects of one or more contiguous buffers each; options as of :meth:`Client.mset_d2h`."""
+        names = check_keys(keys)
+        if len(names) != len(values):
+            raise ValueError(f"{len(names)} keys, but {len(values)} values: one belongs to each key")
+        if len(set(names)) < len(names):
+            twice = next(name for number, name in enumerate(names) if name in names[:number])
+            raise error_of(StatusCode.INVALID, f"key {twice!r} is in the call twice", key=twice)
+        views = [[_bytes_view(piece) for piece in value] for value in values]
         sizes = [[view.nbytes for view in each] for each in views]
-        with self.staged(sizes) as addresses:
-            for each, row in zip(views, addresses):
-                for view, address in zip(each, row):
-                    self.memory.copy_in(address, view)
-            return self.client.mset_d2h_from_multi_buffers(
-                keys, addresses, sizes, device_index=self.device_index, **options
-            )
+        result: Optional[WriteResult] = None
+        for part in parts_of(range(len(names)), sizes):
+            with self.staged([sizes[index] for index in part]) as addresses:
+                for index, row in zip(part, addresses):
+                    for view, address in zip(views[index], row):
+                        self.memory.copy_in(address, view)
+                done = self.client.mset_d2h_from_multi_buffers(
+                    [names[index] for index in part],
+                    addresses,
+                    [sizes[index] for index in part],
+                    device_index=self.device_index,
+                    existence=existence,
+                    ttl_seconds=ttl_seconds,
+                    pin=pin,
+                    checksum=checksum,
+                )
+            result = done if result is None else result.followed_by(done)
+        if result is None:
+            raise error_of(StatusCode.INVALID, "no keys given: a call needs at least one")
+        return result
 
     def get(self, keys: Sequence[str], *, timeout_ms: int = 0) -> Tuple[BatchResult, List[Optional[List[bytearray]]]]:
         """Gets objects of whatever shape: a result, and by key its blobs' bytes, or None where it failed."""
@@ -155,17 +199,40 @@ class HostObjects:
         if timeout_ms > 0 and not metas:
             self._await(metas.failed_keys, timeout_ms)
             metas = self.client.get_meta_info(keys)
-        known = [index for index, meta in enumerate(metas.metas) if meta is not None]
-        if not known:
-            return metas
-        sizes = [metas.metas[index].blob_sizes for index in known]  # type: ignore[union-attr]
-        with self.staged(sizes) as addresses:
-            names = [metas.keys[index] for index in known]
-            got = self.client.mget_h2d_from_multi_buffers(names, addresses, sizes, device_index=self.device_index)
-            for place, index in enumerate(known):
-                if got.codes[place] == StatusCode.OK:
-                    take(index, sizes[place], self._reader(addresses[place]))
-        return metas.merged(got, known)
+        wanted = [index for index, meta in enumerate(metas.metas) if meta is not None]
+        for _ in range(_REPLACED_MAX):
+            sizes = {index: meta.blob_sizes for index, meta in enumerate(metas.metas) if meta is not None}
+            for part in parts_of(wanted, sizes):
+                self._get_part(metas, part, sizes, take)
+            wanted = self._reshaped(metas, wanted)
+            if not wanted:
+                break
+        for index in wanted:
+            metas.note(index, StatusCode.TRY_AGAIN, "it is replaced by ones of other lengths all the time: try again")
+        return metas
+
+    def _get_part(self, metas: MetaResult, part: Sequence[int], sizes: Dict[int, List[int]], take: Take) -> None:
+        shapes = [sizes[index] for index in part]
+        with self.staged(shapes) as addresses:
+            names = [metas.keys[index] for index in part]
+            got = self.client.mget_h2d_from_multi_buffers(names, addresses, shapes, device_index=self.device_index)
+            for index, code, row, shape in zip(part, got.codes, addresses, shapes):
+                if code == StatusCode.OK:
+                    take(index, shape, self._reader(row))
+        metas.merged(got, part)
+
+    def _reshaped(self, metas: MetaResult, asked: Sequence[int]) -> List[int]:
+        """Which of these were refused because they have got another shape meanwhile, which is noted."""
+        refused = [index for index in asked if metas.codes[index] == StatusCode.INVALID]
+        if not refused:
+            return []
+        changed = []
+        for index, meta in zip(refused, self.client.get_meta_info([metas.keys[index] for index in refused]).metas):
+            before = metas.metas[index]
+            if meta is not None and before is not None and meta.blob_sizes != before.blob_sizes:
+                metas.metas[index] = meta
+                changed.append(index)
+        return changed
 
     def _reader(self, addresses: Sequence[int]) -> Callable[[int, Any], None]:
         def read(blob: int, target: Any) -> None:
@@ -180,3 +247,31 @@ class HostObjects:
             self.client.mget_h2d_from_multi_buffers(
                 missing, addresses, [[1]] * len(missing), device_index=self.device_index, timeout_ms=timeout_ms
             )
+
+
+def _places(start: int, sizes: Sequence[int]) -> List[int]:
+    """Where pieces of these sizes begin that follow each other."""
+    return list(accumulate(sizes[:-1], initial=start)) if sizes else []
+
+
+def parts_of(indices: Sequence[int], sizes: Any) -> Iterator[List[int]]:
+    """The indices in parts whose sizes together are within the limit; one that is larger alone is a part."""
+    part: List[int] = []
+    total = 0
+    for index in indices:
+        size = sum(sizes[index])
+        if part and total + size > STAGING_BYTES_MAX:
+            yield part
+            part, total = [], 0
+        part.append(index)
+        total += size
+    if part:
+        yield part
+
+
+def _bytes_view(piece: Any) -> memoryview:
+    """Raises TypeError for what has no contiguous buffer."""
+    view = memoryview(piece)
+    if not view.c_contiguous:
+        raise TypeError(f"the bytes of a {type(piece).__name__} are not in one piece: give a contiguous copy")
+    return view

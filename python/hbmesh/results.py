@@ -134,7 +134,18 @@ class BatchResult:
             if later.codes[index] != StatusCode.OK:
                 self._messages[place] = later[index].message
         self._messages = dict(sorted(self._messages.items()))
-        self.paths = later.paths
+        self.paths = self.paths + later.paths
+        return self
+
+    def note(self, index: int, code: StatusCode, message: str) -> None:
+        """What became of a key, in place of what the call said."""
+        self.codes[index], self._messages[index] = code, message
+
+    def followed_by(self: B, later: "BatchResult") -> B:
+        """This result with a later call's about other keys behind it."""
+        self._messages.update({len(self.codes) + index: text for index, text in later._messages.items()})
+        for name in ("keys", "codes", "bytes", "generations", "_flags", "paths"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
         return self
 
     def error(self) -> Optional[HbmeshError]:

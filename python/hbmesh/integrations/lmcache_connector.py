@@ -97,7 +97,7 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         self.client = client
         self.local_cpu_backend = local_cpu_backend
         self._objects = HostObjects(client, device_index)
-        self._options = {"ttl_seconds": ttl_seconds, "pin": "none"}
+        self._ttl_seconds = ttl_seconds
 
     # ---- Questions ---------------------------------------------------------------------------------------------------
 
@@ -223,7 +223,8 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
                 "format": each.get_memory_format().name,
             }
             values.append([json.dumps(described).encode(), each.byte_array])
-        self._objects.put([_name(key) for key in keys], values, **self._options).raise_for_failures()
+        names = [_name(key) for key in keys]
+        self._objects.put(names, values, ttl_seconds=self._ttl_seconds).raise_for_failures()
 
     def remove_sync(self, key: Any) -> bool:
         """Removes a chunk; was it there?"""

@@ -3,15 +3,12 @@ device, and the part is copied from there: it costs the whole object's bytes on 
 
 from __future__ import annotations
 
-import time
-from typing import Sequence
+from typing import List, Sequence
 
 from hbmesh import BatchResult, Client, DeviceBlobList, MetaResult, StatusCode
-from hbmesh.host import HostObjects
+from hbmesh.host import HostObjects, parts_of
 
 from .util import invalid
-
-_POLL_SECONDS = 0.005  # between two looks for a key that is not there yet
 
 
 def get_ranges(
@@ -19,33 +16,46 @@ def get_ranges(
 ) -> BatchResult:
     """For each key, the bytes from its offset on into its blobs, one after the other. Raises INVALID for a part that
     the object doesn't have, before anything is read."""
-    metas = _metas(client, keys, timeout_ms)
-    known = [index for index, meta in enumerate(metas.metas) if meta is not None]
-    sizes = [metas.metas[index].blob_sizes for index in known]  # type: ignore[union-attr]
-    for index, each in zip(known, sizes):
+    objects = HostObjects(client, lists[0].device_index)
+    metas = client.get_meta_info(keys)
+    missing = [key for key, code in zip(keys, metas.codes) if code == StatusCode.NOT_FOUND]
+    if missing and timeout_ms > 0:
+        _await(objects, missing, timeout_ms)
+        metas = client.get_meta_info(keys)
+    sizes = {index: meta.blob_sizes for index, meta in enumerate(metas.metas) if meta is not None}
+    for index, each in sizes.items():
         wanted = sum(blob.size for blob in lists[index].blobs)
         if offsets[index] < 0 or offsets[index] + wanted > sum(each):
             raise invalid(f"key {keys[index]!r} has {sum(each)} bytes, asked for {wanted} from {offsets[index]} on")
-    if not known:
-        return metas
-    objects = HostObjects(client, lists[0].device_index)
+    for part in parts_of(list(sizes), sizes):
+        _get_part(objects, metas, part, [sizes[index] for index in part], lists, offsets)
+    return metas
+
+
+def _get_part(
+    objects: HostObjects,
+    metas: MetaResult,
+    part: Sequence[int],
+    sizes: Sequence[List[int]],
+    lists: Sequence[DeviceBlobList],
+    offsets: Sequence[int],
+) -> None:
     with objects.staged(sizes) as addresses:
-        scratch = [DeviceBlobList.of(lists[0].device_index, *zip(row, each)) for row, each in zip(addresses, sizes)]
-        got = client.dev_mget([keys[index] for index in known], scratch)
-        for place, index in enumerate(known):
-            if got.codes[place] == StatusCode.OK:
-                at = addresses[place][0] + offsets[index]
-                for blob in lists[index].blobs:
-                    objects.memory.copy_device(blob.pointer, at, blob.size)
-                    at += blob.size
-    return metas.merged(got, known)
+        scratch = [DeviceBlobList.of(objects.device_index, *zip(row, each)) for row, each in zip(addresses, sizes)]
+        got = objects.client.dev_mget([metas.keys[index] for index in part], scratch)
+        for index, code, row in zip(part, got.codes, addresses):
+            if code != StatusCode.OK:
+                continue
+            at = row[0] + offsets[index]
+            for blob in lists[index].blobs:
+                objects.memory.copy_device(blob.pointer, at, blob.size)
+                at += blob.size
+    metas.merged(got, part)
 
 
-def _metas(client: Client, keys: Sequence[str], timeout_ms: int) -> MetaResult:
-    """Shapes of the objects; waits for keys that are not there yet."""
-    end = time.monotonic() + timeout_ms / 1000
-    while True:
-        metas = client.get_meta_info(keys)
-        if StatusCode.NOT_FOUND not in metas.codes or time.monotonic() >= end:
-            return metas
-        time.sleep(_POLL_SECONDS)
+def _await(objects: HostObjects, missing: Sequence[str], timeout_ms: int) -> None:
+    """Waits until the keys are there, or the time is over: a get of one byte waits for its key, and is then refused for
+    its shape."""
+    with objects.staged([[1]] * len(missing)) as addresses:
+        single = [DeviceBlobList.of(objects.device_index, (row[0], 1)) for row in addresses]
+        objects.client.dev_mget(missing, single, timeout_ms=timeout_ms)
