@@ -283,10 +283,11 @@ export class Membership {
           leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
         if (!alive) {
           log.warn({ leaseMs }, "the store ended this worker's lease; joining again");
+          // Another lease: the end of the record was seen before, and it has been written again.
           if (this.#leaseId === leaseId) {
             this.#leaseId = undefined;
+            await this.#writeSelf();
           }
-          await this.#writeSelf();
         } else if (this.#leaseId === leaseId) {
           this.#leaseUntilMs = askedMs + leaseMs;
           this.#storeIsBack();
@@ -341,7 +342,9 @@ export class Membership {
     if (batch.snapshot) {
       this.#known.clear();
     }
+    const own = `${this.#prefix}members/${this.#selfId}`;
     let changedAt = 0n;
+    let ownEndedAt: bigint | undefined;
     for (const { entry, deleted } of batch.events) {
       if (entry.key.endsWith(LEAVES_SUFFIX)) {
         this.#left.add(Number(entry.key.slice(entry.key.lastIndexOf("members/") + 8, -LEAVES_SUFFIX.length)));
@@ -351,6 +354,7 @@ export class Membership {
       this.#passed ||= before !== undefined && this.#view?.members.get(before.member.id) !== before;
       if (deleted) {
         this.#known.delete(entry.key);
+        ownEndedAt = entry.key === own ? entry.modifyRevision : ownEndedAt;
       } else {
         this.#known.set(entry.key, { member: decodeMember(entry.value), revision: entry.modifyRevision });
       }
@@ -366,26 +370,29 @@ export class Membership {
     if (changedAt === 0n) {
       return;
     }
-    const own = `${this.#prefix}members/${this.#selfId}`;
     if (this.#known.has(own)) {
       this.#publishSoon(changedAt);
-    } else if (this.#view !== undefined && !this.#ending.signal.aborted) {
-      await this.#returnOrEnd();
+    } else if (ownEndedAt !== undefined && this.#view !== undefined && !this.#ending.signal.aborted) {
+      // Once: what others write until this member's next record is seen is no reason for another one.
+      await this.#returnOrEnd(ownEndedAt);
     }
   }
 
-  /** This member's record was deleted, or may have been unseen: its lease ended, or another process has its address now. */
-  async #returnOrEnd(): Promise<void> {
-    this.#recordRevision = undefined;
+  /** This member's record was deleted (at this revision), or may have been unseen: its lease ended, or another process has its address now. */
+  async #returnOrEnd(endedAt?: bigint): Promise<void> {
     const { workerAddress } = this.#options.describeSelf();
     for (const { member } of this.#known.values()) {
       if (member.workerAddress === workerAddress && member.id > this.#selfId) {
         const message = `another process joined as worker ${workerAddress}; only one may run at an address`;
         this.#options.onEvicted(new HbmeshError(StatusCode.INTERRUPTED, message, { node: workerAddress }));
+        this.#recordRevision = undefined;
         return;
       }
     }
-    await this.#writeSelf();
+    if (endedAt === undefined || this.#recordRevision === undefined || this.#recordRevision < endedAt) {
+      this.#recordRevision = undefined;
+      await this.#writeSelf();
+    }
   }
 
   #publishSoon(epoch: bigint): void {

@@ -119,6 +119,14 @@ class SimStore implements Store {
     const { process, store, reach, clock } = this.#options;
     const lose = (): void =>
       process.enter(() => queue.end(new HbmeshError(StatusCode.RPC_UNAVAILABLE, "the store can't be reached")));
+    if (!reach.reaches(process.host)) {
+      await new Promise<void>((resolve) => {
+        clock.setTimer(WATCH_LOST_MS, resolve);
+        signal.addEventListener("abort", () => resolve(), { once: true });
+      });
+      lose();
+      return;
+    }
     const held: WatchBatch[] = [];
     const push = (batch: WatchBatch): void => {
       clock.setTimer(LATENCY_MS, () => process.enter(() => queue.push(batch)));
@@ -136,7 +144,6 @@ class SimStore implements Store {
       }
     };
     const takeBack = reach.listen(onCut, onHeal);
-    onCut();
     try {
       for await (const batch of store.watch(prefix, { signal })) {
         if (reach.reaches(process.host)) {
