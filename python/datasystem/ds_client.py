@@ -1,5 +1,3 @@
-"""The older name of :mod:`yr.datasystem.ds_client`."""
+"""The older name of :mod:`yr.datasystem.ds_client`; the same classes."""
 
-from yr.datasystem.ds_client import (
-    DsClient as DsClient,
-)
+from yr.datasystem.ds_client import *  # noqa: F403

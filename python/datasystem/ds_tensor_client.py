@@ -1,8 +1,3 @@
-"""The older name of :mod:`yr.datasystem.ds_tensor_client`."""
+"""The older name of :mod:`yr.datasystem.ds_tensor_client`; the same classes."""
 
-from yr.datasystem.ds_tensor_client import (
-    CopyRange as CopyRange,
-)
-from yr.datasystem.ds_tensor_client import (
-    DsTensorClient as DsTensorClient,
-)
+from yr.datasystem.ds_tensor_client import *  # noqa: F403

@@ -1,11 +1,3 @@
-"""The older name of :mod:`yr.datasystem.kv_client`."""
+"""The older name of :mod:`yr.datasystem.kv_client`; the same classes."""
 
-from yr.datasystem.kv_client import (
-    ExistenceOpt as ExistenceOpt,
-)
-from yr.datasystem.kv_client import (
-    KVClient as KVClient,
-)
-from yr.datasystem.kv_client import (
-    SetParam as SetParam,
-)
+from yr.datasystem.kv_client import *  # noqa: F403

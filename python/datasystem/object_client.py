@@ -1,11 +1,3 @@
-"""The older name of :mod:`yr.datasystem.object_client`."""
+"""The older name of :mod:`yr.datasystem.object_client`; the same classes."""
 
-from yr.datasystem.object_client import (
-    CacheType as CacheType,
-)
-from yr.datasystem.object_client import (
-    ConsistencyType as ConsistencyType,
-)
-from yr.datasystem.object_client import (
-    WriteMode as WriteMode,
-)
+from yr.datasystem.object_client import *  # noqa: F403

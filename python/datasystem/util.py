@@ -1,11 +1,3 @@
-"""The older name of :mod:`yr.datasystem.util`."""
+"""The older name of :mod:`yr.datasystem.util`; the same classes."""
 
-from yr.datasystem.util import (
-    DsError as DsError,
-)
-from yr.datasystem.util import (
-    FutureTimeoutException as FutureTimeoutException,
-)
-from yr.datasystem.util import (
-    Status as Status,
-)
+from yr.datasystem.util import *  # noqa: F403

@@ -110,8 +110,56 @@ def test_scripts_run_as_they_would_alone(tmp_path):
     assert ended.stdout == f"__main__ ['--flag', 'x'] helped (3, 0) {script}\n" and ended.returncode == 7
     ended = run_script("-m", "hbmesh.sim", "-m", "script", "y", cwd=tmp_path, env={"HBMESH_SIM_DEVICES": "5"})
     assert ended.stdout.startswith("__main__ ['y'] helped (5, 0)")
-    assert run_script("-m", "hbmesh.sim").returncode == 2
-    assert run_script("-m", "hbmesh.sim", "--devices", "65", script).returncode == 2
+
+
+def test_processes_of_a_script_have_it_too(tmp_path):
+    """However they are started: forked, spawned (as engines do), or as a program of their own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, subprocess, sys\n"
+        "import acl\n"
+        "def work(number, answers):\n"
+        "    answers.put((number, acl.rt.get_device_count()))\n"
+        "if __name__ == '__main__':\n"
+        "    for number, how in enumerate(('fork', 'spawn')):\n"
+        "        context = multiprocessing.get_context(how)\n"
+        "        answers = context.Queue()\n"
+        "        process = context.Process(target=work, args=(number, answers))\n"
+        "        process.start()\n"
+        "        print(how, answers.get(timeout=30))\n"
+        "        process.join()\n"
+        "    code = 'import acl, acl.rt; from hbmesh import sim; print(acl.rt.get_device_count(), sim.real_acl())'\n"
+        "    subprocess.run([sys.executable, '-c', code], check=True)\n"
+    )
+    ended = run_script("-u", "-W", "ignore::DeprecationWarning", "-m", "hbmesh.sim", "--devices", "3", script)
+    assert (ended.stdout, ended.stderr) == ("fork (0, (3, 0))\nspawn (1, (3, 0))\n(3, 0) None\n", "")
+
+
+def test_mistakes_on_the_command_line_are_said(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print('ran')")
+    for arguments, env, says in (
+        ([tmp_path / "nowhere.py"], {}, f"there is no script {tmp_path}/nowhere.py"),
+        ([], {}, "name a script"),
+        (["--devices", "65", script], {}, "--devices 65: there can be 1 to 64"),
+        ([script], {"HBMESH_SIM_DEVICES": "many"}, "HBMESH_SIM_DEVICES is 'many': there can be 1 to 64 devices"),
+    ):
+        ended = run_script("-m", "hbmesh.sim", *arguments, env=env)
+        assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+
+
+def test_events_and_contexts(acl):
+    assert acl.rt.get_context() == (0, 107002) and acl.rt.get_run_mode() == (1, 0)
+    acl.rt.set_device(2)
+    context, code = acl.rt.get_context()
+    assert code == 0 and acl.rt.get_context() == (context, 0) and acl.rt.set_device(1) == 0
+    assert acl.rt.set_context(context) == 0 and acl.rt.get_device() == (2, 0)
+    event, stream = acl.rt.create_event()[0], acl.rt.create_stream()[0]
+    ended = (acl.rt.record_event(event, stream), acl.rt.synchronize_event(event), acl.rt.destroy_event(event))
+    assert ended == (0, 0, 0) and acl.rt.synchronize_stream_with_timeout(stream, 10) == 0
+    pointer, _ = acl.rt.malloc_cached(8, 0)
+    assert acl.rt.memset_async(pointer, 8, 1, 8, stream) == 0 and acl.rt.free(pointer) == 0
+    assert acl.get_recent_err_msg() == ""
 
 
 def test_the_real_acl_is_left_alone(tmp_path):

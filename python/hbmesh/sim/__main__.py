@@ -8,7 +8,7 @@ import runpy
 import sys
 from typing import List
 
-from . import DEVICES_DEFAULT, DEVICES_VARIABLE, install, real_acl
+from . import DEVICES_DEFAULT, DEVICES_VARIABLE, device_count, install, offer_to_children, real_acl
 
 
 def _arguments(argv: List[str]) -> argparse.Namespace:
@@ -31,6 +31,12 @@ def _arguments(argv: List[str]) -> argparse.Namespace:
         parser.error("name a script, or a module with -m")
     if found.devices is not None and not 1 <= found.devices <= 64:
         parser.error(f"--devices {found.devices}: there can be 1 to 64")
+    if found.script is not None and not os.path.exists(found.script):
+        parser.error(f"there is no script {found.script}")
+    try:
+        found.devices = found.devices or device_count()
+    except ValueError as error:
+        parser.error(str(error))
     return found
 
 
@@ -41,6 +47,7 @@ def main(argv: List[str]) -> None:
         print(f"hbmesh.sim: using the real acl ({real})", file=sys.stderr)
     else:
         install(found.devices, found.force)
+        offer_to_children(found.devices, found.force)
     if found.module:
         sys.argv = found.module
         sys.path.insert(0, os.getcwd())

@@ -74,6 +74,20 @@ class _Runtime:
         device = self._contexts.get(context)
         return INVALID_PARAMETER if device is None else self.set_device(device)
 
+    def get_context(self) -> Tuple[int, int]:
+        device, code = self.get_device()
+        return (0, code) if code != OK else (self._default_context(device), OK)
+
+    def _default_context(self, device: int) -> int:
+        """A number that set_context takes; contexts of a device are all the same here."""
+        for number, of in list(self._contexts.items()):
+            if of == device:
+                return number
+        return self.create_context(device)[0]
+
+    def get_run_mode(self) -> Tuple[int, int]:
+        return 1, OK  # ACL_HOST
+
     def destroy_context(self, context: int) -> int:
         return INVALID_PARAMETER if self._contexts.pop(context, None) is None else OK
 
@@ -86,7 +100,22 @@ class _Runtime:
     def synchronize_stream(self, stream: int) -> int:
         return OK
 
+    def synchronize_stream_with_timeout(self, stream: int, timeout_ms: int) -> int:
+        return OK
+
     def synchronize_device(self) -> int:
+        return OK
+
+    def create_event(self) -> Tuple[int, int]:
+        return next(self._numbers), OK
+
+    def record_event(self, event: int, stream: int) -> int:
+        return OK
+
+    def synchronize_event(self, event: int) -> int:
+        return OK
+
+    def destroy_event(self, event: int) -> int:
         return OK
 
     # ---- Memory ----------------------------------------------------------------------------------------------------
@@ -101,6 +130,9 @@ class _Runtime:
             return SimDevice(device).allocate(size), OK
         except HbmeshError as error:
             return 0, NO_MEMORY if error.code == StatusCode.OUT_OF_MEMORY else INVALID_PARAMETER
+
+    def malloc_cached(self, size: int, policy: int) -> Tuple[int, int]:
+        return self.malloc(size, policy)
 
     def free(self, pointer: int) -> int:
         return _code(lambda: SimDevice.free(pointer))
@@ -138,6 +170,9 @@ class _Runtime:
         if size < 0 or size > dst_max:
             return INVALID_PARAMETER
         return _code(lambda: SimDevice.copy_in(dst, bytes([value & 0xFF]) * size)) if size > 0 else OK
+
+    def memset_async(self, dst: int, dst_max: int, value: int, size: int, stream: int) -> int:
+        return self.memset(dst, dst_max, value, size)
 
 
 def _code(work: Callable[[], None]) -> int:
@@ -195,7 +230,10 @@ def make_module(devices: int) -> ModuleType:
     def get_soc_name() -> str:
         return "hbmesh simulated device"
 
-    for each in (init, finalize, get_soc_name):
+    def get_recent_err_msg() -> str:
+        return ""
+
+    for each in (init, finalize, get_soc_name, get_recent_err_msg):
         setattr(acl, each.__name__, each)
     acl.rt, acl.util = runtime, util  # type: ignore[attr-defined]
     acl.__hbmesh_simulated__ = True  # type: ignore[attr-defined]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .hetero_client import HeteroClient
 from .kv_client import KVClient
 
+__all__ = ["DsClient"]
+
 
 class DsClient:
     """Arguments as of :class:`HeteroClient`; without host and port, the worker that DS_WORKER_ADDR or YR_CONFIG_PATH

@@ -17,6 +17,8 @@ from .kv_client import SetParam
 from .object_client import WriteMode
 from .util import check_keys, check_timeout, check_type
 
+__all__ = ["CopyRange", "DsTensorClient"]
+
 _DEVICE_TYPES = ("npu", "cuda", "Ascend", "sim")
 
 

@@ -16,6 +16,8 @@ from ._ranges import get_ranges
 from .kv_client import SetParam, check_connection, exist_of, open_client, options_of
 from .util import check_keys, check_timeout, check_type, failed_or_raise, invalid, raise_first, translated
 
+__all__ = ["Blob", "DeviceBlobList", "Future", "HeteroClient", "MetaInfo"]
+
 
 class Blob:
     """A piece of device memory.

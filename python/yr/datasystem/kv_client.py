@@ -14,6 +14,8 @@ from hbmesh.host import HostObjects
 from .object_client import CacheType, WriteMode
 from .util import Status, check_keys, check_timeout, check_type, failed_or_raise, invalid, raise_first, translated
 
+__all__ = ["ExistenceOpt", "KVClient", "SetParam"]
+
 _TTL_SECOND_MAX = 2**32 - 1
 
 

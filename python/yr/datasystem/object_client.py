@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+__all__ = ["CacheType", "ConsistencyType", "WriteMode"]
+
 
 class WriteMode(Enum):
     """Reliability of an object.

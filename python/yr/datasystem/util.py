@@ -8,6 +8,8 @@ from typing import Any, Iterator, List, Optional, Sequence
 from hbmesh.errors import HbmeshError, StatusCode
 from hbmesh.results import BatchResult
 
+__all__ = ["DsError", "FutureTimeoutException", "Status"]
+
 
 class DsError(HbmeshError):
     """What every call raises: a RuntimeError whose text is ``code: [N], msg: [...]``.
