@@ -117,6 +117,73 @@ TEST(AtOnceTest, AReaderOfACopyThatFailsGetsNothing) {
   EXPECT_EQ(slow.worker.control->Stats().arenaUsedBytes, 0U);
 }
 
+// Another client of that worker sets the same key, whose first set is under way.
+struct SecondSet {
+  explicit SecondSet(SlowSet& slow) : client(slow.worker.process.workerAddress()) {
+    memory.Fill(9);
+    set = client.Submit(Op::kSetD2H, 1, {Blobs("a", client.MustRegister(1, memory), kBlobs, kBlobBytes)});
+    slow.worker.control->WaitAsked(Op::kCommit, 2);
+  }
+  Client client;
+  DeviceMemory memory{kBytes};
+  uint64_t set = 0;
+};
+
+TEST(AtOnceTest, ASecondSetIsToldOfTheFirstWhenItsBytesAreThere) {
+  SlowSet slow;
+  Introduce({slow.worker.control.get()}, {slow.worker.process.workerAddress()});
+  SecondSet second(slow);
+  const Reply reply = second.client.WaitFor(second.set);
+  EXPECT_EQ(slow.worker.control->Stats().objects, 1U) << "sealed before it was said to be there";
+  ASSERT_EQ(reply.results.at(0).code, 0U) << reply.texts.at(0);
+  EXPECT_EQ(reply.results[0].flags, layout::kExisted);
+  EXPECT_EQ(reply.results[0].generation, slow.held.generation);
+  EXPECT_EQ(slow.client.WaitFor(slow.set).results.at(0).code, 0U);
+  EXPECT_EQ(slow.worker.control->Asked(Op::kCommit), 2);
+}
+
+TEST(AtOnceTest, ASecondSetCountsWhenTheFirstFails) {
+  SlowSet slow;
+  Introduce({slow.worker.control.get()}, {slow.worker.process.workerAddress()});
+  SecondSet second(slow);
+  slow.client.Die();
+  const Reply reply = second.client.WaitFor(second.set);
+  ASSERT_EQ(reply.results.at(0).code, 0U) << reply.texts.at(0);
+  EXPECT_EQ(reply.results[0].flags, 0U);
+  EXPECT_GT(reply.results[0].generation, slow.held.generation);
+  DeviceMemory target(kBytes);
+  Client reader(slow.worker.process.workerAddress());
+  const Reply got = reader.Call(Op::kGetH2D, 1, {Blobs("a", reader.MustRegister(1, target), kBlobs, kBlobBytes)});
+  ASSERT_EQ(got.results.at(0).code, 0U) << got.texts.at(0);
+  EXPECT_EQ(std::memcmp(target.data(), second.memory.data(), kBytes), 0);
+}
+
+TEST(AtOnceTest, AnObjectThatThisWorkerLostIsNotSaidToExist) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Introduce({worker.control.get()}, {worker.process.workerAddress()});
+  directory.known["a"] = {5, 8192, {{1, 3}}, 0, 0};          // the owner has not heard of its end yet
+  directory.known["b"] = {6, 8192, {{1, 4}, {2, 0}}, 0, 0};  // another worker has it, too
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  const uint32_t region = client.MustRegister(0, memory);
+  const Reply reply =
+      client.Call(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096), Blobs("b", region, 2, 4096, 512 << 10)});
+  EXPECT_EQ(reply.results.at(0).code, CodeOf(StatusCode::kTryAgain));
+  EXPECT_NE(reply.texts.at(0).find("this worker just lost"), std::string::npos) << reply.texts[0];
+  EXPECT_EQ(reply.results.at(1).code, 0U) << reply.texts.at(1);
+  EXPECT_EQ(reply.results[1].flags, layout::kExisted);
+  EXPECT_EQ(worker.control->Stats().arenaUsedBytes, 0U);
+}
+
+TEST(AtOnceTest, ADeletedOneIsNotListedWhileItsBytesMove) {
+  SlowSet slow;
+  Eventually([&] { return slow.worker.control->Ask(Op::kListHeld, 0, {}).entry.count == 1; }, "it is listed");
+  EXPECT_EQ(slow.worker.control->Ask(Op::kDrop, 1, slow.Held()).entry.code, 0U);
+  EXPECT_EQ(slow.worker.control->Ask(Op::kListHeld, 0, {}).entry.count, 0U);
+  EXPECT_EQ(slow.client.WaitFor(slow.set).results.at(0).code, 0U);
+}
+
 TEST(AtOnceTest, OnlyUpToItsLimit) {
   FakeDirectory directory;
   Worker worker(directory, 1, {"--at_once_mb=1"});

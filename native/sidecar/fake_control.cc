@@ -83,6 +83,11 @@ void FakeControl::Refuse(layout::Op op, StatusCode code, uint64_t generation) {
   refused_[op] = record;
 }
 
+void FakeControl::Allow(layout::Op op) {
+  const std::lock_guard lock(mutex_);
+  refused_.erase(op);
+}
+
 int FakeControl::Asked(layout::Op op) {
   const std::lock_guard lock(mutex_);
   return asked_[op];
@@ -197,8 +202,9 @@ bool FakeControl::HandleNews(const Message& message, const std::vector<std::stri
       if (op == layout::Op::kForgetLocations) ++directory_.forgotten;
       const layout::Location gone = record.locations[0];
       const auto found = directory_.known.find(keys[i]);
-      const bool device = (gone.slot & layout::kDeviceSlot) != 0;
-      if (!device || found == directory_.known.end() || found->second.generation != record.generation) continue;
+      // A host object that is reported missing stays known: tests count the reports.
+      const bool ends = op == layout::Op::kForgetLocations || (gone.slot & layout::kDeviceSlot) != 0;
+      if (!ends || found == directory_.known.end() || found->second.generation != record.generation) continue;
       std::erase_if(found->second.locations,
                     [&](const layout::Location& at) { return at.member == gone.member && at.slot == gone.slot; });
       if (found->second.locations.empty()) directory_.known.erase(found);

@@ -59,7 +59,7 @@ bool PendingSlots::Poll() {
 
 void PendingSlots::ForEachConfirmed(const std::function<void(uint32_t slot, const Object&)>& each) const {
   for (const auto& [number, slot] : slots_) {
-    if (slot.object.generation != 0) each(number, slot.object);
+    if (slot.object.generation != 0 && !IsDropped(number)) each(number, slot.object);
   }
 }
 

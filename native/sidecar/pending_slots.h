@@ -52,7 +52,7 @@ class PendingSlots {
   // Tells waiters. True if there were any.
   bool Poll();
 
-  // What owners have confirmed: others know of it.
+  // What owners have confirmed, and nobody has deleted since: others know of it.
   void ForEachConfirmed(const std::function<void(uint32_t slot, const Object&)>& each) const;
 
  private:

@@ -95,45 +95,77 @@ TEST(SetDoubtTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
   EXPECT_EQ(worker.control->Asked(Op::kLookup), 0) << "it is sealed here";
 }
 
-TEST(SetDoubtTest, ControlDeadAfterCommitThenTheNextOneConfirms) {
+// A set of key "a" whose caller was told that nobody knows, since its control process died with the question.
+struct DoubtfulSet {
+  explicit DoubtfulSet(uint64_t existence) {
+    memory.Fill(12);
+    region = client.MustRegister(0, memory);
+    worker.control->Hold(Op::kCommit);
+    const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)}, {existence, 0, 0, 0});
+    worker.control->WaitAsked(Op::kCommit, 1);
+    worker.control->Die();
+    ExpectDoubt(client.WaitFor(set), StatusCode::kClientWorkerDisconnect);
+  }
+  void StartControl() {
+    worker.control = std::make_unique<FakeControl>(worker.process.workerAddress(), directory, 1);
+    Introduce({worker.control.get()}, {worker.process.workerAddress()});
+  }
+  void ExpectSealed() {
+    Eventually([&] { return worker.control->Stats().objects == 1; }, "the object is sealed");
+    const Reply get = client.Call(Op::kGetH2D, 0, {Blobs("a", region, 2, 4096, 512 << 10)});
+    EXPECT_EQ(get.results[0].code, 0U) << get.texts[0];
+    EXPECT_EQ(std::memcmp(memory.data(), memory.data() + (512 << 10), 8192), 0);
+  }
+  void ExpectGone() {
+    Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "its bytes are freed");
+    EXPECT_EQ(worker.control->Stats().objects, 0U);
+  }
   FakeDirectory directory;
-  Worker worker(directory, 1);
-  Client client(worker.process.workerAddress());
-  DeviceMemory memory(1 << 20);
-  memory.Fill(12);
-  const uint32_t region = client.MustRegister(0, memory);
-  worker.control->Hold(Op::kCommit);
-  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)});
-  worker.control->WaitAsked(Op::kCommit, 1);
-  worker.control->Die();
-  ExpectDoubt(client.WaitFor(set), StatusCode::kClientWorkerDisconnect);
-  worker.control = std::make_unique<FakeControl>(worker.process.workerAddress(), directory, 1);
-  Eventually([&] { return worker.control->Stats().objects == 1; }, "the object is sealed");
-  EXPECT_TRUE(directory.Knows("a"));
-  const Reply get = client.Call(Op::kGetH2D, 0, {Blobs("a", region, 2, 4096, 512 << 10)});
-  EXPECT_EQ(get.results[0].code, 0U) << get.texts[0];
-  EXPECT_EQ(std::memcmp(memory.data(), memory.data() + (512 << 10), 8192), 0);
+  Worker worker{directory, 1};
+  Client client{worker.process.workerAddress()};
+  DeviceMemory memory{1 << 20};
+  uint32_t region = 0;
+};
+
+TEST(SetDoubtTest, TheNextControlProcessConfirmsAReplacement) {
+  DoubtfulSet doubtful(kReplace);
+  doubtful.StartControl();
+  doubtful.ExpectSealed();
+  EXPECT_TRUE(doubtful.directory.Knows("a"));
 }
 
-TEST(SetDoubtTest, ControlDeadAfterCommitThenTheNextOneRefuses) {
-  FakeDirectory directory;
-  Worker worker(directory, 1);
-  Client client(worker.process.workerAddress());
-  DeviceMemory memory(1 << 20);
-  const uint32_t region = client.MustRegister(0, memory);
-  worker.control->Hold(Op::kCommit);
-  const uint64_t set = client.Submit(Op::kSetD2H, 0, {Blobs("a", region, 2, 4096)}, {kFail, 0, 0, 0});
-  worker.control->WaitAsked(Op::kCommit, 1);
-  worker.control->Die();
-  ExpectDoubt(client.WaitFor(set), StatusCode::kClientWorkerDisconnect);
-  {
-    const std::lock_guard lock(directory.mutex);
-    directory.known["a"] = {99, 8192, {{7, 1}}, 0, 0};  // another worker's set won
-  }
-  worker.control = std::make_unique<FakeControl>(worker.process.workerAddress(), directory, 1);
-  worker.control->WaitAsked(Op::kCommit, 1);
-  Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "what lost is freed");
-  EXPECT_EQ(worker.control->Stats().objects, 0U);
+TEST(SetDoubtTest, ARefusalOfTheRepeatedCommitDecidesNothing) {
+  DoubtfulSet doubtful(kReplace);
+  doubtful.StartControl();
+  doubtful.worker.control->Refuse(Op::kCommit, StatusCode::kNotReady, 0);
+  doubtful.worker.control->WaitAsked(Op::kCommit, 1);
+  doubtful.worker.control->Refuse(Op::kCommit, StatusCode::kTryAgain, 0);
+  doubtful.worker.control->WaitAsked(Op::kCommit, 3);
+  EXPECT_GT(doubtful.worker.control->Stats().arenaUsedBytes, 0U) << "the only copy";
+  doubtful.worker.control->Allow(Op::kCommit);
+  doubtful.ExpectSealed();
+}
+
+TEST(SetDoubtTest, ASetAtOnceThatItsOwnerKnowsIsSealed) {
+  DoubtfulSet doubtful(0);
+  doubtful.directory.known["a"] = {77, 8192, {{1, 0}}, 0, 0};  // the store's first slot
+  doubtful.StartControl();
+  doubtful.ExpectSealed();
+  EXPECT_EQ(doubtful.worker.control->Asked(Op::kCommit), 0) << "it may have been deleted since: never again";
+}
+
+TEST(SetDoubtTest, ASetAtOnceThatItsOwnerDoesNotKnowEnds) {
+  DoubtfulSet doubtful(0);
+  doubtful.StartControl();
+  doubtful.ExpectGone();
+  EXPECT_FALSE(doubtful.directory.Knows("a"));
+}
+
+TEST(SetDoubtTest, ASetAtOnceThatAnotherOneWonEnds) {
+  DoubtfulSet doubtful(1);
+  doubtful.directory.known["a"] = {99, 8192, {{7, 1}}, 0, 0};
+  doubtful.StartControl();
+  doubtful.ExpectGone();
 }
 
 // A `replace` whose owner knew it and whose answer was lost; then the owner ends the new version.

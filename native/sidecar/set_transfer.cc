@@ -16,13 +16,6 @@ constexpr uint64_t kCommitAgainMs = 500;
 
 constexpr uint64_t kChecksumTag = 1;  // of completions; the copy's is 0
 
-// Codes after which the owner may have committed.
-bool IsUnsure(StatusCode code) {
-  return code == StatusCode::kRpcUnavailable || code == StatusCode::kRpcPeerDead ||
-         code == StatusCode::kRpcDeadlineExceeded || code == StatusCode::kRpcCancelled ||
-         code == StatusCode::kClientWorkerDisconnect || code == StatusCode::kWorkerTimeout;
-}
-
 }  // namespace
 
 SetTransfer::SetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call)
@@ -34,6 +27,7 @@ SetTransfer::~SetTransfer() {
   for (const Key& key : keys_) {
     if (key.allocated) core_.pending.Settle(key.slot);
   }
+  core_.pending.Forget(this);
   if (questionId_ != 0) core_.control.Forget(questionId_);
   if (room_ != 0) core_.keeper.tier()->ForgetRoom(room_);
 }
@@ -126,149 +120,6 @@ void SetTransfer::Begin() {
   if (questionId_ == 0) return;
   copying_ = true;
   core_.copier.Copy(call_.device(), CopyKind::kDeviceToHost, std::move(pieces_), this, 0);
-}
-
-void SetTransfer::Ask(layout::Op op, std::vector<std::byte> payload) {
-  layout::KeyBatchHeader header{};
-  std::memcpy(&header, payload.data(), sizeof(header));
-  batchBytes_ = AlignTo8(sizeof(header) + 4ULL * header.count + header.keyBytes);
-  Question question;
-  question.op = op;
-  question.count = header.count;
-  question.args[0] = entry().args[0];
-  question.payload = std::move(payload);
-  const Status status = core_.control.Ask(std::move(question), this, static_cast<uint64_t>(op), &questionId_);
-  // Nobody was asked, so nothing was committed; what was doubtful before stays so.
-  if (!status.ok()) FailSurely(status, false);
-}
-
-void SetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) {
-  const bool reserving = tag == static_cast<uint64_t>(layout::Op::kReserve);
-  const char* asked = reserving ? "reserving" : "committing";
-  if (!last) core_.control.Forget(questionId_);
-  questionId_ = 0;
-  if (reply.entry.code != static_cast<uint32_t>(StatusCode::kOk)) {
-    const Status refusal = RefusalOf(reply, asked);
-    if (IsUnsure(refusal.code())) {
-      FailRest(refusal);
-    } else {
-      FailSurely(refusal, true);
-    }
-    Advance();
-    return;
-  }
-  const auto records = RecordsOf(reply, batchBytes_, asked_.size() * sizeof(layout::ResultRecord));
-  if (records.empty()) {
-    FailRest({StatusCode::kDataInconsistency, std::string("the control process answered ") + asked +
-                                                  " with records that don't fit: both must be of the same release"});
-  } else if (reserving) {
-    OnReserved(reinterpret_cast<const layout::ResultRecord*>(records.data()));
-  } else {
-    OnCommitted(reinterpret_cast<const layout::ResultRecord*>(records.data()));
-  }
-  Advance();
-}
-
-void SetTransfer::OnReserved(const layout::ResultRecord* records) {
-  for (size_t n = 0; n < asked_.size(); ++n) {
-    const uint32_t i = asked_[n];
-    const layout::ResultRecord& record = records[n];
-    if (keys_[i].state != State::kPending) continue;
-    const auto code = static_cast<StatusCode>(record.code);
-    if (code != StatusCode::kOk) {
-      FailKey(i, {code, IsOtherFamily(record) ? FamilyText(call_.key(i), record) : TextOf(code, "reserving")});
-    } else if ((record.flags & layout::kExisted) != 0 && existence_ != layout::Existence::kReplace) {
-      reply_.result(i).flags = layout::kExisted;
-      reply_.result(i).generation = record.generation;
-      reply_.result(i).bytes = record.bytes;
-      End(i);
-    } else {
-      keys_[i].state = State::kReserved;
-      keys_[i].generation = record.generation;
-    }
-  }
-}
-
-void SetTransfer::Commit() {
-  for (Key& key : keys_) {
-    if (key.state != State::kReserved) continue;
-    key.state = State::kCommitting;
-    core_.store.MarkWritten(key.slot, key.generation);
-    key.written = true;
-  }
-  committed_ = true;
-  AskToCommit(State::kCommitting);
-}
-
-void SetTransfer::CommitAtOnce() {
-  for (const uint32_t i : asked_) {
-    keys_[i].state = State::kCommitting;
-    core_.pending.Add(keys_[i].slot, {call_.key(i), call_.blobSizes(i), call_.objectBytes(i), 0});
-  }
-  committed_ = true;
-  AskToCommit(State::kCommitting);
-}
-
-void SetTransfer::AskToCommit(State state) {
-  asked_.clear();
-  for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].state == state) asked_.push_back(i);
-  }
-  if (asked_.empty()) return;
-  std::vector<std::byte> payload = MakeKeyBatch(call_, asked_);
-  const size_t batchBytes = payload.size();
-  payload.resize(batchBytes + asked_.size() * sizeof(layout::CommitRecord));
-  for (size_t n = 0; n < asked_.size(); ++n) {
-    const Key& key = keys_[asked_[n]];
-    const layout::CommitRecord record{key.generation, call_.objectBytes(asked_[n]), key.slot, 0};
-    std::memcpy(payload.data() + batchBytes + n * sizeof(record), &record, sizeof(record));
-  }
-  Ask(layout::Op::kCommit, std::move(payload));
-}
-
-void SetTransfer::OnCommitted(const layout::ResultRecord* records) {
-  const uint64_t nowMs = core_.clock.NowMs();
-  for (size_t n = 0; n < asked_.size(); ++n) {
-    const uint32_t i = asked_[n];
-    const layout::ResultRecord& record = records[n];
-    if (keys_[i].state != State::kCommitting && keys_[i].state != State::kDoubtful) continue;
-    const auto code = static_cast<StatusCode>(record.code);
-    if (IsUnsure(code)) {
-      Doubt(i, {code, TextOf(code, "committing")});
-      continue;
-    }
-    if (code != StatusCode::kOk) {
-      // It was known, or a newer one: the owner left it to our seal, which won't be, to replace what is sealed here.
-      const bool known = code == StatusCode::kTryAgain && record.generation >= keys_[i].generation;
-      if (known && existence_ == layout::Existence::kReplace) {
-        DropOlderThan(core_.store, call_.key(i), keys_[i].generation);
-      }
-      FailKey(i, {code, IsOtherFamily(record) ? FamilyText(call_.key(i), record) : TextOf(code, "committing")});
-      continue;
-    }
-    layout::KeyResult& result = reply_.result(i);
-    if ((record.flags & layout::kExisted) != 0 && existence_ != layout::Existence::kReplace) {
-      result.flags = layout::kExisted;
-      result.generation = record.generation;
-      result.bytes = record.bytes;
-      End(i);
-      continue;
-    }
-    if (atOnce_) {
-      keys_[i].state = State::kConfirmed;
-      keys_[i].generation = record.generation;
-      core_.pending.Confirm(keys_[i].slot, record.generation);
-      continue;
-    }
-    // A delete may have reached this worker before the owner's answer: then the slot is someone else's by now.
-    ObjectView written;
-    if (core_.store.FindSlot(keys_[i].slot, keys_[i].generation, &written).ok()) {
-      core_.store.Seal(keys_[i].slot, nowMs);
-      core_.keeper.OnSealed();
-    }
-    keys_[i].allocated = false;  // it is the store's now
-    SetOk(i, record.flags & layout::kExisted);
-  }
 }
 
 void SetTransfer::SetOk(uint32_t i, uint32_t flags) {
@@ -371,6 +222,7 @@ void SetTransfer::Doubt(uint32_t i, const Status& status) {
 
 void SetTransfer::FailKey(uint32_t key, const Status& status) {
   TakeBack(key);
+  reply_.result(key) = {};
   reply_.Fail(key, status);
   End(key);
 }
@@ -385,10 +237,9 @@ void SetTransfer::FailRest(const Status& status) {
   }
 }
 
-void SetTransfer::FailSurely(const Status& status, bool doubtfulToo) {
+void SetTransfer::FailSurely(const Status& status) {
   for (uint32_t i = 0; i < keys_.size(); ++i) {
-    if (keys_[i].state == State::kEnded || (keys_[i].state == State::kDoubtful && !doubtfulToo)) continue;
-    FailKey(i, status);
+    if (keys_[i].state != State::kEnded && keys_[i].state != State::kDoubtful) FailKey(i, status);
   }
 }
 
@@ -423,7 +274,7 @@ void SetTransfer::OnDeadline() {
     // Also when the last question got no answer: what was asked is forgotten, or it would never be asked again.
     FailRest({StatusCode::kRpcDeadlineExceeded, "the owners did not confirm the keys"});
     if (questionId_ != 0) core_.control.Forget(std::exchange(questionId_, 0));
-    AskToCommit(State::kDoubtful);
+    AskWhatBecame();
     FinishWhenDone();
     return;
   }
@@ -437,12 +288,14 @@ void SetTransfer::OnDeadline() {
 }
 
 void SetTransfer::Advance() {
+  CommitAgain();
   bool waiting = false;
   bool reserved = false;
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     const Key& key = keys_[i];
     if (key.state == State::kConfirmed && !copying_) SealConfirmed(i);
-    waiting = waiting || key.state == State::kPending || key.state == State::kCommitting;
+    waiting = waiting || key.state == State::kPending || key.state == State::kCommitting ||
+              key.state == State::kAwaiting || key.state == State::kAgain;
     // The caller's memory is read until the copy ends.
     waiting = waiting || key.state == State::kConfirmed || (copying_ && key.state == State::kDoubtful);
     reserved = reserved || key.state == State::kReserved;

@@ -11,15 +11,22 @@
 //   key:  committing -> confirmed -> ended                    (confirmed: the owner knows it, the bytes may not be
 //   there)
 //         committing -> doubtful -> confirmed -> ended
+//         committing -> awaiting -> ended, or again -> committing      (awaiting: another set of this worker was first,
+//         and its bytes are on the way; whether that one counts is known when they are there)
+//
 // Where there is an SSD tier, keys wait for room rather than push out what the tier can take; all of a call begins to
 // move when all of it has room.
 //
 // A slot is dropped only when no copy writes to it. Once the owners were told to commit, the set goes through even if
 // the client dies: the object is whole. An owner that was told and did not answer may have made the key visible (and,
 // under `replace`, may have had the old bytes dropped): the key is then doubtful. Its caller is told, its bytes stay,
-// and the commit is repeated (the owner knows it again) until there is a sure answer. An owner leaves it to the seal to
-// replace what this worker had; where another version ended ours before, what it was to replace is dropped (here, and
-// where the owner has ours dropped: ControlService).
+// and the commit is repeated (the owner knows it again by its generation) until there is a sure answer. A key that was
+// reserved and committed in one question has no generation to be known by: its owner is asked what became of it, and
+// where it doesn't know this slot the bytes go. An owner leaves it to the seal to replace what this worker had; where
+// another version ended ours before, what it was to replace is dropped (here, and where the owner has ours dropped:
+// ControlService).
+//
+// set_transfer.cc: room, copy, endings. set_commit.cc: what is asked of the owners.
 #pragma once
 
 #include <vector>
@@ -29,7 +36,7 @@
 
 namespace hbmesh::sidecar {
 
-class SetTransfer final : public Request, private CompletionTarget, private ControlWaiter {
+class SetTransfer final : public Request, private CompletionTarget, private ControlWaiter, private SlotWaiter {
  public:
   SetTransfer(Core& core, Session& session, const layout::Entry& entry, ObjectCall call);
   ~SetTransfer();
@@ -37,7 +44,9 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void Stop(const Status& why) override;
 
  private:
-  enum class State : uint8_t { kPending, kReserved, kCommitting, kConfirmed, kDoubtful, kEnded };
+  enum class State : uint8_t { kPending, kReserved, kCommitting, kAwaiting, kAgain, kConfirmed, kDoubtful, kEnded };
+  // What this worker has of an object that its owner says is there.
+  enum class Here : uint8_t { kNot, kSealed, kComing, kGone };
   struct Key {
     State state = State::kPending;
     bool allocated = false;
@@ -45,6 +54,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
     uint32_t slot = 0;
     std::byte* payload = nullptr;
     uint64_t generation = 0;  // from the owner, with its answer to the reservation
+    uint32_t other = 0;       // slot of the object that was there first
   };
 
   void OnAbandoned() override;
@@ -52,6 +62,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void OnCompletion(uint64_t tag, const Status& status) override;
   void OnControlReply(uint64_t tag, const Message& reply, bool last) override;
   void OnControlLost(uint64_t tag, const Status& why) override;
+  void OnSlotSettled(uint64_t tag) override;
 
   // Local decisions and memory for the keys from prepared_ on, then goes on with all of them. It comes again when it
   // has to wait for room.
@@ -71,6 +82,16 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void Commit();
   // Asks the owners to commit the keys in this state.
   void AskToCommit(State state);
+  // The owner says that it knew the key before. It is believed where this worker doesn't know better: that object may
+  // have ended here just now, or be under way here.
+  void EndExisted(uint32_t key, const layout::ResultRecord& record);
+  [[nodiscard]] Here LookHere(uint32_t key, const layout::ResultRecord& record);
+  [[nodiscard]] bool IsHere(uint32_t slot, uint64_t generation);
+  // Keys in the state kAgain.
+  void CommitAgain();
+  // Of doubtful keys.
+  void AskWhatBecame();
+  void OnLocated(const layout::ResultRecord* records);
   // The owner of a key may or may not have committed it.
   void Doubt(uint32_t key, const Status& status);
   // Begins to reserve and commit in one question.
@@ -87,7 +108,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   // Every key that has not ended; those whose owners were told to commit become doubtful.
   void FailRest(const Status& status);
   // As FailRest, where it is certain that no owner has committed.
-  void FailSurely(const Status& status, bool doubtfulToo);
+  void FailSurely(const Status& status);
   // Goes to the next step when the one before is complete.
   void Advance();
 

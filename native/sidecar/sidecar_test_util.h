@@ -197,6 +197,7 @@ class FakeControl {
   void Unhold(layout::Op op);
   // From now on each key of this operation is answered with the code, and that generation.
   void Refuse(layout::Op op, StatusCode code, uint64_t generation);
+  void Allow(layout::Op op);
   // How often this operation was asked.
   int Asked(layout::Op op);
   void WaitAsked(layout::Op op, int times);
