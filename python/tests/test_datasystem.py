@@ -6,6 +6,7 @@ exception before anything is done.
 import importlib
 import inspect
 import json
+import typing
 
 import pytest
 from conftest import LONG
@@ -64,6 +65,81 @@ def test_arguments_and_defaults_are_the_published_ones(name):
     usual = [p for p in found if p.name != "self" and p.kind is not inspect.Parameter.KEYWORD_ONLY]
     wanted = inspect.signature(eval(f"lambda {FACE[name]}: None")).parameters.values()
     assert [(p.name, p.default) for p in usual] == [(p.name, p.default) for p in wanted]
+
+
+TYPES = {
+    "HeteroClient.mset_d2h": ("List[str], List[DeviceBlobList], Optional[SetParam]", "None"),
+    "HeteroClient.mget_h2d": ("List[str], List[DeviceBlobList], int", "List[str]"),
+    "HeteroClient.mset_d2h_from_multi_buffers": (
+        "List[str], List[List[int]], List[List[int]], Optional[SetParam]",
+        "None",
+    ),
+    "HeteroClient.mget_h2d_from_multi_buffers": ("List[str], List[List[int]], List[List[int]], int", "List[str]"),
+    "HeteroClient.async_mset_d2h": ("List[str], List[DeviceBlobList], Optional[SetParam]", "Future"),
+    "HeteroClient.async_mget_h2d": ("List[str], List[DeviceBlobList], int", "Future"),
+    "HeteroClient.delete": ("List[str]", "List[str]"),
+    "HeteroClient.dev_publish": ("List[str], List[DeviceBlobList]", "List[Future]"),
+    "HeteroClient.dev_subscribe": ("List[str], List[DeviceBlobList]", "List[Future]"),
+    "HeteroClient.dev_mset": ("List[str], List[DeviceBlobList]", "List[str]"),
+    "HeteroClient.dev_mget": ("List[str], List[DeviceBlobList], int", "List[str]"),
+    "HeteroClient.dev_delete": ("List[str]", "List[str]"),
+    "HeteroClient.async_dev_delete": ("List[str]", "Future"),
+    "HeteroClient.dev_local_delete": ("List[str]", "List[str]"),
+    "HeteroClient.exist": ("List[str]", "List[bool]"),
+    "HeteroClient.batch_is_exist": ("List[str]", "List[int]"),
+    "HeteroClient.get_meta_info": ("List[str], bool", "Tuple[List[str], List[MetaInfo]]"),
+    "HeteroClient.pre_register_device_memory": ("List[int], List[int]", "None"),
+    "HeteroClient.generate_key": ("str", "str"),
+    "DsClient.hetero": ("", "HeteroClient"),
+    "DsClient.kv": ("", "KVClient"),
+    "Future.get": ("int", "List[str]"),
+    "DsTensorClient.dev_mget_into_tensor": ("List[str], Any, List[CopyRange], int", "List[str]"),
+    "Blob.__init__": ("int, int", "None"),
+    "DeviceBlobList.__init__": ("int, List[Blob], int", "None"),
+    "CopyRange.__init__": ("int, int, int", "None"),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_types_are_the_published_ones(name):
+    owner, method = name.split(".")
+    hints = typing.get_type_hints(getattr(getattr(ds, owner), method))
+    arguments, result = (eval(f"[{text}]", {**vars(typing), **vars(ds)}) for text in TYPES[name])
+    returned = hints.pop("return")
+    assert [None if returned is type(None) else returned] == result
+    assert list(hints.values()) == arguments
+
+
+def test_every_call_of_the_page_is_compared():
+    """What the two tables above leave out is neither argument nor result: constructors' defaults say their types."""
+    assert set(TYPES) <= set(FACE) and all(name.endswith(("__init__", ".init")) for name in set(FACE) - set(TYPES))
+    for name in [name for name in FACE if name.endswith("Client.__init__")]:
+        owner, method = name.split(".")
+        function = getattr(getattr(ds, owner), method)
+        hints = typing.get_type_hints(function)
+        for parameter in list(inspect.signature(function).parameters.values())[1:]:
+            wanted = {"host": str, "port": int, "device_id": int}.get(parameter.name, type(parameter.default))
+            assert hints[parameter.name] is wanted, (name, parameter)
+
+
+PLACES = {
+    "hetero_client": "HeteroClient Blob DeviceBlobList Future MetaInfo",
+    "kv_client": "KVClient SetParam ExistenceOpt",
+    "object_client": "WriteMode CacheType ConsistencyType",
+    "ds_client": "DsClient",
+    "ds_tensor_client": "DsTensorClient CopyRange",
+    "util": "Status FutureTimeoutException DsError",
+}
+
+
+@pytest.mark.parametrize("module", PLACES)
+def test_names_are_where_scripts_import_them_from(module):
+    names = PLACES[module].split()
+    assert sorted(importlib.import_module(f"yr.datasystem.{module}").__all__) == sorted(names)
+    for package in ("yr.datasystem", "datasystem"):
+        found = importlib.import_module(f"{package}.{module}")
+        assert all(getattr(found, name) is getattr(ds, name) for name in names)
+    assert sorted(ds.__all__) == sorted(" ".join(PLACES.values()).split())
 
 
 @pytest.mark.parametrize(

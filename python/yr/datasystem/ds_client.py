@@ -29,22 +29,10 @@ class DsClient:
         *,
         enable_exclusive_connection: bool = False,
     ) -> None:
-        positional = (
-            host,
-            port,
-            connect_timeout_ms,
-            token,
-            client_public_key,
-            client_private_key,
-            server_public_key,
-            access_key,
-            secret_key,
-            tenant_id,
-            enable_cross_node_connection,
-            req_timeout_ms,
-        )
-        self._hetero_client = HeteroClient(*positional, enable_exclusive_connection=enable_exclusive_connection)
-        self._kv_client = KVClient(*positional, enable_exclusive_connection=enable_exclusive_connection)
+        arguments = dict(locals())
+        del arguments["self"]
+        self._hetero_client = HeteroClient(**arguments)
+        self._kv_client = KVClient(**arguments)
 
     def init(self) -> None:
         """Connects. Raises RuntimeError."""
