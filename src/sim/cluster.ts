@@ -46,6 +46,8 @@ export interface SimHost {
   isCutOff: boolean;
 }
 
+/** What the trace calls a write to the store. */
+export const STORE_PUT = "Store put";
 /** Starting workers follow each other by this time. */
 const START_STEP_MS = 0.5;
 /** How long a sidecar waits for an object at another one that does not answer. */
@@ -122,12 +124,13 @@ export class SimCluster {
     host.running = running;
     const { decisions } = running;
     const { reach, clock } = this;
+    const onPut = (bytes: number): void => this.trace.countMessage(STORE_PUT, bytes);
     startControlProcess(config, {
       clock: process.clock,
       log: this.#options.log ?? createSilentLogger(),
       random,
       decisions,
-      store: createSimStore({ process, store: this.#store, reach, clock }),
+      store: createSimStore({ process, store: this.#store, reach, clock, onPut }),
       network: this.network.forProcess(process),
       takeOverSidecar: async () =>
         host.sidecar === undefined || host.sidecar.process.isDead ? undefined : this.#spawned(host, process),

@@ -5,7 +5,7 @@ import type { WorkerConfig } from "../base/config.js";
 import type { Logger } from "../base/log.js";
 import { createSeededRandom } from "../base/random.js";
 import { Clients } from "./clients.js";
-import { SimCluster, type SimHost } from "./cluster.js";
+import { SimCluster, type SimHost, STORE_PUT } from "./cluster.js";
 import { measurePlacement, type PlacementResult } from "./placement.js";
 import { runScenario, SCENARIOS, type ScenarioResult } from "./scenarios.js";
 
@@ -117,7 +117,7 @@ async function simulateCluster(
   try {
     begin(`starting ${workers} workers`);
     await cluster.grow(workers);
-    const messages = [...cluster.trace.counts.messages.values()].reduce((a, b) => a + b, 0);
+    const messages = messagesOf(cluster);
     const settledMs = cluster.clock.monotonicMs();
     result.start = { settledMs, messages, messagesPerMember: messages / workers, objects };
     begin(`setting ${objects} objects`);
@@ -140,8 +140,14 @@ async function simulateCluster(
   }
 }
 
+/** Between control processes, all since the start. */
+function messagesOf({ trace }: Pick<SimCluster, "trace">): number {
+  const counts = [...trace.counts.messages].filter(([name]) => name !== STORE_PUT);
+  return counts.reduce((sum, [, count]) => sum + count, 0);
+}
+
 function describeProgress({ clock, trace, controls }: SimCluster): string {
-  const messages = [...trace.counts.messages.values()].reduce((a, b) => a + b, 0);
+  const messages = messagesOf({ trace });
   return `${(clock.monotonicMs() / 1_000).toFixed(2)} s of virtual time, ${controls.length} workers, ${messages} messages`;
 }
 

@@ -68,6 +68,8 @@ export interface SimStoreOptions {
   reach: StoreReach;
   /** The simulation's, which no process stops. */
   clock: Clock;
+  /** Told of each value that is to be written. */
+  onPut?: (bytes: number) => void;
 }
 
 export function createSimStore(options: SimStoreOptions): Store {
@@ -83,8 +85,10 @@ class SimStore implements Store {
 
   readonly get: Store["get"] = (key, options) => this.#call(options, (store) => store.get(key));
   readonly getPrefix: Store["getPrefix"] = (prefix, options) => this.#call(options, (store) => store.getPrefix(prefix));
-  readonly put: Store["put"] = (key, value, { leaseId, expectedRevision, ...options } = {}) =>
-    this.#call(options, (store) => store.put(key, value, { leaseId, expectedRevision }));
+  readonly put: Store["put"] = (key, value, { leaseId, expectedRevision, ...options } = {}) => {
+    this.#options.onPut?.(value.byteLength);
+    return this.#call(options, (store) => store.put(key, value, { leaseId, expectedRevision }));
+  };
   readonly delete: Store["delete"] = (key, options) => this.#call(options, (store) => store.delete(key));
   readonly grantLease: Store["grantLease"] = (ttlMs, options) => this.#call(options, (s) => s.grantLease(ttlMs));
   readonly keepAlive: Store["keepAlive"] = (lease, options) => this.#call(options, (s) => s.keepAlive(lease));
