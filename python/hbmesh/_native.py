@@ -193,7 +193,8 @@ class Api:
                     function = getattr(library, f"hbmesh_{name}")
                 except AttributeError as error:
                     raise ImportError(
-                        f"{path} has no hbmesh_{name}: library and package must be of the same release"
+                        f"{path} has no hbmesh_{name}: library and package must be of the same release; in a checkout, "
+                        "`npm run setup` builds it anew"
                     ) from error
                 function.restype, function.argtypes = result, arguments
                 setattr(self, name, function)
@@ -201,7 +202,7 @@ class Api:
         if (version // 10000, version // 100 % 100) != API_VERSION:
             raise ImportError(
                 f"{path} is of release {version // 10000}.{version // 100 % 100}, this package of "
-                f"{API_VERSION[0]}.{API_VERSION[1]}: install both from one checkout"
+                f"{API_VERSION[0]}.{API_VERSION[1]}: library and package must be of the same release"
             )
 
     def __getattr__(self, name: str) -> Any:
