@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "device/sim_device.h"
+#include "sidecar/memory_keeper.h"
 #include "sidecar/sidecar.h"
 #include "transport/cluster_token.h"
 #include "transport/transport_factory.h"
@@ -29,6 +30,7 @@ struct Flags {
   std::string tokenFile;
   std::string tenantsFile;
   std::string clusterTokenFile;
+  bool keepMemory = false;
   uint32_t copyThreads = 0;
   uint64_t simBandwidthMbPerSecond = 0;
   hbmesh::SimOptions sim;
@@ -82,6 +84,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--orphan_grace_ms", options.orphanGraceMs, "how long to wait for a new control process")
       ->capture_default_str();
+  app.add_flag("--keep_memory", flags.keepMemory,
+               "a process beside this one keeps the memory for as long when both are killed");
   app.add_option("--max_inflight", options.inflightMax, "requests of one client under way; more get TRY_AGAIN")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
@@ -178,9 +182,27 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
       clock, sidecar);
 }
 
+// What a sidecar that was killed together with its control process has left is adopted. A successor that was given the
+// memory takes the keeper's hold of it away.
+void FetchMemory(SidecarOptions& options) {
+  hbmesh::Fd kept = hbmesh::sidecar::FetchKeptMemory(options.workerAddress, options.adoptFd >= 0);
+  if (!kept.valid() || options.adoptFd >= 0) return;
+  hbmesh::Log().info("adopting the memory that an earlier sidecar of {} left with its keeper", options.workerAddress);
+  options.adoptFd = kept.Release();
+}
+
+// A sidecar without a keeper is as good until it is killed.
+void StartKeeper(const Sidecar& sidecar, const SidecarOptions& options, hbmesh::sidecar::MemoryKeeper* keeper) {
+  const Status status =
+      hbmesh::sidecar::MemoryKeeper::Start(options.workerAddress, sidecar.memoryFd(), options.orphanGraceMs, keeper);
+  if (status.ok()) return;
+  hbmesh::Log().warn("{}; what is here is lost if both processes are killed at once", status.message());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (std::string_view(argv[0]) == hbmesh::sidecar::kKeeperName) return hbmesh::sidecar::RunKeeper(argc, argv);
   CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
   Flags flags;
   AddFlags(app, flags);
@@ -193,12 +215,15 @@ int main(int argc, char** argv) {
   }
   hbmesh::SetLogName("sidecar " + flags.options.workerAddress);
   std::signal(SIGPIPE, SIG_IGN);
+  if (flags.keepMemory) FetchMemory(flags.options);
   std::unique_ptr<Sidecar> sidecar;
   if (const Status status = Open(flags, &sidecar); !status.ok()) {
     Say(flags.readyFd, "error: " + status.message());
     std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());
     return 1;
   }
+  hbmesh::sidecar::MemoryKeeper keeper;
+  if (flags.keepMemory) StartKeeper(*sidecar, flags.options, &keeper);
   serving = sidecar.get();
   std::signal(SIGTERM, OnStopSignal);
   std::signal(SIGINT, OnStopSignal);

@@ -46,6 +46,8 @@ class Sidecar final : private LoopWork, private SessionListener {
 
   // Serves until it is told to stop. kOk: kShutdown or RequestStop; else why it ended.
   [[nodiscard]] Status Run();
+  // Of the memory with the objects; this sidecar's own.
+  [[nodiscard]] int memoryFd() const { return store_->memoryFd(); }
   // Ends Run after transfers under way are done. Safe in a signal handler.
   void RequestStop();
 

@@ -2,11 +2,11 @@
  * `hbmesh stop`: the planned end of a worker. It leaves the cluster as planned (others know then that it isn't lost), ends what its clients have under way, and is waited for.
  */
 import type { Command } from "commander";
-import { isRunning, signalProcess } from "../base/processes.js";
+import { type FoundProcess, isRunning, signalProcess } from "../base/processes.js";
 import { type AccessOptions, clusterClient, withAccessOptions } from "./api-client.js";
 import { address, ExitError, wholeNumber } from "./options.js";
 import { until } from "./until.js";
-import { findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
+import { findKeepers, findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
 
 interface StopOptions extends AccessOptions {
   worker_address: string;
@@ -60,7 +60,14 @@ async function stop(options: StopOptions): Promise<void> {
 
 /** A sidecar outlives a killed control process for a while, to be taken over by the next. */
 async function stopLeftSidecar(workerAddress: string, say: (text: string) => void): Promise<void> {
+  const kept = findKeepers(workerAddress).length > 0;
   const ended = await endSidecars(workerAddress);
+  if (ended.length === 0 && kept) {
+    process.stdout.write(
+      `both processes of worker ${workerAddress} were gone already; the objects that were kept for the next ones are lost\n`,
+    );
+    return;
+  }
   if (ended.length === 0) {
     const remedy = "hbmesh status lists those that do; a worker in another container or host is stopped there";
     throw new ExitError(1, `no worker runs at ${workerAddress} on this host; ${remedy}`);
@@ -110,13 +117,21 @@ async function waitForEnd(worker: WorkerProcess, options: StopOptions, say: (tex
 async function endSidecars(workerAddress: string): Promise<number[]> {
   const left = findSidecars(workerAddress);
   for (const sidecar of left) {
-    signalProcess(sidecar, "SIGTERM");
-    if (!(await until(() => !isRunning(sidecar), SIDECAR_END_TIMEOUT_MS))) {
-      signalProcess(sidecar, "SIGKILL");
-      await until(() => !isRunning(sidecar), SIDECAR_END_TIMEOUT_MS);
-    }
+    await end(sidecar);
+  }
+  // Of one that had to be killed.
+  for (const keeper of findKeepers(workerAddress)) {
+    await end(keeper);
   }
   return left.map(({ pid }) => pid);
+}
+
+async function end(found: FoundProcess): Promise<void> {
+  signalProcess(found, "SIGTERM");
+  if (!(await until(() => !isRunning(found), SIDECAR_END_TIMEOUT_MS))) {
+    signalProcess(found, "SIGKILL");
+    await until(() => !isRunning(found), SIDECAR_END_TIMEOUT_MS);
+  }
 }
 
 export function addStopCommand(program: Command): void {

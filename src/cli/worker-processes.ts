@@ -36,6 +36,11 @@ export function findSidecars(workerAddress?: string): (FoundProcess & { workerAd
   }));
 }
 
+/** Processes that keep the memory of a sidecar (native/sidecar/memory_keeper.h), also after it was killed. */
+export function findKeepers(workerAddress: string): FoundProcess[] {
+  return findProcesses(([program, address]) => program === "hbmesh-keeper" && address === workerAddress);
+}
+
 function matches(address: string | undefined, wanted: string | undefined): boolean {
   return address !== undefined && (wanted === undefined || address === wanted);
 }

@@ -101,6 +101,8 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["copy_threads", flags.copyThreads],
     ["spin_us", flags.spinMicros],
     ["orphan_grace_ms", flags.orphanGraceMs],
+    // Where nobody may take over a sidecar, nobody may take over its memory either.
+    ["keep_memory", flags.orphanGraceMs > 0 ? true : undefined],
     ["key_rule", flags.keyRule],
     ["huge_pages", flags.hugePages],
     ["tenants_file", flags.tenantsFile],

@@ -39,6 +39,13 @@ export const FAULTS: readonly Fault[] = [
     },
   },
   {
+    name: "control process and sidecar killed at once",
+    async run({ net }, host) {
+      await kill(net.worker(host).pid, net.sidecarPid(host));
+      await net.startWorker(host);
+    },
+  },
+  {
     name: "clients killed",
     async run({ clients }, host) {
       await Promise.all(clients.filter((client) => client.host === host).map((client) => client.kill()));

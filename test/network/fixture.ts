@@ -40,6 +40,7 @@ export const TRANSIENT = [
   "SHUTTING_DOWN",
 ];
 const PATIENCE_MS = 60_000;
+const END_MS = 15_000;
 const PORT = 31501;
 
 export interface NetworkFixtureOptions {
@@ -270,18 +271,24 @@ export class NetworkFixture {
       signal(this.sidecarPid(host), "SIGCONT");
     }
     await Promise.all(this.#others.map((process) => process.kill()));
-    const force = ["--force", "--stop_timeout_ms", "10000", "--quiet"];
+    await this.#endWorkers();
     const addresses = [...this.workers.values()].map(({ address }) => address);
-    await Promise.all(
-      [...this.workers.values()].map(({ host, address }) =>
-        this.hbmesh(host, "stop", "--worker_address", address, ...force),
-      ),
-    );
     await this.etcd.close();
     await this.hosts.close();
     rmSync(this.#folder, { recursive: true, force: true });
     expectNothingNew(this.#before, addresses);
     expect(namespacesThere().filter((name) => name.includes(`-${process.pid}-`))).toEqual([]);
+  }
+
+  /** As a service manager does it; what is left after that is killed with its host. */
+  async #endWorkers(): Promise<void> {
+    const pids = [...this.workers.values()].flatMap(({ host, pid }) => [pid, this.sidecarPid(host)]);
+    for (const pid of pids) {
+      signal(pid, "SIGTERM");
+    }
+    await until("the workers have ended", () => !pids.some((pid) => pid > 0 && isAlive(pid)), END_MS).catch(
+      () => undefined,
+    );
   }
 
   async #expectFoundAt(host: number, keys: readonly string[]): Promise<void> {
@@ -373,5 +380,5 @@ export async function kill(...pids: number[]): Promise<void> {
   for (const pid of pids) {
     process.kill(pid, "SIGKILL");
   }
-  await until(`processes ${pids.join(", ")} are gone`, () => !pids.some(isAlive));
+  await until(`processes ${pids.join(", ")} are gone`, () => !pids.some((pid) => pid > 0 && isAlive(pid)));
 }

@@ -3,6 +3,7 @@
  * Method: three hosts (network namespaces) with real etcd and workers started by hbmesh start; one failure after the other, and after each everything that was set is read from every host. Device 0 of host 3 is
  * slowed down, so that a set there is certainly under way when its client is killed; a get is stopped in the middle by stopping its source.
  */
+import { readdirSync, readFileSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { isAlive, until } from "../cluster/commands.js";
 import { etcdMissing } from "../cluster/etcd.js";
@@ -169,4 +170,40 @@ describe.skipIf(missing !== undefined)(`processes that are killed ${missing ?? "
     await kill(net.sidecarPid(2));
     await untilReady(2);
   });
+
+  it("both at once: what keeps the memory gives it to the next ones", async () => {
+    const objects = (await net.health(1))?.objects;
+    const before = net.sidecarPid(1);
+    await kill(net.worker(1).pid, before);
+    const { sidecarPid } = await net.startWorker(1);
+    expect(sidecarPid).not.toBe(before);
+    expect((await net.health(1))?.objects).toBe(objects);
+    expect(net.logOf(1)).toContain("adopting the memory that an earlier sidecar");
+  });
+
+  it("stop after both were killed ends what keeps the memory, and says what that means", async () => {
+    const { address, pid } = net.worker(3);
+    await kill(pid, net.sidecarPid(3));
+    const { code, stdout, stderr } = await net.hbmesh(3, "stop", "--worker_address", address);
+    expect(code, stderr).toBe(0);
+    expect(stdout).toContain(`both processes of worker ${address} were gone already`);
+    expect(keepersOf(address)).toEqual([]);
+    net.forget(3);
+    await net.startWorker(3);
+    expect((await net.health(3))?.objects).toBe(0);
+  });
 });
+
+/** Process ids of what keeps the memory of this worker. */
+function keepersOf(address: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith(`hbmesh-keeper\0${address}\0`);
+      } catch {
+        return false;
+      }
+    })
+    .map(Number);
+}
