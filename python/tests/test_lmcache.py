@@ -6,9 +6,11 @@ pinned memory is.
 import asyncio
 import contextlib
 import ctypes
+import threading
 from types import SimpleNamespace
 
 import pytest
+from conftest import LONG
 from engines import (
     ConnectorContext,
     MemoryFormat,
@@ -148,6 +150,36 @@ def test_lookups_and_prefetch_of_a_prefix(pair, first):
     for name in ("ping", "batched_get", "batched_put", "batched_contains", "batched_async_contains"):
         assert getattr(near, f"support_{name}")()
     assert near.support_batched_get_non_blocking()
+
+
+def test_what_is_got_after_lmcache_gave_up_is_released(pair, first, monkeypatch):
+    """LMCache cancels a get that takes longer than it waits; the memory that it allocated goes back."""
+    near, far = pair
+    key, made = Key(1, first.generate_key()), []
+    started, go_on = threading.Event(), threading.Event()
+    allocate = far.local_cpu_backend.allocate
+
+    def slowly(*arguments):
+        started.set()
+        assert go_on.wait(LONG)
+        made.append(allocate(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(far.local_cpu_backend, "allocate", slowly)
+
+    async def body():
+        await near.put(key, chunk(1))
+        task = asyncio.create_task(far.get(key))
+        await asyncio.to_thread(started.wait, LONG)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        while not made or made[0].references > 0:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(body(), LONG))
+    assert [each.references for each in made] == [0]
 
 
 def test_faults_are_misses(pair, first, caplog):

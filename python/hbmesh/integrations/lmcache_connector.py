@@ -147,8 +147,14 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         return True
 
     async def batched_get(self, keys: List[Any]) -> List[Optional[Any]]:
-        """Memory objects by key, None for what is not there."""
-        return await asyncio.to_thread(self._get, keys)
+        """Memory objects by key, None for what is not there. LMCache cancels what takes too long: nobody takes what was
+        got then, and it is released."""
+        running = asyncio.get_running_loop().run_in_executor(None, self._get, keys)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            running.add_done_callback(_release_all)
+            raise
 
     def support_batched_get_non_blocking(self) -> bool:
         return True
@@ -157,9 +163,7 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         """Memory objects from the start, up to the first that is not there: prefetch of a prefix."""
         found = await self.batched_get(keys)
         count = found.index(None) if None in found else len(found)
-        for extra in found[count:]:
-            if extra is not None:
-                extra.ref_count_down()
+        _release(found[count:])
         return found[:count]
 
     def _get(self, keys: Sequence[Any]) -> List[Optional[Any]]:
@@ -254,6 +258,17 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
 
     async def close(self) -> None:
         await asyncio.to_thread(self.client.close)
+
+
+def _release(memory_objs: Sequence[Optional[Any]]) -> None:
+    for each in memory_objs:
+        if each is not None:
+            each.ref_count_down()
+
+
+def _release_all(running: "asyncio.Future[List[Optional[Any]]]") -> None:
+    if not running.cancelled() and running.exception() is None:
+        _release(running.result())
 
 
 def _each(memory_obj: Any, several: str, single: str) -> List[Any]:
