@@ -139,6 +139,36 @@ def test_futures(first, second, memory, key):
     assert second.mget_h2d_async([key], [target.list]).get() and target.holds(2)
 
 
+def test_closing_while_threads_are_in_calls(workers, memory):
+    """Each thread's call ends, with an answer or with SHUTTING_DOWN, and nothing else."""
+    client = Client(*workers.place(0)).connect()
+    faults, ended = [], []
+    pairs = [(memory(0, [256], seed=number), memory(1, [256])) for number in range(6)]
+    begun = threading.Barrier(len(pairs) + 1)
+
+    def work(number):
+        begun.wait(LONG)
+        try:
+            while True:
+                source, target = pairs[number]
+                client.mset_d2h([f"closing-{number}"], [source.list], existence="replace", ttl_seconds=5)
+                client.mget_h2d([f"closing-{number}", "never"], [target.list] * 2, timeout_ms=5)
+        except hbmesh.ShuttingDownError:
+            ended.append(number)
+        except Exception as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(pairs))]
+    for thread in threads:
+        thread.start()
+    begun.wait(LONG)
+    client.mget_h2d(["never"], [pairs[0][1].list], timeout_ms=20)
+    client.close()
+    for thread in threads:
+        thread.join(LONG)
+    assert faults == [] and sorted(ended) == list(range(len(pairs)))
+
+
 def test_close_ends_what_is_under_way(workers, memory):
     client = Client(*workers.place(0)).connect()
     future = client.mget_h2d_async(["never"], [memory(1, [64]).list], timeout_ms=1_800_000)
@@ -210,6 +240,12 @@ def test_health_keys_and_registration(first, memory):
         ),
         (lambda c, m: c.pre_register_device_memory([1], []), ValueError, "1 pointers, but 0 sizes"),
         (lambda c, m: c.generate_key(7), TypeError, "prefix"),
+        (lambda c, m: c.generate_key("a\0b"), ValueError, "zero character"),
+        (lambda c, m: c.explain("a\0b"), ValueError, "zero character"),
+        (lambda c, m: c.explain(7), TypeError, "key must be a string"),
+        (lambda c, m: c.push("a\0b", 0, m), ValueError, "zero character"),
+        (lambda c, m: c.mset_d2h_from_multi_buffers(["a"], [], [], device_index=0), ValueError, "1 keys, but 0"),
+        (lambda c, m: c.mget_h2d_from_multi_buffers(["a"], [], [], device_index=0), ValueError, "1 keys, but 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_done(first, memory, call, error, says):
@@ -246,6 +282,22 @@ def test_arguments_of_a_client():
     for bad in ({"host": ""}, {"port": 0}, {"port": 70000}, {"connect_timeout_ms": -1}):
         with pytest.raises(ValueError):
             Client(**{"host": "127.0.0.1", "port": 31501, **bad})
+
+
+def test_errors_name_key_and_node_once():
+    error = hbmesh.NotFoundError(StatusCode.NOT_FOUND, "nothing there", key="k 1", node="1.2.3.4:5")
+    assert str(error) == "NOT_FOUND: nothing there (key 'k 1', node 1.2.3.4:5)"
+    error = hbmesh.NotFoundError(StatusCode.NOT_FOUND, "k is not at 1.2.3.4:5", key="k", node="1.2.3.4:5")
+    assert str(error) == "NOT_FOUND: k is not at 1.2.3.4:5"
+    assert str(HbmeshError(StatusCode.INVALID, "no")) == "INVALID: no"
+
+
+def test_a_result_tells_what_carried_the_bytes():
+    from hbmesh.results import PathRecord, _said_of
+
+    path = PathRecord("tcp", 0, 1, 1, 1, 1, "1.2.3.4:5", True, True, True)
+    assert _said_of(path) == "tcp from 1.2.3.4:5, from SSD, fallback, staged"
+    assert _said_of(path._replace(source="", fallback=False, staged=False, spilled=False)) == "tcp"
 
 
 def test_errors_travel_between_processes():

@@ -8,10 +8,12 @@ import re
 import pytest
 from conftest import ROOT, run_script
 
+import hbmesh
 from hbmesh import StatusCode, _native
 
 HEADER = (ROOT / "native/capi/hbmesh.h").read_text()
 CODE = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.S)
+PARTS = ("MAJOR", "MINOR", "PATCH")
 C_TYPES = {
     "uint32_t": ctypes.c_uint32,
     "uint64_t": ctypes.c_uint64,
@@ -58,6 +60,23 @@ def test_codes_are_those_of_the_table():
     assert codes == {code.name: code.value for code in StatusCode}
     api = _native.load()
     assert {api.status_name(code.value).decode() for code in StatusCode} == {code.name for code in StatusCode}
+
+
+def test_flags_are_those_of_the_header():
+    from hbmesh import results
+
+    flags = {name: int(number) for name, number in re.findall(r"\bHBMESH_((?:PATH_)?[A-Z]+) = (\d+)", CODE)}
+    ours = {f"PATH_{name}": getattr(results, f"_{name}") for name in ("FALLBACK", "STAGED", "SPILLED")}
+    assert {name: number for name, number in flags.items() if name.startswith("PATH_")} == ours
+    assert flags["EXISTED"] == results._EXISTED
+
+
+def test_versions_are_the_same_everywhere():
+    major, minor, patch = (re.search(rf"HBMESH_VERSION_{part} (\d+)", CODE).group(1) for part in PARTS)
+    version = f"{major}.{minor}.{patch}"
+    assert hbmesh.__version__ == version and (int(major), int(minor)) == _native.API_VERSION
+    assert f'version = "{version}"' in (ROOT / "python" / "pyproject.toml").read_text()
+    assert f'"version": "{version}"' in (ROOT / "package.json").read_text()
 
 
 def test_an_unknown_code_is_a_runtime_error():

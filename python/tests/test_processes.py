@@ -35,13 +35,20 @@ def test_a_client_from_before_a_fork_is_refused_in_the_child(workers):
         """
 future = client.mget_h2d_async(["never"], [DeviceBlobList.of(0, array)], timeout_ms=1_800_000)
 ticket = client.reserve_layers([DeviceBlobList.of(0, array)])
+import asyncio, yr.datasystem
+old, other = yr.datasystem.HeteroClient(host, port), hbmesh.AsyncClient.over(client)
+old.init()
 child = os.fork()
 if child == 0:
-    for call in (lambda: client.exist(["a"]), client.connect, lambda: future.get(0), lambda: ticket.layer(0)):
+    for call in (
+        lambda: client.exist(["a"]), client.connect, lambda: future.get(0), lambda: future.done,
+        lambda: ticket.layer(0),
+        lambda: asyncio.run(other.exist(["a"])), lambda: old.exist(["a"]), old.init,
+    ):
         try:
             call()
-        except hbmesh.NotSupportedError as error:
-            assert "before the process forked" in str(error), error
+        except hbmesh.HbmeshError as error:
+            assert error.code == 36 and "before the process forked" in str(error), error
         else:
             os._exit(1)
     client.close()
@@ -59,6 +66,63 @@ print("parent goes on")
 """,
     )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("parent goes on\n", "", 0)
+
+
+def test_forks_beside_busy_threads(workers):
+    """Children that are made in the middle of other threads' calls, as by multiprocessing, work with clients and memory
+    of their own; none inherits a lock that nobody lets go."""
+    ended = run(
+        workers,
+        """
+import signal, threading
+stop = threading.Event()
+def busy(number):
+    while not stop.is_set():
+        piece = SimDevice(number % 4).buffer(512)
+        client.mset_d2h([f"busy-{number}"], [DeviceBlobList.of(number % 4, piece)], ttl_seconds=60)
+        client.delete([f"busy-{number}"])
+threads = [threading.Thread(target=busy, args=(number,)) for number in range(3)]
+for thread in threads:
+    thread.start()
+for turn in range(12):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(50)
+        with Client(host, port) as mine:
+            piece = SimDevice(0).buffer(64)
+            mine.mset_d2h([f"child-{turn}"], [DeviceBlobList.of(0, piece)]).raise_for_failures()
+            mine.delete([f"child-{turn}"]).raise_for_failures()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+stop.set()
+for thread in threads:
+    thread.join()
+print("all children worked")
+""",
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("all children worked\n", "", 0)
+
+
+def test_programs_that_a_script_starts_inherit_nothing(workers):
+    """Every descriptor of the library closes with exec: a program that lives on holds no session and no memory."""
+    ended = run(
+        workers,
+        """
+import fcntl
+client.mset_d2h(["exec"], [DeviceBlobList.of(0, array)], ttl_seconds=60)
+own = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
+names = {}
+for fd in own:
+    try:
+        names[os.readlink(f"/proc/self/fd/{fd}")] = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        pass  # that of the listing
+assert any("memfd" in name for name in names) and any("socket" in name for name in names), names
+print([name for name, closes in names.items() if not closes])
+""",
+    )
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
 def test_the_parents_end_is_seen_while_its_child_lives(workers, second, memory):
