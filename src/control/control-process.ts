@@ -126,7 +126,13 @@ class ControlProcessImpl implements ControlProcess {
       deadAfterMs,
       mayDecide,
     });
-    this.#calls = new OwnerCalls({ ...shared, peers: this.#peers, owner: this.#owner, departed: this.#departed });
+    this.#calls = new OwnerCalls({
+      ...shared,
+      peers: this.#peers,
+      owner: this.#owner,
+      departed: this.#departed,
+      forgets: { tellFirst: (owner, epoch, keys) => this.#forgetter.tellFirst(owner, epoch, keys) },
+    });
     this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
     this.#collector = new Collector({ clock: this.#clock, patienceMs });
     const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);

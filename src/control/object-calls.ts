@@ -37,7 +37,7 @@ export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: Abor
   if (count <= KEYS_PER_CALL_MAX) {
     return calls.ask({ method: "lookup", keys, family: FAMILY_ANY, signal });
   }
-  const answer: Answer = { results: Results.empty(count), errors: new Map() };
+  const answer: Answer = { results: Results.empty(count), errors: new Map(), undecided: new Set() };
   for (let from = 0; from < count; from += KEYS_PER_CALL_MAX) {
     const length = Math.min(KEYS_PER_CALL_MAX, count - from);
     const indexes = Array.from({ length }, (_, at) => from + at);

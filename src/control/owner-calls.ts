@@ -3,7 +3,7 @@
  * ring has changed. Every key gets an answer: a code of its own where its owner could not be asked.
  */
 import type { Clock } from "../base/clock.js";
-import { pause } from "../base/deadline.js";
+import { pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   type Decisions,
@@ -32,6 +32,12 @@ export type OwnerMethod =
   | "addLocation"
   | "forgetLocations";
 
+/** What owners are still to be told before they may be asked to take a key up anew. */
+export interface EarlierForgets {
+  /** Resolves with the owner's answer if it can't be told; undefined, at once, if there is nothing to tell. */
+  tellFirst(owner: number, epoch: bigint, keys: KeyBatch): Promise<OwnerAnswer | undefined> | undefined;
+}
+
 export interface OwnerCallsOptions {
   decisions: Decisions;
   clock: Clock;
@@ -40,6 +46,7 @@ export interface OwnerCallsOptions {
   owner: DirectoryOwner;
   /** Objects of this member that go while owners are told of them. */
   departed: Departed;
+  forgets: EarlierForgets;
   /** How long one question may take, its waiting apart. */
   requestTimeoutMs: number;
 }
@@ -73,6 +80,8 @@ export interface CommitQuestion {
 export interface Answer {
   results: Results;
   errors: Map<number, HbmeshError>;
+  /** Keys about which no owner had decided when the time was over. */
+  undecided: ReadonlySet<number>;
 }
 
 /** What one owner said of its part of a batch. */
@@ -123,7 +132,7 @@ export class OwnerCalls {
   async ask(question: Question): Promise<Answer> {
     const { clock, requestTimeoutMs } = this.#options;
     const count = keyCountOf(question.keys);
-    const answer: Answer = { results: Results.empty(count), errors: new Map() };
+    const answer: Answer = { results: Results.empty(count), errors: new Map(), undecided: new Set() };
     const existed = new Set<number>();
     const deadlineMs = clock.monotonicMs() + requestTimeoutMs;
     let left: Remaining = { keys: question.keys, indexes: Array.from({ length: count }, (_, index) => index) };
@@ -135,6 +144,7 @@ export class OwnerCalls {
       }
       left = { keys: pickKeys(question.keys, again), indexes: again };
       if (clock.monotonicMs() >= deadlineMs) {
+        answer.undecided = new Set(again);
         break;
       }
       await this.awaitEpochAbove(epoch, RETRY_MS, question.signal);
@@ -178,7 +188,10 @@ export class OwnerCalls {
     }
   }
 
-  /** Asks once more for some of the keys, and enters what has failed. */
+  /**
+   * Asks once more for some of the keys, and enters what has failed. They are committed: only what an owner decided about a key may end it. Where none did, the key is in doubt, whatever the reason: the object is
+   * known, or will be, and under `replace` the bytes before it are gone.
+   */
   async #repeatFor(
     indexes: readonly number[],
     question: Question & { records: Uint8Array },
@@ -189,10 +202,10 @@ export class OwnerCalls {
     const told = await this.ask({ ...question, keys, records });
     indexes.forEach((index, position) => {
       const error = told.errors.get(position);
-      if (error !== undefined) {
-        answer.errors.set(index, error);
-      }
-      if (told.results.code(position) !== StatusCode.OK) {
+      if (error !== undefined || told.undecided.has(position)) {
+        answer.results.fail(index, StatusCode.RPC_UNAVAILABLE);
+        answer.errors.set(index, error ?? new HbmeshError(StatusCode.RPC_UNAVAILABLE, NOT_TOLD));
+      } else if (told.results.code(position) !== StatusCode.OK) {
         answer.results.fail(index, told.results.code(position));
       }
     });
@@ -243,6 +256,13 @@ export class OwnerCalls {
     if (owner === 0) {
       return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER) };
     }
+    // An object that this member lost and has anew would else be known as the lost one, and then be forgotten.
+    const { method, signal } = question;
+    const telling = TAKES_UP.has(method) ? this.#tellForgets(owner, epoch, part.keys, signal) : undefined;
+    const refused = telling === undefined ? undefined : await telling;
+    if (refused !== undefined) {
+      return refused;
+    }
     // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of that.
     this.#ending.signal.throwIfAborted();
     question.signal?.throwIfAborted();
@@ -262,6 +282,17 @@ export class OwnerCalls {
         ? { t: "stale", epoch: epoch + 1n, results: undefined }
         : { t: "failed", error };
     }
+  }
+
+  #tellForgets(
+    owner: number,
+    epoch: bigint,
+    keys: KeyBatch,
+    signal: AbortSignal | undefined,
+  ): Promise<OwnerAnswer | undefined> | undefined {
+    const { clock, forgets } = this.#options;
+    const telling = forgets.tellFirst(owner, epoch, keys);
+    return telling && withDeadline(telling, { clock, signal, what: "telling an owner what is gone" });
   }
 
   /** Resolves when the ring has changed since `epoch`, or the time is over. */
@@ -319,7 +350,10 @@ export class OwnerCalls {
 }
 
 const EMPTY = new Uint8Array(0);
+/** After these the owner knows, or is about to know, this member's object under the key. */
+const TAKES_UP: ReadonlySet<OwnerMethod> = new Set(["reserve", "commit", "announce", "addLocation"]);
 const EXISTENCE_REPLACE = 2;
+const NOT_TOLD = "the key's new owner could not be told of its object, since the ring is changing";
 const NO_OWNER = "no member keeps metadata: the weight of every worker is 0; start one with a weight of at least 1";
 
 /** Positions whose objects this member put in by a commit, and still has. */
