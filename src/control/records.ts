@@ -15,6 +15,7 @@ import {
   LOCATIONS_MAX,
   type Location,
   RESULT_RECORD_BYTES,
+  recordCountOf,
   selectKeys,
   viewOf,
 } from "../decision/index.js";
@@ -134,11 +135,12 @@ export function stampMember(records: Uint8Array, member: number): Uint8Array {
   return stamped;
 }
 
-/** A copy of ResultRecords whose first location is this member's: a sidecar does not know its own id. */
+/** A copy of ResultRecords whose first location is this member's: a sidecar does not know its own id. Throws when the last one is cut short. */
 export function stampFirstLocation(records: Uint8Array, member: number): Uint8Array {
   const stamped = new Uint8Array(records);
   const view = viewOf(stamped);
-  for (let at = 0; at < stamped.byteLength; at += RESULT_RECORD_BYTES) {
+  const count = recordCountOf(stamped, RESULT_RECORD_BYTES);
+  for (let at = 0; at < count * RESULT_RECORD_BYTES; at += RESULT_RECORD_BYTES) {
     view.setUint32(at + 24, 1, true);
     view.setUint32(at + 32, member, true);
   }
