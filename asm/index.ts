@@ -20,6 +20,8 @@ export {
 import { groupCount, resultBytes, resultPointer, ringTokens } from "./hash-ring";
 export { makePlan } from "./batch";
 import { planFaultIndex, planResult, planSlices } from "./batch";
+export { placeMoves } from "./moves";
+import { movesResult } from "./moves";
 export {
   announce,
   commit,
@@ -76,6 +78,11 @@ export function planRecordCount(): u32 {
 /** After a failed `makePlan`: the first key that broke a rule. */
 export function planFault(): u32 {
   return planFaultIndex;
+}
+
+/** Result of `placeMoves`. */
+export function movesPlaces(): usize {
+  return movesResult;
 }
 
 export function directoryKeys(): u32 {

@@ -78,6 +78,8 @@ Napi::Object MakeStructs(Napi::Env env) {
   HBMESH_STRUCT(CommitRecord, HBMESH_FIELD(CommitRecord, generation), HBMESH_FIELD(CommitRecord, bytes),
                 HBMESH_FIELD(CommitRecord, slot), HBMESH_FIELD(CommitRecord, member));
   HBMESH_STRUCT(HeldObject, HBMESH_FIELD(HeldObject, generation), HBMESH_FIELD(HeldObject, slot));
+  HBMESH_STRUCT(TakeRecord, HBMESH_FIELD(TakeRecord, generation), HBMESH_FIELD(TakeRecord, bytes),
+                HBMESH_FIELD(TakeRecord, slot), HBMESH_FIELD(TakeRecord, member), HBMESH_FIELD(TakeRecord, pin));
   HBMESH_STRUCT(LookupReply, HBMESH_FIELD(LookupReply, foundCount), HBMESH_FIELD(LookupReply, sliceCount),
                 HBMESH_FIELD(LookupReply, messageBytes));
   HBMESH_STRUCT(FoundRecord, HBMESH_FIELD(FoundRecord, keyIndex), HBMESH_FIELD(FoundRecord, code),
@@ -90,7 +92,8 @@ Napi::Object MakeStructs(Napi::Env env) {
                 HBMESH_FIELD(SidecarStats, objects), HBMESH_FIELD(SidecarStats, sessions),
                 HBMESH_FIELD(SidecarStats, holds), HBMESH_FIELD(SidecarStats, transfers),
                 HBMESH_FIELD(SidecarStats, transferredBytes), HBMESH_FIELD(SidecarStats, spillBytes),
-                HBMESH_FIELD(SidecarStats, spilledBytes), HBMESH_FIELD(SidecarStats, spilledObjects));
+                HBMESH_FIELD(SidecarStats, spilledBytes), HBMESH_FIELD(SidecarStats, spilledObjects),
+                HBMESH_FIELD(SidecarStats, roomBytes));
   return structs;
 }
 
@@ -106,7 +109,8 @@ Napi::Object MakeOps(Napi::Env env) {
             HBMESH_OP(Commit),        HBMESH_OP(Lookup),        HBMESH_OP(Remove),          HBMESH_OP(Presence),
             HBMESH_OP(Meta),          HBMESH_OP(ReportMissing), HBMESH_OP(Sessions),        HBMESH_OP(Drop),
             HBMESH_OP(Describe),      HBMESH_OP(ListHeld),      HBMESH_OP(Peers),           HBMESH_OP(Stats),
-            HBMESH_OP(Shutdown),      HBMESH_OP(AddLocation),   HBMESH_OP(ForgetLocations), HBMESH_OP(ExplainOwner)});
+            HBMESH_OP(Shutdown),      HBMESH_OP(AddLocation),   HBMESH_OP(ForgetLocations), HBMESH_OP(ExplainOwner),
+            HBMESH_OP(Drain),         HBMESH_OP(Take)});
 #undef HBMESH_OP
 }
 

@@ -120,11 +120,14 @@ enum class Op : uint16_t {
 
   // Control -> sidecar, reply sidecar -> control.
   kDrop = 64,      // Records: HeldObject. Reply: u32 codes
-  kDescribe = 65,  // Records: HeldObject. Reply: u32 codes, then counts and blob sizes
+  kDescribe = 65,  // Records: HeldObject. Reply: u32 codes, then counts, blob sizes, and u32 HeldFlags
   kListHeld = 66,  // Reply with kFlagMore: KeyBatch and CommitRecords of everything sealed
   kPeers = 67,     // one-way. Payload: text, one `id address transport=address ...` a line
   kStats = 68,     // Reply payload: SidecarStats
   kShutdown = 69,  // args: 1 = drain transfers first. Reply, then the sidecar exits 0
+  kDrain = 70,     // args: 1 = the worker is about to leave, and takes no new objects; 0 = it takes them again. Reply,
+                   // args: sets that are under way
+  kTake = 71,      // Payload: TakeRequest. Takes objects of a worker that leaves over, for good. Reply: u32 codes
 };
 
 // Keys of different families don't mix: the same key in another family is INVALID with flag kOtherFamily.
@@ -279,6 +282,23 @@ struct HeldObject {
 };
 static_assert(sizeof(HeldObject) == 16);
 
+enum HeldFlags : uint32_t {
+  kHeldPinMask = 3,  // 0 none, 1 soft, 2 hard
+  kHeldReplica = 4,  // a copy of another worker's object
+  kHeldSpilled = 8,  // its bytes are on the SSD tier
+};
+
+// kTake request payload: KeyBatch │ blobEnds u32 x count, padded to 8 │ blob sizes u64 x total │ TakeRecord x count
+struct TakeRecord {
+  uint64_t generation;
+  uint64_t bytes;
+  uint32_t slot;    // at the source
+  uint32_t member;  // the source
+  uint32_t pin;
+  uint32_t reserved;
+};
+static_assert(sizeof(TakeRecord) == 32);
+
 // kLookup request payload: KeyBatch │ blobEnds u32 x count, padded to 8 │ blob sizes u64 x total
 // kLookup reply payload:   LookupReply │ FoundRecord x foundCount │ SliceRecord x sliceCount │ messages
 // A reply tells of the keys that were decided since the last one; the last reply lacks kFlagMore.
@@ -321,8 +341,9 @@ struct SidecarStats {
   uint64_t spillBytes;        // size of the SSD tier; 0: there is none
   uint64_t spilledBytes;      // payloads there
   uint64_t spilledObjects;
+  uint64_t roomBytes;  // that objects of a worker that leaves may take here, without pushing out any but replicas
 };
-static_assert(sizeof(SidecarStats) == 80);
+static_assert(sizeof(SidecarStats) == 88);
 
 // Limits of docs/API.md that native code needs.
 inline constexpr uint32_t kKeysPerCallMax = 10'000;

@@ -109,7 +109,8 @@ void ControlService::Drop(Session& session, const Message& message) {
   Send(session, ReplyTo(message), std::move(codes));
 }
 
-StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes) const {
+StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes,
+                                   uint32_t* flags) const {
   if ((held.slot & layout::kDeviceSlot) != 0) {
     const DeviceObject* object = objects_.Find(held.slot);
     if (object == nullptr || object->gone || object->generation != held.generation) return StatusCode::kTryAgain;
@@ -124,7 +125,12 @@ StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<con
   const Status status = store_.FindSlot(held.slot, held.generation, &object);
   // A spilled object's shape is in memory, and is all that is asked for.
   const bool found = status.ok() || status.code() == StatusCode::kNotReady;
-  if (found) *sizes = object.blobSizes;
+  if (found) {
+    *sizes = object.blobSizes;
+    *flags = static_cast<uint32_t>(object.attributes.pin);
+    if (object.attributes.replica) *flags |= layout::kHeldReplica;
+    if (object.state == SlotState::kSpilled) *flags |= layout::kHeldSpilled;
+  }
   return found ? StatusCode::kOk : status.code();
 }
 
@@ -134,9 +140,10 @@ void ControlService::Describe(Session& session, const Message& message) {
   std::vector<uint32_t> codes;
   std::vector<uint32_t> counts;
   std::vector<uint64_t> sizes;
+  std::vector<uint32_t> flags(objects.size());
   for (const layout::HeldObject& held : objects) {
     std::span<const uint64_t> shape;
-    codes.push_back(static_cast<uint32_t>(ShapeOf(held, &shape)));
+    codes.push_back(static_cast<uint32_t>(ShapeOf(held, &shape, &flags[codes.size()])));
     counts.push_back(static_cast<uint32_t>(shape.size()));
     sizes.insert(sizes.end(), shape.begin(), shape.end());
   }
@@ -146,6 +153,7 @@ void ControlService::Describe(Session& session, const Message& message) {
   Append(payload, counts.data(), counts.size() * 4);
   payload.resize(AlignTo8(payload.size()));
   Append(payload, sizes.data(), sizes.size() * 8);
+  Append(payload, flags.data(), flags.size() * 4);
   const uint64_t payloadBytes = payload.size();
   const Status sent = session.Send(ReplyTo(message), std::move(payload));
   if (sent.code() == StatusCode::kOutOfRange) {
@@ -156,6 +164,20 @@ void ControlService::Describe(Session& session, const Message& message) {
   } else if (!sent.ok()) {
     Log().warn("an answer to the control process was lost: {}", sent.message());
   }
+}
+
+void ControlService::Take(Session& session, const Message& message, const FindSession& find) {
+  std::vector<WantedObject> objects;
+  if (const Status status = ParseTake(message, &objects); !status.ok()) {
+    Refuse(session, message, status);
+    return;
+  }
+  const layout::Entry reply = ReplyTo(message);
+  takes_.Take(std::move(objects), [find, reply, id = session.id()](std::span<const uint32_t> codes) {
+    std::vector<std::byte> payload;
+    Append(payload, codes.data(), codes.size_bytes());
+    if (Session* asker = find(id); asker != nullptr) Send(*asker, reply, std::move(payload));
+  });
 }
 
 void ControlService::Explain(Session& session, const Message& message) {
@@ -214,7 +236,7 @@ void ControlService::ListHeld(Session& session, const Message& message) {
   send(0);
 }
 
-void ControlService::Handle(Session& session, const Message& message, const std::function<Session*(uint64_t)>& find) {
+void ControlService::Handle(Session& session, const Message& message, const FindSession& find) {
   switch (static_cast<layout::Op>(message.entry.op)) {
     case layout::Op::kDrop:
       Drop(session, message);
@@ -240,6 +262,15 @@ void ControlService::Handle(Session& session, const Message& message, const std:
       Send(session, ReplyTo(message), std::move(payload));
       return;
     }
+    case layout::Op::kDrain: {
+      layout::Entry reply = ReplyTo(message);
+      reply.args[0] = hooks_.setLeaving(message.entry.args[0] == 1);
+      Send(session, reply, {});
+      return;
+    }
+    case layout::Op::kTake:
+      Take(session, message, find);
+      return;
     case layout::Op::kShutdown: {
       const layout::Entry reply = ReplyTo(message);
       hooks_.shutdown(message.entry.args[0] == 1, [find, reply, id = session.id()] {

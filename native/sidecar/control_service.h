@@ -5,10 +5,10 @@
 // which args[1] names: objects of the arena first.
 //
 // Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
-// padded to 8, blob counts u32 x count padded to 8, blob sizes u64; an answer that the channel can't carry is refused
-// with OUT_OF_RANGE. A request that doesn't fit is answered INVALID, with a text.
+// padded to 8, blob counts u32 x count padded to 8, blob sizes u64, HeldFlags u32 x count; an answer that the channel
+// can't carry is refused with OUT_OF_RANGE. A request that doesn't fit is answered INVALID, with a text.
 //
-// kExplain takes a KeyBatch of one key and answers JSON text (sidecar/explain.h).
+// kExplain takes a KeyBatch of one key and answers JSON text (sidecar/explain.h). kTake: sidecar/takes.h.
 //
 // Thread rule: the loop.
 #pragma once
@@ -22,6 +22,7 @@
 #include "sidecar/peer_links.h"
 #include "sidecar/pending_slots.h"
 #include "sidecar/session.h"
+#include "sidecar/takes.h"
 #include "store/object_store.h"
 
 namespace hbmesh::sidecar {
@@ -33,18 +34,25 @@ class ControlService {
     std::function<layout::SidecarStats()> stats;
     // Begins the shutdown; `done` is called when transfers were drained (or not waited for).
     std::function<void(bool drain, std::function<void()> done)> shutdown;
+    // The worker is about to leave, or stays after all. Returns how many sets are under way.
+    std::function<uint64_t(bool leaving)> setLeaving;
   };
+  // Gives a session again later, if it is still there.
+  using FindSession = std::function<Session*(uint64_t)>;
 
-  ControlService(ObjectStore& store, DeviceObjects& objects, PendingSlots& pending, PeerLinks& peers, Hooks hooks)
-      : store_(store), objects_(objects), pending_(pending), peers_(peers), hooks_(std::move(hooks)) {}
+  ControlService(ObjectStore& store, DeviceObjects& objects, PendingSlots& pending, PeerLinks& peers, Takes& takes,
+                 Hooks hooks)
+      : store_(store), objects_(objects), pending_(pending), peers_(peers), takes_(takes), hooks_(std::move(hooks)) {}
 
-  // A message of the control session without kFlagReply. `find` gives the session again later, if it is still there.
-  void Handle(Session& session, const Message& message, const std::function<Session*(uint64_t)>& find);
+  // A message of the control session without kFlagReply.
+  void Handle(Session& session, const Message& message, const FindSession& find);
 
  private:
   [[nodiscard]] StatusCode DropOne(const layout::HeldObject& held);
-  // The blob sizes; valid until the object ends.
-  [[nodiscard]] StatusCode ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes) const;
+  // The blob sizes, valid until the object ends, and HeldFlags.
+  [[nodiscard]] StatusCode ShapeOf(const layout::HeldObject& held, std::span<const uint64_t>* sizes,
+                                   uint32_t* flags) const;
+  void Take(Session& session, const Message& message, const FindSession& find);
   void Drop(Session& session, const Message& message);
   void Describe(Session& session, const Message& message);
   void Explain(Session& session, const Message& message);
@@ -54,6 +62,7 @@ class ControlService {
   DeviceObjects& objects_;
   PendingSlots& pending_;
   PeerLinks& peers_;
+  Takes& takes_;
   const Hooks hooks_;
 };
 

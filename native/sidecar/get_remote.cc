@@ -31,6 +31,7 @@ std::optional<uint32_t> GetTransfer::NextLocation(const Remote& remote) const {
 
 void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
   Remote& remote = remotes_[index];
+  bool left = false;
   while (!stopped_.has_value()) {
     const std::optional<uint32_t> next = NextLocation(remote);
     if (!next.has_value()) break;
@@ -43,6 +44,7 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
     }
     PeerLink* link = core_.peers.Find(location.member);
     if (link == nullptr) {
+      left = true;
       remote.fault = {StatusCode::kRpcPeerDead,
                       "member " + std::to_string(location.member) +
                           ", which has the object, is not in the cluster any more: try again"};
@@ -55,6 +57,10 @@ void GetTransfer::TryNext(uint32_t index, LocalBatch* local) {
   }
   if (stopped_.has_value()) {
     FailRemote(remote, *stopped_);
+  } else if ((left || remote.fault.ok() || remote.fault.code() == StatusCode::kTryAgain) && AskAgain(index)) {
+    return;  // all that had it no longer do, or have left the cluster
+  } else if (remote.lost.has_value()) {
+    FailRemote(remote, *remote.lost);
   } else if (remote.fault.ok()) {
     FailRemote(remote, {StatusCode::kTryAgain, "no worker has the object at the moment: try again"});
   } else {

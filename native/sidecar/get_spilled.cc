@@ -33,21 +33,22 @@ void GetTransfer::OnBroughtBack(uint32_t key, const Status& status, const Object
 }
 
 void GetTransfer::FailReturn(uint32_t key, const Status& status) {
-  --open_;
   const std::string where = "the SSD tier of " + core_.options.workerAddress;
   switch (status.code()) {
     case StatusCode::kTryAgain:
+      --open_;
       reply_.Fail(key, status.code(),
                   "the object was deleted, or pushed out, while it came back from " + where + ": try again");
       return;
     case StatusCode::kOutOfMemory:
+      --open_;
       reply_.Fail(key, status.code(),
                   "the object is on " + where + " and finds no room in memory: " + status.message());
       return;
     default:
-      reply_.Fail(key, StatusCode::kDataInconsistency,
-                  "the object is lost, its bytes did not come back from " + where + " as they were set (" +
-                      status.message() + "): set it again");
+      AskOthers(key,
+                {StatusCode::kDataInconsistency, "the object is lost, its bytes did not come back from " + where +
+                                                     " as they were set (" + status.message() + "): set it again"});
   }
 }
 

@@ -11,6 +11,9 @@ GetTransfer::GetTransfer(Core& core, Session& session, const layout::Entry& entr
 
 GetTransfer::~GetTransfer() {
   if (questionId_ != 0) core_.control.Cancel(questionId_);
+  for (const Remote& remote : remotes_) {
+    if (remote.question != 0) core_.control.Cancel(remote.question);
+  }
   if (!remotes_.empty()) {
     core_.peers.ForgetOpens(this);
     core_.pending.Forget(this);
@@ -143,7 +146,11 @@ void GetTransfer::Lookup() {
   }
 }
 
-void GetTransfer::OnControlReply(uint64_t /*tag*/, const Message& reply, bool last) {
+void GetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) {
+  if (tag != 0) {
+    OnAskedAgain(static_cast<uint32_t>(tag - 1), reply, last);
+    return;
+  }
   if (last) questionId_ = 0;
   Status status =
       reply.entry.code == static_cast<uint32_t>(StatusCode::kOk) ? TakeLookup(reply) : RefusalOf(reply, "looking up");
@@ -169,15 +176,14 @@ Status GetTransfer::TakeLookup(const Message& reply) {
   LocalBatch local;
   for (const layout::FoundRecord& found : view.found) {
     if (remotes_[found.keyIndex].state != State::kLooking) continue;
-    TakeFound(found, view.messages);
+    TakeFound(remotes_[found.keyIndex], found, view.messages);
     if (remotes_[found.keyIndex].state != State::kEnded) TryNext(found.keyIndex, &local);
   }
   StartLocal(std::move(local));
   return Status::Ok();
 }
 
-void GetTransfer::TakeFound(const layout::FoundRecord& found, std::string_view messages) {
-  Remote& remote = remotes_[found.keyIndex];
+void GetTransfer::TakeFound(Remote& remote, const layout::FoundRecord& found, std::string_view messages) {
   const auto code = static_cast<StatusCode>(found.code);
   if (code == StatusCode::kOk) {
     remote.found = found.result;
@@ -195,10 +201,15 @@ std::string GetTransfer::MissingText() const {
          " ms: see whether the process that sets it is alive, or wait longer";
 }
 
-void GetTransfer::OnControlLost(uint64_t /*tag*/, const Status& why) {
-  questionId_ = 0;
+void GetTransfer::OnControlLost(uint64_t tag, const Status& why) {
+  if (tag == 0) questionId_ = 0;
   for (Remote& remote : remotes_) {
-    if (remote.state == State::kLooking) FailRemote(remote, why);
+    if (tag == 0 && remote.state == State::kLooking) FailRemote(remote, why);
+  }
+  if (tag != 0) {
+    Remote& remote = remotes_[tag - 1];
+    remote.question = 0;
+    if (remote.state == State::kAsking) FailRemote(remote, why);
   }
   Advance();
 }
@@ -224,7 +235,9 @@ void GetTransfer::FailRemote(Remote& remote, const Status& status) {
 
 void GetTransfer::FailWaiting(const Status& status) {
   for (Remote& remote : remotes_) {
-    if (remote.state == State::kLooking || remote.state == State::kOpening) FailRemote(remote, status);
+    const bool waits = remote.state == State::kLooking || remote.state == State::kOpening;
+    if (waits || remote.state == State::kAsking) FailRemote(remote, status);
+    if (remote.question != 0) core_.control.Cancel(std::exchange(remote.question, 0));
   }
   core_.peers.ForgetOpens(this);
   if (questionId_ != 0) core_.control.Cancel(std::exchange(questionId_, 0));
@@ -256,7 +269,8 @@ void GetTransfer::OnDeadline() {
   stopped_ = expired("the bytes of the object");
   std::vector<uint32_t> slow;  // members whose reads don't come to an end
   for (Remote& remote : remotes_) {
-    if (remote.state == State::kLooking) FailRemote(remote, expired("the owner to say where the object is"));
+    const bool looks = remote.state == State::kLooking || remote.state == State::kAsking;
+    if (looks) FailRemote(remote, expired("the owner to say where the object is"));
     if (remote.state == State::kOpening || remote.state == State::kReading) {
       const uint32_t member = remote.found.locations[remote.location].member;
       if (remote.state == State::kReading) slow.push_back(member);

@@ -3,14 +3,18 @@
 //
 //   local key:   [coming back from the SSD tier ->] copying -> ended
 //   other key:   looking -> opening -> reading -> settling -> ended       next location: back to opening
+//                              \-> asking -> opening                      no location left: its owner is asked again
+//
+// Where no location has the object any more, or it was lost here, its owner is asked once more: it may have moved to
+// another worker meanwhile. What is told then and was tried before is not tried again.
 //
 // The object is held, here or at its source, while its bytes move. Bytes of another worker go straight to the device,
 // or through an object of the arena: for devices that the transport can't reach, and where a copy is to stay here
 // (sidecar/replicas.h). Then each slice is scattered as soon as it is there, so that only the last one's copy comes
 // after the reading. `settling`: those copies, and the checksum.
 //
-// get_transfer.cc: local part, lookup, endings. get_spilled.cc: the SSD tier. get_remote.cc: opening, and what follows
-// the reading. get_read.cc: reading.
+// get_transfer.cc: local part, lookup, endings. get_again.cc: asking again. get_spilled.cc: the SSD tier.
+// get_remote.cc: opening, and what follows the reading. get_read.cc: reading.
 #pragma once
 
 #include <deque>
@@ -37,7 +41,7 @@ class GetTransfer final : public Request,
   void Stop(const Status& why) override;
 
  private:
-  enum class State : uint8_t { kLooking, kOpening, kReading, kSettling, kEnded };
+  enum class State : uint8_t { kLooking, kOpening, kReading, kSettling, kAsking, kEnded };
 
   // A key that was not sealed here at first.
   struct Remote {
@@ -59,6 +63,9 @@ class GetTransfer final : public Request,
     std::optional<uint64_t> replica;      // or it is a copy that is to stay
     uint64_t openedMs = 0;
     bool spilled = false;  // it was, at its source
+    uint32_t askedAgain = 0;
+    uint64_t question = 0;       // that asks again
+    std::optional<Status> lost;  // it was here, and what came back from the SSD tier was not it
     ChecksumItem check;
   };
 
@@ -122,8 +129,17 @@ class GetTransfer final : public Request,
   // ----- lookup -----
   void Lookup();
   [[nodiscard]] Status TakeLookup(const Message& reply);
-  void TakeFound(const layout::FoundRecord& found, std::string_view messages);
+  void TakeFound(Remote& remote, const layout::FoundRecord& found, std::string_view messages);
   [[nodiscard]] std::string MissingText() const;
+
+  // ----- asking again -----
+  // Asks the owner once more where the object is. False: that is no use.
+  [[nodiscard]] bool AskAgain(uint32_t remote);
+  void OnAskedAgain(uint32_t remote, const Message& reply, bool last);
+  // A key whose object was lost here: others may have it.
+  void AskOthers(uint32_t key, const Status& lost);
+  // Marks what was tried already, of what the owner tells now.
+  void MarkTried(Remote& remote, const layout::ResultRecord& before, uint32_t tried) const;
 
   // ----- remote -----
   // Goes to the first location that was not tried yet; ends the key when there is none.

@@ -29,28 +29,45 @@ Replicas::~Replicas() {
 
 bool Replicas::Begin(std::string_view key, std::span<const uint64_t> blobSizes, const layout::ResultRecord& found,
                      uint64_t ttlMs, ObjectView* object, uint64_t* copy) {
-  if (options_.replicaPercent == 0 || keys_.contains(key)) return false;
+  if (options_.replicaPercent == 0 || paused_ || keys_.contains(key)) return false;
   const std::span locations(found.locations, found.locationCount);
   const bool known = std::ranges::any_of(locations, [&](const auto& at) { return at.member == peers_.self(); });
   if (known || locations.size() == std::size(found.locations) || store_.FindSealed(key).has_value()) return false;
-  if (!Allocate(key, blobSizes, found.generation, ttlMs, object)) return false;
+  const ObjectAttributes attributes{.ttlMs = ttlMs, .pin = Pin::kNone, .replica = true};
+  if (!Allocate(key, blobSizes, found.generation, attributes, object).ok()) return false;
   *copy = ++lastCopy_;
   copies_.emplace(*copy, Copy{std::string(key), object->slot, found.generation, object->payloadBytes});
   keys_.emplace(key);
   return true;
 }
 
-bool Replicas::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation, uint64_t ttlMs,
-                        ObjectView* object) {
-  const ObjectAttributes attributes{.ttlMs = ttlMs, .pin = Pin::kNone, .replica = true};
-  if (!keeper_.Allocate(key, blobSizes, attributes, object).ok()) return false;
-  if (!used_.contains({object->slot, generation})) return true;
+Status Replicas::BeginWhole(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation,
+                            const ObjectAttributes& attributes, std::function<void(StatusCode)> done,
+                            ObjectView* object, uint64_t* copy) {
+  if (keys_.contains(key)) return {StatusCode::kTryAgain, "the object is being copied already"};
+  if (Status status = Allocate(key, blobSizes, generation, attributes, object); !status.ok()) return status;
+  *copy = ++lastCopy_;
+  Copy& begun = copies_[*copy];
+  begun = {std::string(key), object->slot, generation, object->payloadBytes};
+  begun.done = std::move(done);
+  keys_.emplace(key);
+  return Status::Ok();
+}
+
+Status Replicas::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation,
+                          const ObjectAttributes& attributes, ObjectView* object) {
+  const auto allocate = [&] {
+    return attributes.replica ? keeper_.Allocate(key, blobSizes, attributes, object)
+                              : keeper_.AllocateInRoom(key, blobSizes, attributes, object);
+  };
+  Status status = allocate();
+  if (!status.ok() || !used_.contains({object->slot, generation})) return status;
   const uint32_t before = object->slot;
-  const bool another = keeper_.Allocate(key, blobSizes, attributes, object).ok();
+  status = allocate();
   (void)store_.Drop(before, 0).ok();
-  if (!another || !used_.contains({object->slot, generation})) return another;
+  if (!status.ok() || !used_.contains({object->slot, generation})) return status;
   (void)store_.Drop(object->slot, 0).ok();
-  return false;
+  return {StatusCode::kNoSpace, "only slots are free in which this version was before"};
 }
 
 void Replicas::GiveUp(uint64_t number) {
@@ -81,6 +98,12 @@ void Replicas::Remember(Place place) {
   usedInOrder_.pop_front();
 }
 
+void Replicas::Fail(uint64_t number, StatusCode code) {
+  const auto done = std::move(copies_.at(number).done);
+  GiveUp(number);
+  if (done) done(code);
+}
+
 bool Replicas::Flush() {
   if (offered_.empty()) return false;
   const std::vector<uint64_t> all = std::exchange(offered_, {});
@@ -104,7 +127,7 @@ bool Replicas::Flush() {
     if (control_.Ask(std::move(question), this, tag, &asked.id).ok()) {
       questions_.emplace(tag, std::move(asked));
     } else {
-      for (const uint64_t copy : part) GiveUp(copy);  // nobody was asked
+      for (const uint64_t copy : part) Fail(copy, StatusCode::kRpcUnavailable);  // nobody was asked
     }
   }
   return true;
@@ -142,10 +165,14 @@ void Replicas::End(uint64_t number, StatusCode code) {
   if (code == StatusCode::kOk && there) {
     const uint32_t slot = copy.slot;
     const uint64_t openedMs = copy.openedMs;
+    const uint64_t generation = copy.generation;
+    const auto done = std::move(copies_.at(number).done);
     keys_.erase(copy.key);
     copies_.erase(number);
     store_.Seal(slot, openedMs);
     keeper_.OnSealed();
+    ObjectView sealed;
+    if (done) done(store_.FindSlot(slot, generation, &sealed).ok() ? code : StatusCode::kNotFound);
     return;
   }
   // An owner that did not answer may have taken it up all the same.
@@ -154,10 +181,10 @@ void Replicas::End(uint64_t number, StatusCode code) {
     ended.key = copy.key;
     ended.slot = copy.slot;
     ended.generation = copy.generation;
-    ended.replica = true;
+    ended.replica = !copy.done;
     keeper_.sink()(ended);
   }
-  GiveUp(number);
+  Fail(number, code == StatusCode::kOk ? StatusCode::kNotFound : code);  // it was dropped meanwhile
 }
 
 }  // namespace hbmesh::sidecar

@@ -10,11 +10,15 @@
 // Replicas take a bounded share of the arena (SidecarOptions::replicaPercent), of which the longest not used ones make
 // room for others; they are the first to go when objects need room, and never go to the SSD tier.
 //
+// An object that this worker takes over for good from one that leaves (sidecar/takes.h) goes the same way, and is none
+// of them: no share bounds it, and it stays like an object that was set here.
+//
 // Thread rule: the loop.
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <set>
 #include <span>
@@ -44,6 +48,15 @@ class Replicas final : private ControlWaiter {
   // True: *object is where its bytes go, and *copy names it.
   [[nodiscard]] bool Begin(std::string_view key, std::span<const uint64_t> blobSizes, const layout::ResultRecord& found,
                            uint64_t ttlMs, ObjectView* object, uint64_t* copy);
+  // The same for an object that is to stay: `done` is told once what came of it, unless it was given up: kOk when it is
+  // sealed, else a code after which it is not here. kTryAgain: it is being copied already, or it must wait for room
+  // (StoreKeeper::TryAllocate).
+  [[nodiscard]] Status BeginWhole(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation,
+                                  const ObjectAttributes& attributes, std::function<void(StatusCode)> done,
+                                  ObjectView* object, uint64_t* copy);
+  [[nodiscard]] bool IsCopying(std::string_view key) const { return keys_.contains(key); }
+  // No further replicas, or again.
+  void Pause(bool paused) { paused_ = paused; }
   // The bytes don't come, or aren't right. REQUIRES: nothing copies into or out of them.
   void GiveUp(uint64_t copy);
   // The bytes are there. `openedMs`: when `ttlMs` began to run. `payloadCrc32c`: if the object has one.
@@ -59,6 +72,7 @@ class Replicas final : private ControlWaiter {
     uint64_t bytes;
     uint64_t openedMs = 0;
     bool offered = false;
+    std::function<void(StatusCode)> done = {};  // of one that is to stay
   };
   struct Asked {
     uint64_t id;
@@ -72,15 +86,18 @@ class Replicas final : private ControlWaiter {
   // What the owner said of an offered copy.
   void End(uint64_t copy, StatusCode code);
   // A slot in which this generation never was.
-  [[nodiscard]] bool Allocate(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation,
-                              uint64_t ttlMs, ObjectView* object);
+  [[nodiscard]] Status Allocate(std::string_view key, std::span<const uint64_t> blobSizes, uint64_t generation,
+                                const ObjectAttributes& attributes, ObjectView* object);
   void Remember(Place place);
+  // As GiveUp, and tells who waits for it.
+  void Fail(uint64_t copy, StatusCode code);
 
   const SidecarOptions& options_;
   ObjectStore& store_;
   StoreKeeper& keeper_;
   ControlPort& control_;
   PeerLinks& peers_;
+  bool paused_ = false;
   uint64_t lastCopy_ = 0;
   std::unordered_map<uint64_t, Copy> copies_;  // until they are sealed or dropped
   std::set<std::string, std::less<>> keys_;    // of these

@@ -88,6 +88,8 @@ class Request {
   virtual void Stop(const Status& why) = 0;
   // The same for one key of a request whose keys end one by one. Others have no such part.
   virtual void StopKey(uint32_t /*key*/, const Status& /*why*/) {}
+  // Does it bring host objects to this worker?
+  [[nodiscard]] virtual bool isSet() const { return false; }
   // The client is gone: nothing needs to be answered; what is not needed any more is given up.
   void Abandon();
   [[nodiscard]] uint64_t sessionId() const { return sessionId_; }

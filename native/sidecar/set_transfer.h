@@ -42,6 +42,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   ~SetTransfer();
   void Start() override;
   void Stop(const Status& why) override;
+  [[nodiscard]] bool isSet() const override { return true; }
 
  private:
   enum class State : uint8_t { kPending, kReserved, kCommitting, kAwaiting, kAgain, kConfirmed, kDoubtful, kEnded };

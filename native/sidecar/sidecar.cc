@@ -1,5 +1,6 @@
 #include "sidecar/sidecar.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/event_fd.h"
@@ -90,16 +91,23 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
   links_ = std::make_unique<PeerLinks>(PeerLink::Environment{options_, clock_, timers_, tokens_, transports_});
   keeper_ = std::make_unique<StoreKeeper>(*store_, control_, *links_, clock_, timers_);
   replicas_ = std::make_unique<Replicas>(options_, *store_, *keeper_, control_, *links_);
+  takes_ = std::make_unique<Takes>(options_, clock_, timers_, *store_, *keeper_, *replicas_, *checksums_, *links_);
   if (Status status = OpenTier(); !status.ok()) return status;
   if (options_.tenants.empty()) Log().info("there is no tenants file: all sessions are one tenant");
   objects_ = std::make_unique<DeviceObjects>(control_, *links_);
   holds_ = std::make_unique<PeerHolds>(*store_, *keeper_, *objects_, pending_, layers_, transports_, clock_);
   service_ = std::make_unique<ControlService>(
-      *store_, *objects_, pending_, *links_,
+      *store_, *objects_, pending_, *links_, *takes_,
       ControlService::Hooks{[this] { return clock_.NowMs(); }, [this] { return Stats(); },
                             [this](bool drain, std::function<void()> done) {
                               KeepSpilled(false);  // the worker ends, and its store with it
                               BeginStop(drain, Status::Ok(), std::move(done));
+                            },
+                            [this](bool leaving) {
+                              SetLeaving(leaving);
+                              const std::vector<Request*> requests = requests_.List();
+                              return static_cast<uint64_t>(std::ranges::count_if(
+                                  requests, [](const Request* request) { return request->isSet(); }));
                             }});
   sessions_ =
       std::make_unique<SessionServer>(options_, loop_, timers_, clock_, devices_, static_cast<SessionListener&>(*this));
@@ -238,6 +246,7 @@ void Sidecar::OnSessionOpened(Session& session) {
     timers_.Cancel(orphan_);
     control_.Attach(&session);
     KeepSpilled(true);  // it has the store's memory now, for a successor of this process
+    SetLeaving(false);  // what the one before was about to do, this one knows nothing of
   }
   TellSessions();
 }
@@ -276,6 +285,12 @@ void Sidecar::AwaitControl(uint32_t graceMs, const std::string& what) {
   });
 }
 
+void Sidecar::SetLeaving(bool leaving) {
+  leaving_ = leaving;
+  replicas_->Pause(leaving);
+  takes_->SetLeaving(leaving);
+}
+
 void Sidecar::BeginStop(bool drain, Status result, std::function<void()> done) {
   if (done != nullptr) stopped_.push_back(std::move(done));
   if (!std::exchange(stopping_, true)) result_ = std::move(result);
@@ -304,6 +319,7 @@ layout::SidecarStats Sidecar::Stats() const {
   stats.spillBytes = keeper_->tier() != nullptr ? keeper_->tier()->usage().fileBytes : 0;
   stats.spilledBytes = usage.spilledBytes;
   stats.spilledObjects = usage.spilledObjects;
+  stats.roomBytes = leaving_ ? 0 : keeper_->RoomBytes();
   return stats;
 }
 

@@ -80,11 +80,14 @@ class Sidecar final : private LoopWork, private SessionListener {
   void HandleLocalDelete(Session& session, Message& message);
   // Makes the request's kind, if the message is good.
   [[nodiscard]] Status CheckArgs(const layout::Entry& entry) const;
+  // kScaling: the worker is leaving, and this would bring it something new.
+  [[nodiscard]] Status CheckStays(const layout::Entry& entry) const;
   [[nodiscard]] Status CheckRoom(Session& session, const layout::Entry& entry) const;
   void Refuse(Session& session, const layout::Entry& entry, const Status& status);
   // `key`: 0 for all of the request, else 1 + the index of the one to end.
   void Cancel(Session& session, uint64_t request, uint64_t key);
 
+  void SetLeaving(bool leaving);
   void BeginStop(bool drain, Status result, std::function<void()> done);
   void EndStop();
   [[nodiscard]] layout::SidecarStats Stats() const;
@@ -106,6 +109,7 @@ class Sidecar final : private LoopWork, private SessionListener {
   std::unique_ptr<PeerLinks> links_;
   std::unique_ptr<StoreKeeper> keeper_;
   std::unique_ptr<Replicas> replicas_;
+  std::unique_ptr<Takes> takes_;
   std::unique_ptr<DeviceObjects> objects_;
   PendingSlots pending_;
   Layers layers_;
@@ -121,6 +125,7 @@ class Sidecar final : private LoopWork, private SessionListener {
   TimerId retry_;
   std::atomic<bool> stopRequested_{false};  // relaxed: the eventfd's write orders it
   bool stopping_ = false;
+  bool leaving_ = false;  // what is here is being moved to other workers: nothing new is taken
   Status result_;
   std::vector<std::function<void()>> stopped_;
 };

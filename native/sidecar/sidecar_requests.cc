@@ -136,9 +136,25 @@ Status Sidecar::CheckArgs(const layout::Entry& entry) const {
   }
 }
 
+Status Sidecar::CheckStays(const layout::Entry& entry) const {
+  if (!leaving_) return Status::Ok();
+  switch (static_cast<layout::Op>(entry.op)) {
+    case layout::Op::kSetD2H:
+    case layout::Op::kDevPublish:
+    case layout::Op::kDevMSet:
+    case layout::Op::kReserveLayers:
+      return {StatusCode::kScaling, "worker " + options_.workerAddress +
+                                        " is leaving its cluster and moves its objects to other workers: nothing was "
+                                        "set, use another worker"};
+    default:
+      return Status::Ok();
+  }
+}
+
 void Sidecar::HandleTransfer(Session& session, Message& message) {
   const layout::Entry entry = message.entry;
   Status status = CheckRoom(session, entry);
+  if (status.ok()) status = CheckStays(entry);
   if (status.ok()) status = CheckArgs(entry);
   ObjectCall call;
   ParseLimits limits{options_.keyRule, layout::kKeysPerCallMax, static_cast<uint32_t>(devices_.size()), true,

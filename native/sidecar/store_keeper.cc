@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint32_t kEndedPerTurn = 1'024;  // so that the loop goes on
 constexpr size_t kBatchKeysMax = 4'096;    // of one message
+constexpr uint64_t kTierReserve = 16;      // this part of the SSD tier's room is not promised: records are rounded up
 
 }  // namespace
 
@@ -33,6 +34,34 @@ Status StoreKeeper::TryAllocate(std::string_view key, std::span<const uint64_t> 
   const bool tooLarge = ObjectStore::ExtentBytes(key, blobSizes) > store_.usage().arenaBytes;
   if (status.code() != StatusCode::kOutOfMemory || tooLarge) return status;
   return {StatusCode::kTryAgain, status.message()};
+}
+
+Status StoreKeeper::AllocateInRoom(std::string_view key, std::span<const uint64_t> blobSizes,
+                                   const ObjectAttributes& attributes, ObjectView* object) {
+  const uint64_t bytes = ObjectStore::ExtentBytes(key, blobSizes);
+  const uint64_t most = store_.highWatermark();
+  const Status full(StatusCode::kNoSpace, std::to_string(bytes) + " bytes are wanted, and there is room for " +
+                                              std::to_string(RoomBytes()) + " without pushing others out");
+  if (bytes > most || bytes > RoomBytes()) return full;
+  if (store_.usage().usedBytes > most - bytes) {
+    (void)store_.EvictTo(most - bytes, UINT32_MAX, sink_, EvictionScope::kReplicas);
+  }
+  if (tier_ != nullptr) return TryAllocate(key, blobSizes, attributes, object);
+  const Status status = store_.Allocate(key, blobSizes, object, attributes, nullptr);
+  // What is free is in pieces that are too small.
+  return status.code() == StatusCode::kOutOfMemory ? full : status;
+}
+
+uint64_t StoreKeeper::RoomBytes() const {
+  const StoreUsage usage = store_.usage();
+  const uint64_t kept = usage.usedBytes - std::min(usage.usedBytes, usage.replicaBytes);
+  uint64_t room = store_.highWatermark() - std::min(store_.highWatermark(), kept);
+  if (tier_ != nullptr) {
+    const SpillUsage tier = tier_->usage();
+    const uint64_t left = tier.fileBytes - tier.usedBytes;
+    room += left - left / kTierReserve;
+  }
+  return room;
 }
 
 bool StoreKeeper::Flush() {

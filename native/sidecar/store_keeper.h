@@ -43,6 +43,12 @@ class StoreKeeper {
   // The same, but kTryAgain where something would be dropped that the SSD tier can take: MakeRoom, then Allocate.
   [[nodiscard]] Status TryAllocate(std::string_view key, std::span<const uint64_t> blobSizes,
                                    const ObjectAttributes& attributes, ObjectView* object);
+  // Room for an object of a worker that leaves: as TryAllocate, but nothing that is here makes room for it, except
+  // replicas. kNoSpace: there is none.
+  [[nodiscard]] Status AllocateInRoom(std::string_view key, std::span<const uint64_t> blobSizes,
+                                      const ObjectAttributes& attributes, ObjectView* object);
+  // What such objects may take, in bytes of arena.
+  [[nodiscard]] uint64_t RoomBytes() const;
   // After a seal: the arena may be above its watermark now, and something may expire earlier than before.
   void OnSealed() { sealed_ = true; }
   // Tells owners what has ended. Called in every turn of the loop, and before keys are reserved anew.

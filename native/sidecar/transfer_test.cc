@@ -100,7 +100,7 @@ TEST(TransferTest, QueriesAndDelete) {
   std::memcpy(&record, listed.payload.data() + listed.payload.size() - sizeof(record), sizeof(record));
   std::memcpy(payload.data() + offsetof(layout::HeldObject, slot), &record.slot, sizeof(record.slot));
   const Message described = worker.control->Ask(Op::kDescribe, 1, payload);
-  ASSERT_EQ(described.payload.size(), 8U + 8U + 16U);
+  ASSERT_EQ(described.payload.size(), 8U + 8U + 16U + 4U);
   const Message dropped = worker.control->Ask(Op::kDrop, 1, payload);
   ASSERT_EQ(dropped.payload.size(), 4U);
   EXPECT_EQ(worker.control->Stats().objects, 0U);

@@ -94,6 +94,30 @@ void ArenaAllocator::Free(Handle handle) {
   PushFree(handle);
 }
 
+std::vector<ArenaAllocator::Handle> ArenaAllocator::TakeFreeOf(std::span<const Handle> run, uint64_t bytes,
+                                                               Extent* range) {
+  const auto byOffset = [&](Handle a, Handle b) { return nodes_[a].offset < nodes_[b].offset; };
+  Handle at = *std::min_element(run.begin(), run.end(), byOffset);
+  if (nodes_[at].before != kNone && nodes_[nodes_[at].before].isFree) {
+    at = nodes_[at].before;
+  }
+  const uint64_t end = nodes_[at].offset + AlignUp(bytes, kAlignment);
+  *range = {nodes_[at].offset, end - nodes_[at].offset};
+  std::vector<Handle> taken;
+  for (; at != kNone && nodes_[at].offset < end; at = nodes_[at].after) {
+    if (!nodes_[at].isFree) {
+      continue;
+    }
+    PopFree(at);
+    if (nodes_[at].offset + nodes_[at].bytes > end) {
+      SplitOff(at, end - nodes_[at].offset);
+    }
+    usedBytes_ += nodes_[at].bytes;
+    taken.push_back(at);
+  }
+  return taken;
+}
+
 uint64_t ArenaAllocator::largestFreeBytes() const {
   if (summary_ == 0) {
     return 0;

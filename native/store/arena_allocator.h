@@ -53,6 +53,11 @@ class ArenaAllocator {
   [[nodiscard]] bool CheapestRun(uint64_t bytes, const std::function<uint64_t(Handle)>& costOf,
                                  std::vector<Handle>* taken) const;
 
+  // *range is a piece of `bytes` that begins with these neighbours, or the free block before them; takes the free
+  // blocks of it, so that nothing else goes there. REQUIRES: a run that CheapestRun told for these bytes; nothing was
+  // freed.
+  [[nodiscard]] std::vector<Handle> TakeFreeOf(std::span<const Handle> run, uint64_t bytes, Extent* range);
+
   // Exact; walks the bin of the largest blocks. For messages, not for the hot path.
   [[nodiscard]] uint64_t largestFreeBytes() const;
 

@@ -131,11 +131,27 @@ void SharedObjectStore::Touch(uint32_t slot) {
   }
 }
 
+Status SharedObjectStore::CheckVersion(uint32_t slot, uint64_t generation) const {
+  if (slot < header_.slots && generation != 0 && table_[slot].generation == generation && IsVisible(slot) &&
+      !IsExpired(slot)) {
+    return Status::Ok();
+  }
+  return {StatusCode::kTryAgain, "slot " + std::to_string(slot) + " no longer holds generation " +
+                                     std::to_string(generation) + ": look the key up again"};
+}
+
+Status SharedObjectStore::Promote(uint32_t slot, uint64_t generation) {
+  if (Status status = CheckVersion(slot, generation); !status.ok()) {
+    return status;
+  }
+  table_[slot].flags &= ~uint32_t{kSlotReplica};
+  UpdatePlace(slot);
+  return Status::Ok();
+}
+
 Status SharedObjectStore::SetPin(uint32_t slot, uint64_t generation, Pin pin) {
-  if (slot >= header_.slots || generation == 0 || table_[slot].generation != generation || !IsVisible(slot) ||
-      IsExpired(slot)) {
-    return {StatusCode::kTryAgain, "slot " + std::to_string(slot) + " no longer holds generation " +
-                                       std::to_string(generation) + ": look the key up again"};
+  if (Status status = CheckVersion(slot, generation); !status.ok()) {
+    return status;
   }
   table_[slot].flags = (table_[slot].flags & ~uint32_t{kSlotPinMask}) | static_cast<uint32_t>(pin);
   UpdatePlace(slot);

@@ -2,8 +2,10 @@
 //
 // A spilled object keeps its slot, so that its owner's record stays right, and a small extent with header, blob sizes
 // and key. That extent is a new one: what is left of the old one would not be wide enough for the next object of the
-// same size. While the slot changes hands its state is kDropped: killed in these few stores, the object is lost, which
-// is no worse than its eviction.
+// same size. While the slot changes from memory to the tier, or back, its state is kDropped: killed in these few
+// stores, that one object is lost, which is no worse than its eviction. Moving what memory has of many (GatherFree)
+// loses none.
+#include <atomic>
 #include <cstring>
 
 #include "base/align.h"
@@ -111,18 +113,31 @@ Status SharedObjectStore::BeginBringBack(uint32_t slot, const EndedSink* evicted
   return Status::Ok();
 }
 
-// Puts what memory has of a spilled object, whose extent was freed, into another one of the same size.
-bool SharedObjectStore::PlaceFront(uint32_t slot, std::span<const std::byte> front) {
-  const ArenaAllocator::Handle extent = arena_.Allocate(front.size());
+// Moves what memory has of a spilled object out of a range. At every moment its slot leads to a place that has it:
+// killed in between, the object is where it was, or where it is to be. False: there is no other place.
+bool SharedObjectStore::MoveFront(uint32_t slot, ArenaAllocator::Extent range,
+                                  std::vector<ArenaAllocator::Handle>* fillers) {
+  const uint64_t bytes = table_[slot].extentBytes;
+  ArenaAllocator::Handle extent = arena_.Allocate(bytes);
+  const auto isInside = [&] {
+    const ArenaAllocator::Extent at = arena_.extent(extent);
+    return at.offset < range.offset + range.bytes && range.offset < at.offset + at.bytes;
+  };
+  while (extent != ArenaAllocator::kNone && isInside()) {
+    fillers->push_back(extent);  // where one that was moved before has been
+    extent = arena_.Allocate(bytes);
+  }
   if (extent == ArenaAllocator::kNone) {
     return false;
   }
-  HBMESH_CHECK(arena_.extent(extent).bytes == table_[slot].extentBytes, "sums and lists go by the extent's size");
-  local_[slot].extent = extent;
+  const ArenaAllocator::Extent place = arena_.extent(extent);
+  HBMESH_CHECK(place.bytes == bytes, "sums and lists go by the extent's size");
+  std::memcpy(map_.data() + header_.arenaOffset + place.offset, BytesOf(slot), bytes);
+  // Release: whoever adopts the table and sees the new place sees the bytes there.
+  std::atomic_ref(table_[slot].extentOffset).store(header_.arenaOffset + place.offset, std::memory_order_release);
   arena_.SetOwner(extent, slot);
-  table_[slot].extentOffset = header_.arenaOffset + arena_.extent(extent).offset;
-  std::memcpy(BytesOf(slot), front.data(), front.size());
-  SetState(slot, SlotState::kSpilled);
+  arena_.Free(local_[slot].extent);
+  local_[slot].extent = extent;
   return true;
 }
 
@@ -140,37 +155,23 @@ bool SharedObjectStore::GatherFree(uint64_t bytes) {
   if (counts_.spilledObjects == 0 || arena_.freeBytes() < bytes || !arena_.CheapestRun(bytes, cost, &run)) {
     return false;
   }
+  ArenaAllocator::Extent range{};
+  std::vector<ArenaAllocator::Handle> fillers = arena_.TakeFreeOf(run, bytes, &range);
   std::vector<uint32_t> slots;
-  std::vector<std::vector<std::byte>> fronts;
   for (const ArenaAllocator::Handle at : run) {
-    const uint32_t slot = arena_.owner(at);
-    slots.push_back(slot);
-    fronts.emplace_back(BytesOf(slot), BytesOf(slot) + table_[slot].extentBytes);
-    SetState(slot, SlotState::kDropped);
-    arena_.Free(at);
+    if (arena_.extent(at).offset < range.offset + range.bytes) {
+      slots.push_back(arena_.owner(at));
+    }
   }
-  // The piece is taken while they look for another place.
-  const ArenaAllocator::Handle piece = arena_.Allocate(bytes);
-  size_t placed = 0;
-  while (piece != ArenaAllocator::kNone && placed < slots.size() && PlaceFront(slots[placed], fronts[placed])) {
-    placed++;
+  for (const uint32_t slot : slots) {
+    if (!MoveFront(slot, range, &fillers)) {
+      break;  // those before stay where they are now, which is as good
+    }
   }
-  if (piece != ArenaAllocator::kNone) {
-    arena_.Free(piece);
+  for (const ArenaAllocator::Handle filler : fillers) {
+    arena_.Free(filler);
   }
-  if (placed == slots.size()) {
-    return true;
-  }
-  // There is none for all of them. They fit where they were, which is in one piece now.
-  while (placed > 0) {
-    placed--;
-    SetState(slots[placed], SlotState::kDropped);
-    arena_.Free(local_[slots[placed]].extent);
-  }
-  for (; placed < slots.size(); placed++) {
-    HBMESH_CHECK(PlaceFront(slots[placed], fronts[placed]), "they were there before");
-  }
-  return false;
+  return arena_.largestFreeBytes() >= bytes;
 }
 
 bool SharedObjectStore::EndBringBack(uint32_t slot, bool whole) {

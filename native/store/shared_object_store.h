@@ -36,6 +36,7 @@ class SharedObjectStore final : public ObjectStore {
   [[nodiscard]] Status SetEvictionPolicy(const EvictionPolicy& policy) override;
   void Touch(uint32_t slot) override;
   [[nodiscard]] Status SetPin(uint32_t slot, uint64_t generation, Pin pin) override;
+  [[nodiscard]] Status Promote(uint32_t slot, uint64_t generation) override;
   uint32_t CollectExpired(uint64_t nowMs, uint32_t limit, const EndedSink& each) override;
   [[nodiscard]] uint64_t nextExpiryMs() const override;
   uint32_t EvictTo(uint64_t usedBytesMax, uint32_t limit, const EndedSink& each, EvictionScope scope) override;
@@ -86,6 +87,7 @@ class SharedObjectStore final : public ObjectStore {
   void SetState(uint32_t slot, SlotState state);
   [[nodiscard]] bool IsVisible(uint32_t slot) const;  // kSealed or kSpilled
   [[nodiscard]] std::byte* BytesOf(uint32_t slot) const { return map_.data() + table_[slot].extentOffset; }
+  [[nodiscard]] Status CheckVersion(uint32_t slot, uint64_t generation) const;
   [[nodiscard]] ObjectView ViewOf(uint32_t slot) const;
   [[nodiscard]] ObjectAttributes AttributesOf(uint32_t slot) const;
   [[nodiscard]] uint64_t PayloadBytesOf(uint32_t slot) const;
@@ -100,7 +102,8 @@ class SharedObjectStore final : public ObjectStore {
   void KeepNewest(std::vector<uint32_t>* slots);
   void DropOverlaps(std::vector<uint32_t>* slots);
   void RebuildOrder(std::vector<uint32_t>* slots);
-  [[nodiscard]] bool PlaceFront(uint32_t slot, std::span<const std::byte> front);
+  [[nodiscard]] bool MoveFront(uint32_t slot, ArenaAllocator::Extent range,
+                               std::vector<ArenaAllocator::Handle>* fillers);
   void Forget(uint32_t slot);
   void Retire(uint32_t slot);
   void FreeSlot(uint32_t slot);

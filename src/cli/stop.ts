@@ -1,31 +1,44 @@
 /**
- * `hbmesh stop`: the planned end of a worker. It leaves the cluster as planned (others know then that it isn't lost), ends what its clients have under way, and is waited for.
+ * `hbmesh stop`: the planned end of a worker. It moves what it holds to others, leaves the cluster as planned (others know then that it isn't lost), ends what its clients have under way, and is waited
+ * for.
  */
 import type { Command } from "commander";
 import { type FoundProcess, isRunning, signalProcess } from "../base/processes.js";
 import { type AccessOptions, clusterClient, withAccessOptions } from "./api-client.js";
-import { address, ExitError, wholeNumber } from "./options.js";
+import { type DrainChoice, type DrainReport, describeDeviceObjects, drainWorker } from "./drain.js";
+import { address, ExitError, wholeNumber, yesOrNo } from "./options.js";
+import { toJson } from "./table.js";
 import { until } from "./until.js";
 import { findKeepers, findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
 
-interface StopOptions extends AccessOptions {
+interface StopOptions extends AccessOptions, DrainChoice {
   worker_address: string;
   stop_timeout_ms: number;
-  force: boolean;
+  drain: boolean;
   quiet?: boolean;
+  json?: boolean;
 }
 
 const LOOK_MS = 1_000;
+const ASK_TIMEOUT_MS = 9_000;
 const SIDECAR_END_TIMEOUT_MS = 10_000;
 
 const help = `
-The worker leaves its cluster as planned: the store says so, and nobody waits for it to come back. Progress is on stderr.
+First the worker's host objects, in memory and on its SSD tier, are moved to other workers that have room, no faster than --drain_mb_per_second; it takes
+no new ones meanwhile (SCALING), and serves what it has. If not all finds room, nothing is moved, and the worker stays. Bytes in device memory (devMSet,
+devPublish) can't be moved, nor anything where there is no other worker: how many end with it is said. Then the worker leaves its cluster as planned: the store
+says so, and nobody waits for it to come back. Progress is on stderr.
+
+Ctrl-C while objects are moved: it stays after all, with what has not been moved. The same command a second time: goes on with the first one's work, at its own rate.
+Where workers have a cluster token the command shows it, as their options name it.
 
 Examples:
   $ hbmesh stop --worker_address 10.0.0.1:31501
-  $ hbmesh stop --worker_address 10.0.0.1:31501 --stop_timeout_ms 600000
+  $ hbmesh stop --worker_address 10.0.0.1:31501 --drain_mb_per_second 100 --drain_timeout_ms 1800000
+  $ hbmesh stop --worker_address 10.0.0.1:31501 --drain false
 
-Exit codes: 0 it has ended, 1 there was none, or it has not ended in time (it goes on leaving unless --force), 2 wrong arguments.`;
+Exit codes: 0 it has ended; 1 there was none, it stays because not all could be moved, or it has not ended in time (it goes on leaving
+unless --force); 2 wrong arguments; 130 interrupted, it stays.`;
 
 async function stop(options: StopOptions): Promise<void> {
   const { worker_address: workerAddress } = options;
@@ -40,6 +53,7 @@ async function stop(options: StopOptions): Promise<void> {
     await stopLeftSidecar(workerAddress, say);
     return;
   }
+  const drained = await drain(worker, options, say);
   signal(worker, "SIGTERM");
   say(`worker ${workerAddress} (process ${worker.pid}) is leaving its cluster`);
   if (!(await waitForEnd(worker, options, say))) {
@@ -55,7 +69,30 @@ async function stop(options: StopOptions): Promise<void> {
   }
   await endSidecars(workerAddress);
   const seconds = ((performance.now() - startMs) / 1_000).toFixed(1);
-  process.stdout.write(`worker ${workerAddress} (process ${worker.pid}) has ended, ${seconds} s\n`);
+  const facts = { workerAddress, pid: worker.pid, seconds: Number(seconds), drain: drained ?? null };
+  process.stdout.write(
+    options.json === true
+      ? `${toJson(facts)}\n`
+      : `worker ${workerAddress} (process ${worker.pid}) has ended, ${seconds} s\n`,
+  );
+}
+
+async function drain(
+  worker: WorkerProcess,
+  options: StopOptions,
+  say: (text: string) => void,
+): Promise<DrainReport | undefined> {
+  if (!options.drain) {
+    return undefined;
+  }
+  const access = { ...worker.access, ...options, worker: worker.workerAddress, timeout_ms: ASK_TIMEOUT_MS };
+  say(`worker ${worker.workerAddress} (process ${worker.pid}) moves its objects to others`);
+  const report = await drainWorker(access, options, { say, isRunning: () => isRunning(worker) });
+  const device = describeDeviceObjects(report);
+  if (device !== undefined) {
+    say(`  ${device}`);
+  }
+  return report;
 }
 
 /** A sidecar outlives a killed control process for a while, to be taken over by the next. */
@@ -139,8 +176,22 @@ export function addStopCommand(program: Command): void {
     .command("stop")
     .description("End a worker of this host as planned, and wait until it has ended.")
     .requiredOption("--worker_address <IP:PORT>", "which one", address)
-    .option("--stop_timeout_ms <N>", "how long to wait", wholeNumber(1, 86_400_000), 300_000)
-    .option("--force", "kill it when that is over", false)
+    .option(
+      "--drain_mb_per_second <N>",
+      "MiB of objects that are moved to others in a second, at most; 0: as fast as it goes",
+      wholeNumber(0, 1_048_576),
+      256,
+    )
+    .option(
+      "--drain_timeout_ms <N>",
+      "how long that may take; then the worker stays, unless --force; 0: as long as it takes",
+      wholeNumber(0, 86_400_000),
+      600_000,
+    )
+    .option("--drain <BOOL>", "false: move nothing; what only this worker holds is lost", yesOrNo, true)
+    .option("--stop_timeout_ms <N>", "how long to wait for its end after that", wholeNumber(1, 86_400_000), 300_000)
+    .option("--force", "end it also when not all could be moved, and kill it when --stop_timeout_ms is over", false)
+    .option("--json", "print one JSON document at the end: what was moved, and how long it took")
     .option("--quiet", "no progress");
   withAccessOptions(command).addHelpText("after", help).action(stop);
 }

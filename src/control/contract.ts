@@ -13,6 +13,7 @@ import type { HealthResponse, Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { Presence } from "../gen/hbmesh/v1/objects_pb.js";
 import type { Store } from "../metadata/store.js";
 import type { SidecarPort } from "../sidecar/port.js";
+import type { Drain } from "./drain.js";
 import type { ControlNetwork } from "./network.js";
 
 /** A sidecar that runs and has said welcome. */
@@ -132,6 +133,8 @@ export interface ControlProcess {
   readonly tenants: Tenants | undefined;
   /** What is asked of those who use the API, the tenants apart, and what this worker shows. */
   readonly credentials: Credentials;
+  /** Moves what this worker holds to others, before it leaves as planned. */
+  readonly drain: Pick<Drain, "start" | "stop" | "status">;
   /** Resolves once every live member has announced what it holds, so that each question has a sure answer. */
   whenReady(options?: { signal?: AbortSignal; timeoutMs?: number }): Promise<void>;
   health(): Promise<Omit<HealthResponse, "$typeName" | "$unknown">>;

@@ -24,6 +24,7 @@ import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contrac
 import { DeathWatch } from "./death-watch.js";
 import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
+import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
@@ -37,6 +38,7 @@ import { Peers } from "./peers.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
+import { createTakingService } from "./taking.js";
 import { createTcpNetwork } from "./tcp-network.js";
 
 /** Rejects with the cause when the worker can't start; nothing of it is left then. */
@@ -66,6 +68,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly objects: ObjectCalls;
   readonly tenants: Tenants | undefined;
   readonly credentials: Credentials;
+  readonly drain: Drain;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #random: RandomSource;
@@ -134,6 +137,8 @@ class ControlProcessImpl implements ControlProcess {
       forgets: { tellFirst: (owner, epoch, keys) => this.#forgetter.tellFirst(owner, epoch, keys) },
     });
     this.#forgetter = new Forgetter({ ...shared, calls: this.#calls });
+    const onMoved = (objects: readonly DroppedObject[]): void => this.#onGone(objects);
+    this.drain = new Drain({ ...this.#holderOptions, ...shared, calls: this.#calls, onMoved });
     this.#collector = new Collector({ clock: this.#clock, patienceMs });
     const sidecar = (): SidecarLink | undefined => (this.#supervisor === undefined ? undefined : this.#supervisor.link);
     this.#announcer = new Announcer({
@@ -181,7 +186,10 @@ class ControlProcessImpl implements ControlProcess {
       this.#collector.conclude(request, signal);
     const routes = createLinkRoutes()
       .service(DirectoryService, { ...this.#owner.service(), conclude, witness: () => this.#guard.witness })
-      .service(HolderService, createHolderService(this.#holderOptions));
+      .service(HolderService, {
+        ...createHolderService(this.#holderOptions),
+        ...createTakingService(this.#holderOptions),
+      });
     const onEnd = (host: string): void => this.#deaths.suspectHost(host);
     this.#listener = await this.#network.listen(this.config.linkAddress, routes, onEnd);
     await this.#supervisor?.start();
@@ -252,6 +260,12 @@ class ControlProcessImpl implements ControlProcess {
     if (this.#closing !== undefined) {
       return "the worker is shutting down";
     }
+    if (this.drain.isLeaving) {
+      const { state, objects, objectsLeft } = this.drain.status;
+      return state === "moved"
+        ? "the worker has moved its objects to others, and waits to be stopped"
+        : `the worker is leaving and moves its objects to others: ${objectsLeft} of ${objects} are left`;
+    }
     if (this.#supervisor !== undefined && !this.#supervisor.isUp) {
       return "the sidecar is being restarted";
     }
@@ -280,6 +294,7 @@ class ControlProcessImpl implements ControlProcess {
 
   /** Leaves first, so that nobody asks any more; then settles what is pending, then ends the sidecar. */
   async #close(): Promise<void> {
+    await this.drain.close();
     await this.#membership.leave();
     this.#guard.close();
     this.#deaths.close();
@@ -355,10 +370,7 @@ class ControlProcessImpl implements ControlProcess {
       calls: this.#calls,
       holders: this.#holders,
       nameOf: this.#nameOf,
-      onGone: (objects: readonly DroppedObject[]) => {
-        this.#departed.note(objects);
-        this.#forgetter.add(objects);
-      },
+      onGone: (objects: readonly DroppedObject[]) => this.#onGone(objects),
       onSessions: (sessions: number) => {
         this.#sessions = sessions;
       },
@@ -401,6 +413,11 @@ class ControlProcessImpl implements ControlProcess {
         await pause(this.#clock, 500);
       }
     }
+  }
+
+  #onGone(objects: readonly DroppedObject[]): void {
+    this.#departed.note(objects);
+    this.#forgetter.add(objects);
   }
 
   /** Of a drop that was decided under an older ring the owners of now don't know, though they may know of the object by an announcement. */

@@ -67,7 +67,7 @@ const OBJECTS_PER_QUESTION_MAX = 10_000;
 const OBJECTS_PER_DESCRIPTION_MAX = 1_000;
 
 /** Answers for this member's own sidecar. */
-export function createHolderService(options: HolderOptions): ServiceImpl<typeof HolderService> {
+export function createHolderService(options: HolderOptions): Omit<ServiceImpl<typeof HolderService>, "room" | "take"> {
   return {
     async drop(request) {
       const objects = decodeHeld(request.objects);

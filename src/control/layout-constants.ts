@@ -25,6 +25,8 @@ export const Op = {
   peers: 67,
   stats: 68,
   shutdown: 69,
+  drain: 70,
+  take: 71,
 } as const;
 
 export const FLAG_REPLY = 1;
@@ -33,7 +35,12 @@ export const FLAG_MORE = 2;
 // Records of lookups and figures; those that Wasm knows too are in src/decision/layout.ts.
 export const LOOKUP_REPLY_BYTES = 16;
 export const FOUND_RECORD_BYTES = 80;
-export const SIDECAR_STATS_BYTES = 80;
+export const SIDECAR_STATS_BYTES = 88;
+export const TAKE_RECORD_BYTES = 32;
+
+// Flags of what kDescribe tells.
+export const HELD_PIN_MASK = 3;
+export const HELD_SPILLED = 8;
 
 export const KEYS_PER_CALL_MAX = 10_000;
 export const KEYS_PER_QUERY_MAX = 100_000;

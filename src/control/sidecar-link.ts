@@ -15,6 +15,11 @@ export interface DescribedObject {
   blobSizes: bigint[];
 }
 
+/** With HeldFlags (native/queue/layout.h). */
+export interface HeldDescription extends DescribedObject {
+  flags: number;
+}
+
 export interface SidecarStats {
   arenaBytes: bigint;
   arenaUsedBytes: bigint;
@@ -25,6 +30,8 @@ export interface SidecarStats {
   /** Bytes of the objects there. */
   spilledBytes: bigint;
   spilledObjects: bigint;
+  /** What objects of a worker that leaves may take here, without pushing out any but replicas. */
+  roomBytes: bigint;
 }
 
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
@@ -104,7 +111,7 @@ export class SidecarLink {
     return decodeCodes(reply.payload, objects.length);
   }
 
-  async describe(objects: readonly HeldObject[], timeoutMs: number): Promise<DescribedObject[]> {
+  async describe(objects: readonly HeldObject[], timeoutMs: number): Promise<HeldDescription[]> {
     const reply = await this.#ask(Op.describe, encodeHeld(objects), objects.length, timeoutMs, "describing objects");
     return decodeDescribed(reply.payload, objects.length);
   }
@@ -133,7 +140,8 @@ export class SidecarLink {
 
   async stats(timeoutMs: number): Promise<SidecarStats> {
     const { payload } = await this.#ask(Op.stats, new Uint8Array(0), 0, timeoutMs, "its figures");
-    if (payload.byteLength < SIDECAR_STATS_BYTES) {
+    // A sidecar of the release before, which outlived its control process, tells of no room.
+    if (payload.byteLength < SIDECAR_STATS_BYTES - 8) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
     }
     const view = viewOf(payload);
@@ -145,7 +153,21 @@ export class SidecarLink {
       spillBytes: view.getBigUint64(56, true),
       spilledBytes: view.getBigUint64(64, true),
       spilledObjects: view.getBigUint64(72, true),
+      roomBytes: payload.byteLength < SIDECAR_STATS_BYTES ? 0n : view.getBigUint64(80, true),
     };
+  }
+
+  /** The worker is about to leave and takes no new objects, or takes them again. Answers how many sets that had begun before are under way. */
+  async setLeaving(leaving: boolean, timeoutMs: number): Promise<number> {
+    const what = leaving ? "taking no new objects" : "taking objects again";
+    const reply = await this.#ask(Op.drain, new Uint8Array(0), 0, timeoutMs, what, undefined, leaving ? 1n : 0n);
+    return Number(reply.args[0]);
+  }
+
+  /** `objects`: payload of kTake. One code an object, when all of them have ended. */
+  async take(objects: Uint8Array, count: number, timeoutMs: number): Promise<number[]> {
+    const reply = await this.#ask(Op.take, objects, count, timeoutMs, "taking objects over");
+    return decodeCodes(reply.payload, count);
   }
 
   /** Tells the sidecar who its peers are: one line a member. */
@@ -163,7 +185,7 @@ export class SidecarLink {
 
   /** Asks the sidecar to end, transfers first. */
   async shutdown(timeoutMs: number): Promise<void> {
-    await this.#ask(Op.shutdown, new Uint8Array(0), 0, timeoutMs, "shutting down");
+    await this.#ask(Op.shutdown, new Uint8Array(0), 0, timeoutMs, "shutting down", undefined, 1n);
   }
 
   close(): void {
@@ -178,6 +200,7 @@ export class SidecarLink {
     timeoutMs: number,
     doing: string,
     onPart?: (message: PortMessage) => void,
+    argument = 0n,
   ): Promise<PortMessage> {
     if (this.#closed !== undefined) {
       throw this.#closed;
@@ -210,7 +233,7 @@ export class SidecarLink {
         flags: 0,
         code: 0,
         count,
-        args: op === Op.shutdown ? [1n, 0n, 0n, 0n] : [0n, 0n, 0n, 0n],
+        args: [argument, 0n, 0n, 0n],
         payload,
       });
       const what = `${this.#what}, ${doing},`;
@@ -293,21 +316,27 @@ export class SidecarLink {
   }
 }
 
-/** codes u32 x count, padded to 8 │ counts u32 x count, padded to 8 │ blob sizes u64 x the sum of the counts */
-function decodeDescribed(payload: Uint8Array, count: number): DescribedObject[] {
+/** codes u32 x count, padded to 8 │ counts u32 x count, padded to 8 │ blob sizes u64 x the sum of the counts │ flags u32 x count */
+function decodeDescribed(payload: Uint8Array, count: number): HeldDescription[] {
   const codes = decodeCodes(payload, count);
   const counts = decodeCodes(payload.subarray(Math.min(alignTo8(4 * count), payload.byteLength)), count);
   const view = viewOf(payload);
   let at = 2 * alignTo8(4 * count);
-  return codes.map((code, index) => {
+  const described = codes.map((code, index) => {
     const blobs = counts[index] as number;
     if (at + 8 * blobs > payload.byteLength) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, "the sidecar's description of an object is cut short");
     }
     const blobSizes = Array.from({ length: blobs }, (_, blob) => view.getBigUint64(at + 8 * blob, true));
     at += 8 * blobs;
-    return { code, blobSizes };
+    return { code, blobSizes, flags: 0 };
   });
+  // As above: one that tells no flags.
+  const flags = payload.byteLength === at ? [] : decodeCodes(payload.subarray(at), count);
+  flags.forEach((value, index) => {
+    (described[index] as HeldDescription).flags = value;
+  });
+  return described;
 }
 
 function decodeHeldChunk(message: PortMessage): HeldChunk {

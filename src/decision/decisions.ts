@@ -145,5 +145,10 @@ export interface Decisions {
   groupByOwner(keys: KeyBatch): { member: number; indexes: Uint32Array; keys: KeyBatch }[];
   /** SliceRecords of 32 bytes, in the order in which they should be started. */
   plan(request: PlanRequest): Uint8Array;
+  /**
+   * Where the objects of a member that leaves go: for each one 1 + the position of a target, 0 if no target has room for it. Sizes and rooms in bytes of arena. The largest is placed
+   * first, each where most room is left. At most 2^20 objects a call.
+   */
+  placeMoves(sizes: BigUint64Array, rooms: BigUint64Array): Uint32Array;
   readonly directory: Directory;
 }

@@ -33,6 +33,8 @@ export interface DecisionExports {
   planRecords(): number;
   planRecordCount(): number;
   planFault(): number;
+  placeMoves(pointer: number, length: number, objects: number, targets: number): number;
+  movesPlaces(): number;
   reserve(keys: number, keysLength: number, existence: number, family: number): number;
   commit(
     keys: number,

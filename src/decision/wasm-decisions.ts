@@ -215,6 +215,13 @@ class WasmDecisions implements Decisions {
     raise(status, "a transfer plan");
     return this.border.read(wasm.planRecords(), (wasm.planRecordCount() >>> 0) * SLICE_RECORD_BYTES);
   }
+
+  placeMoves(sizes: BigUint64Array, rooms: BigUint64Array): Uint32Array {
+    const input = joinBytes([bytesOf(sizes), bytesOf(rooms)]);
+    const [pointer] = this.border.write(input) as [number];
+    raise(this.wasm.placeMoves(pointer, input.byteLength, sizes.length, rooms.length), "placing what a worker leaves");
+    return this.border.readU32(this.wasm.movesPlaces(), sizes.length);
+  }
 }
 
 class WasmDirectory implements Directory {

@@ -5,7 +5,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { CallOptions, ControlProcess, KeyAnswer } from "../control/index.js";
 import type { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
-import { type Access, checkAsker, tenantOf } from "./tenant-of.js";
+import { type Access, checkAsker, checkOperator, tenantOf } from "./tenant-of.js";
 
 export function createObjectService(control: ControlProcess): ServiceImpl<typeof ObjectService> {
   const optionsOf = (context: HandlerContext): CallOptions => ({
@@ -52,6 +52,18 @@ export function createClusterService(control: ControlProcess): ServiceImpl<typeo
     listMembers(_request, { requestHeader }) {
       checkAsker(accessOf(control), requestHeader);
       return { members: [...control.members], epoch: control.epoch };
+    },
+    drain({ bytesPerSecond, timeLimitMs, leaveBehind }, { requestHeader }) {
+      checkOperator(accessOf(control), requestHeader);
+      return control.drain.start({ bytesPerSecond: Number(bytesPerSecond), timeLimitMs, leaveBehind });
+    },
+    getDrain(_request, { requestHeader }) {
+      checkAsker(accessOf(control), requestHeader);
+      return control.drain.status;
+    },
+    stopDrain(_request, { requestHeader }) {
+      checkOperator(accessOf(control), requestHeader);
+      return control.drain.stop("it was stopped by who asked for it");
     },
   };
 }

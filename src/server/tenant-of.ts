@@ -40,3 +40,18 @@ export function checkAsker(access: Access, header: Headers): void {
     tenantOf(access, header);
   }
 }
+
+/** What concerns the worker as a whole: who asks shows the cluster's token. Where there are tenants and no such token nobody can, since a tenant's is not enough. */
+export function checkOperator({ tenants, clusterToken }: Access, header: Headers): void {
+  if (tenants === undefined && clusterToken === undefined) {
+    return;
+  }
+  const token = /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
+  if (token === undefined || clusterToken?.matches(token) !== true) {
+    const remedy =
+      clusterToken === undefined
+        ? "start the cluster's workers with --cluster_token_file, since a tenant's token is not enough for this"
+        : "send the header `authorization: Bearer <token>` with the cluster's token (--cluster_token_file)";
+    throw new HbmeshError(StatusCode.NOT_AUTHORIZED, `only who has the cluster's token may do this; ${remedy}`);
+  }
+}

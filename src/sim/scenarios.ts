@@ -2,8 +2,10 @@
  * Changes and failures of a simulated cluster, one at a time: what each costs in messages, how long it takes until every member gives sure answers again, and whether every key that still has bytes is found. Each
  * leaves as many workers as it found.
  */
+import type { ControlProcess } from "../control/contract.js";
 import type { CheckResult, Clients } from "./clients.js";
 import type { SimCluster, SimHost } from "./cluster.js";
+import { OBJECT_BYTES } from "./memory.js";
 import type { ModelCounts } from "./model.js";
 import { countedSince } from "./trace.js";
 
@@ -61,6 +63,16 @@ const OWED_MS = 3_000;
 export const SCENARIOS: readonly Scenario[] = [
   { name: "join", what: "a worker joins", run: join },
   { name: "leave", what: "a worker that holds nothing leaves as planned", run: leave },
+  {
+    name: "drain",
+    what: "a worker moves what it holds to others and leaves, while clients go on; a sidecar that takes over dies meanwhile",
+    run: drain,
+  },
+  {
+    name: "drain-killed",
+    what: "kill -9 of a control process that moves what it holds to others, started again after 1 s",
+    run: drainKilled,
+  },
   { name: "control-killed", what: "kill -9 of a control process, started again after 1 s", run: controlKilled },
   { name: "sidecar-killed", what: "kill -9 of a sidecar, which its control process starts again", run: sidecarKilled },
   { name: "host-lost", what: "a host loses its power for good; then an empty one takes its place", run: hostLost },
@@ -124,6 +136,60 @@ async function leave({ cluster }: Context): Promise<Change> {
   const startMs = cluster.clock.monotonicMs();
   await cluster.stop(cluster.hosts.filter(({ running }) => running !== undefined).at(-1) as SimHost);
   await cluster.settle(members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+/** So that moving what a host holds takes a while: objects a second. */
+const DRAIN_OBJECTS_PER_SECOND = 10;
+const DRAIN_BYTES_PER_SECOND = DRAIN_OBJECTS_PER_SECOND * Number(OBJECT_BYTES);
+const DRAIN_LOOK_MS = 100;
+const DRAIN_SETTINGS = { bytesPerSecond: DRAIN_BYTES_PER_SECOND, timeLimitMs: 0, leaveBehind: false };
+
+async function drain(context: Context): Promise<Change> {
+  const { cluster, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const [host, other] = [pick(), pick()];
+  const { drain: leaving } = controlOf(host);
+  await traffic(TRAFFIC_MS);
+  leaving.start(DRAIN_SETTINGS);
+  await traffic(DRAIN_LOOK_MS * 5);
+  cluster.killSidecar(other);
+  while (leaving.status.state === "moving") {
+    await traffic(DRAIN_LOOK_MS);
+  }
+  const { state, reason, objectsLeft } = leaving.status;
+  if (state !== "moved" || objectsLeft > 0n) {
+    throw new Error(`${host.address} could not move what it holds: ${state}, ${reason}, ${objectsLeft} are left`);
+  }
+  const startMs = cluster.clock.monotonicMs();
+  await cluster.stop(host);
+  await settleUnderTraffic(context, members - 1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  await context.clients.check();
+  cluster.startControl(host);
+  await settleUnderTraffic(context, members);
+  return { members: members - 1, settledMs };
+}
+
+function controlOf({ address, running }: SimHost): ControlProcess {
+  if (running?.control === undefined) {
+    throw new Error(`no control process runs at ${address}`);
+  }
+  return running.control;
+}
+
+async function drainKilled(context: Context): Promise<Change> {
+  const { cluster, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  controlOf(host).drain.start(DRAIN_SETTINGS);
+  await traffic(DRAIN_LOOK_MS * 3);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.killControl(host);
+  await traffic(PAUSE_BEFORE_RESTART_MS);
+  cluster.startControl(host);
+  await settleUnderTraffic(context, members);
   return { members, settledMs: cluster.clock.monotonicMs() - startMs };
 }
 

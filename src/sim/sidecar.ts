@@ -3,13 +3,14 @@
  * outlives its control process, as the real one does, and a new control process can take it over.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { FLAG_MORE, FLAG_REPLY, Op } from "../control/layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "../control/layout-constants.js";
 import { decodeHeld, decodeResults, encodeKeys, RESULT_RECORD_BYTES, type ResultRecord } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
 import { OBJECT_BYTES, type SimMemory, type SimObject } from "./memory.js";
 import { commitsOf, decodeFound, type FoundKey, lookupPayload, placesOf, wordsOf } from "./payloads.js";
 import { SimPort } from "./port.js";
 import type { SimProcess } from "./process.js";
+import { decodeTake, takeOne, type WantedObject } from "./taking.js";
 
 /** `content` with OK. */
 export interface SimAnswer {
@@ -30,6 +31,8 @@ export interface SimFabric {
 /** Keys of one reply to kListHeld (native/sidecar/control_service.cc). */
 const LIST_PART_KEYS = 4_096;
 const NO_ARGS: PortMessage["args"] = [0n, 0n, 0n, 0n];
+/** Of every simulated worker: as much as is ever wanted. */
+const ROOM_BYTES = 1n << 40n;
 
 interface Pending {
   onPart: (message: PortMessage) => void;
@@ -45,6 +48,9 @@ export class SimSidecar {
   #peersText = "";
   #port: SimPort | undefined;
   #lastId = 0n;
+  /** It is about to leave and takes no new objects. */
+  #isLeaving = false;
+  #setsUnderWay = 0;
 
   constructor(process: SimProcess, memory: SimMemory, fabric: SimFabric) {
     this.process = process;
@@ -58,6 +64,7 @@ export class SimSidecar {
   connect(control: SimProcess): SimPort {
     this.#port?.end("another control process took over");
     this.#failPending("the control process is gone");
+    this.#isLeaving = false;
     const port = new SimPort(this.process, control, (message) => this.#receive(message));
     this.#port = port;
     port.onEnd(() => {
@@ -76,6 +83,14 @@ export class SimSidecar {
     existence: 0 | 2 = 0,
     atOnce = existence === 0,
   ): Promise<SimAnswer[]> {
+    if (this.#isLeaving) {
+      return keys.map(() => ({ code: StatusCode.SCALING, existed: false, content: undefined, message: "it leaves" }));
+    }
+    this.#setsUnderWay++;
+    return this.#set(keys, content, existence, atOnce).finally(() => this.#setsUnderWay--);
+  }
+
+  async #set(keys: readonly string[], content: number, existence: 0 | 2, atOnce: boolean): Promise<SimAnswer[]> {
     const answers = keys.map(
       (): SimAnswer => ({ code: StatusCode.OK, existed: false, content: undefined, message: "" }),
     );
@@ -249,6 +264,16 @@ export class SimSidecar {
         return this.#reply(message, wordsOf(Array.from({ length: message.count }, () => StatusCode.OK)));
       case Op.describe:
         return this.#reply(message, this.#describe(message.payload));
+      case Op.stats: {
+        const figures = new Uint8Array(SIDECAR_STATS_BYTES);
+        new DataView(figures.buffer).setBigUint64(80, this.#isLeaving ? 0n : ROOM_BYTES, true);
+        return this.#reply(message, figures);
+      }
+      case Op.drain:
+        this.#isLeaving = message.args[0] === 1n;
+        return this.#reply(message, EMPTY, FLAG_REPLY, [BigInt(this.#setsUnderWay), 0n, 0n, 0n]);
+      case Op.take:
+        return void this.#take(message);
       case Op.listHeld:
         return this.#listHeld(message);
       case Op.peers:
@@ -266,7 +291,33 @@ export class SimSidecar {
       wordsOf(isThere.map((there) => (there ? StatusCode.OK : StatusCode.NOT_FOUND))),
       wordsOf(isThere.map((there) => (there ? 1 : 0))),
       new Uint8Array(BigUint64Array.from(sizes).buffer),
+      wordsOf(isThere.map(() => 0)),
     ]);
+  }
+
+  async #take(message: PortMessage): Promise<void> {
+    const steps = {
+      memory: this.memory,
+      read: ({ member, slot, generation }: WantedObject) =>
+        this.#fabric.read(this.process, this.#addressOf(member), slot, generation),
+      addLocation: async (object: SimObject, then: (result: ResultRecord) => void): Promise<StatusCode> => {
+        let code: StatusCode = StatusCode.RPC_UNAVAILABLE;
+        const payload = Buffer.concat([encodeKeys([object.key]), commitsOf([object])]);
+        await this.#ask(Op.addLocation, payload, 1, NO_ARGS, (reply) => {
+          const [result] = reply.code === StatusCode.OK ? decodeResults(reply.payload) : [];
+          code = result?.code ?? reply.code;
+          if (result?.code === StatusCode.OK) {
+            then(result);
+          }
+        });
+        return code;
+      },
+    };
+    const wanted = decodeTake(message.payload, message.count);
+    const codes = await Promise.all(
+      wanted.map((object) => (this.#isLeaving ? StatusCode.SCALING : takeOne(object, steps))),
+    );
+    this.#reply(message, wordsOf(codes));
   }
 
   #listHeld(message: PortMessage): void {
@@ -294,8 +345,8 @@ export class SimSidecar {
     return this.#peers.get(member) ?? "";
   }
 
-  #reply(message: PortMessage, payload: Uint8Array, flags = FLAG_REPLY): void {
-    this.#port?.toControl({ ...message, flags, code: StatusCode.OK, args: NO_ARGS, payload });
+  #reply(message: PortMessage, payload: Uint8Array, flags = FLAG_REPLY, args = NO_ARGS): void {
+    this.#port?.toControl({ ...message, flags, code: StatusCode.OK, args, payload });
   }
 
   #end(id: bigint, message: PortMessage): void {
