@@ -17,7 +17,7 @@ MemoryTable::Use& MemoryTable::Use::operator=(Use&& other) noexcept {
     table_ = std::move(other.table_);
     memory_ = std::move(other.memory_);
     region_ = other.region_;
-  user_ = other.user_;
+    user_ = other.user_;
   }
   return *this;
 }

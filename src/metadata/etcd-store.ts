@@ -249,7 +249,10 @@ function isLeaseGone(reason: unknown): boolean {
 }
 
 function isLoginOver(reason: unknown): boolean {
-  return reason instanceof Error && /invalid auth token|revision of auth store is old|invalid user ID or password/.test(reason.message);
+  return (
+    reason instanceof Error &&
+    /invalid auth token|revision of auth store is old|invalid user ID or password/.test(reason.message)
+  );
 }
 
 function isRefused(reason: unknown): boolean {
