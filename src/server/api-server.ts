@@ -8,7 +8,7 @@
  *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
  */
-import { createServer, type Server, type ServerOptions } from "node:http";
+import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
@@ -22,6 +22,7 @@ import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { createStoreService, type Store } from "../metadata/index.js";
 import { badTlsFiles, toConnectError } from "../rpc/index.js";
+import { limitBodies } from "./body-limit.js";
 import { createClusterService, createObjectService } from "./object-service.js";
 
 export interface ApiServerOptions {
@@ -40,6 +41,8 @@ export interface ApiServerOptions {
   store?: Store | undefined;
   /** Largest request. Default 64 MiB: 100,000 keys of 255 bytes as JSON, with room. */
   requestBytesMax?: number | undefined;
+  /** Of all requests under way together; above, the connection that brought the most is closed. Default 256 MiB. */
+  bodiesBytesMax?: number | undefined;
 }
 
 export interface ApiServer {
@@ -49,7 +52,6 @@ export interface ApiServer {
   close(): Promise<void>;
 }
 
-type Handler = ReturnType<typeof connectNodeAdapter>;
 type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
 
 const answerUnknownPath: Fallback = (request, response) => {
@@ -69,7 +71,10 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     shutdownSignal: ending.signal,
     fallback: answerUnknownPath,
   });
-  const server = createListener(options, handler);
+  const bounded = limitBodies(handler, options.bodiesBytesMax ?? 256 * 2 ** 20, (bytes) =>
+    options.log.warn({ bytes }, "closing an API connection: requests under way are over their limit of bytes"),
+  );
+  const server = createListener(options, bounded);
   server.maxConnections = options.connectionsMax ?? 1_024;
   await listen(server, host, port, options.address);
   const bound = server.address() as AddressInfo;
@@ -88,7 +93,10 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
 }
 
 /** Throws INVALID for TLS files that don't fit together. */
-function createListener({ credentials, requestTimeoutMs = 60_000 }: ApiServerOptions, handler: Handler): Server {
+function createListener(
+  { credentials, requestTimeoutMs = 60_000 }: ApiServerOptions,
+  handler: RequestListener,
+): Server {
   const limits: ServerOptions = {
     keepAliveTimeout: 60_000,
     requestTimeout: requestTimeoutMs,
