@@ -3,7 +3,7 @@
     from hbmesh import Client, DeviceBlobList, SimDevice
 
     with Client("127.0.0.1", 31501) as client:
-        tensor = SimDevice(0).array(4096)
+        tensor = SimDevice(0).buffer(4096)
         client.mset_d2h(["key"], [DeviceBlobList.of(0, tensor)]).raise_for_failures()
 
 docs/PYTHON.md has every call with an example. :class:`Client` blocks, :class:`AsyncClient` is for asyncio;

@@ -55,7 +55,13 @@ def _numbers(values: Sequence[Sequence[int]], name: str) -> "array[int]":
 
 
 class CallBatch:
-    """Keys and blobs of one call. The struct borrows from this object, which must outlive the call."""
+    """Keys and blobs of one call. The struct borrows from this object, which must outlive the call.
+
+    Attributes:
+        owners: what keeps the device memory; futures hold on to it.
+    """
+
+    owners: Sequence[DeviceBlobList] = ()
 
     def __init__(
         self,
@@ -139,4 +145,6 @@ def batch_of(keys: Sequence[str], blob_lists: Sequence[DeviceBlobList]) -> CallB
     names = check_keys(keys)
     if len(names) != len(blob_lists):
         raise ValueError(f"{len(names)} keys, but {len(blob_lists)} blob lists: one belongs to each key")
-    return CallBatch(names, *flatten(blob_lists))
+    batch = CallBatch(names, *flatten(blob_lists))
+    batch.owners = list(blob_lists)
+    return batch

@@ -133,7 +133,7 @@ class Session:
         out = ctypes.c_void_p()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, ctypes.byref(out))
         self._check(status, batch.names)
-        return TransferFuture(self, out, batch.names, kind, self._limit_ms(batch, wait_ms))
+        return TransferFuture(self, out, batch.names, kind, self._limit_ms(batch, wait_ms), batch.owners)
 
     def _limit_ms(self, batch: CallBatch, wait_ms: int) -> int:
         """How long the call may take: as long as the library lets one that blocks."""
@@ -163,7 +163,10 @@ class Session:
         out = (ctypes.c_void_p * len(batch.names))()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, out)
         self._check(status, batch.names)
-        return [TransferFuture(self, handle, [key], BatchResult) for handle, key in zip(out, batch.names)]
+        return [
+            TransferFuture(self, handle, [key], BatchResult, owners=batch.owners)
+            for handle, key in zip(out, batch.names)
+        ]
 
     def __enter__(self: S) -> S:
         return self.connect()

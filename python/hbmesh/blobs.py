@@ -17,6 +17,12 @@ class Blob(NamedTuple):
     size: int
 
 
+class _BlobsOf(List[Blob]):
+    """Blobs that keep what they are of: memory lives as long as its last owner."""
+
+    owners: Tuple[Any, ...] = ()
+
+
 class DeviceBlobList(NamedTuple):
     """The blobs of one object, all on one device, in the order in which they are gathered and scattered.
 
@@ -30,8 +36,11 @@ class DeviceBlobList(NamedTuple):
 
     @classmethod
     def of(cls, device_index: int, *pieces: Any) -> "DeviceBlobList":
-        """From :class:`Blob`, ``(pointer, size)`` or tensors (see :func:`blob_of`)."""
-        return cls(device_index, [blob_of(piece) for piece in pieces])
+        """From :class:`Blob`, ``(pointer, size)`` or tensors (see :func:`blob_of`). Keeps the tensors, so that one made
+        just for this call lives long enough."""
+        blobs = _BlobsOf(blob_of(piece) for piece in pieces)
+        blobs.owners = pieces
+        return cls(device_index, blobs)
 
 
 def pointer_of(tensor: Any) -> int:

@@ -287,7 +287,7 @@ class Client(Session):
         milliseconds = max(1, round(ttl_seconds * 1000))
         status = self._api.reserve_layers(self._usable(), ctypes.byref(batch.struct), milliseconds, ctypes.byref(out))
         self._check(status, batch.names)
-        return LayerTicket(self, out)
+        return LayerTicket(self, out, list(layers))
 
     def push(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> BatchResult:
         """Pushes one layer; returns when its bytes are complete at the other side.
@@ -305,7 +305,7 @@ class Client(Session):
     def push_async(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> "TransferFuture[BatchResult]":
         """:meth:`push` with a future."""
         out, limit_ms = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
-        return TransferFuture(self, out, [f"layer {layer}"], BatchResult, limit_ms)
+        return TransferFuture(self, out, [f"layer {layer}"], BatchResult, limit_ms, [blob_list])
 
     # ---- More --------------------------------------------------------------------------------------------------------
 

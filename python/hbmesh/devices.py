@@ -95,8 +95,10 @@ class SimDevice:
             shape: as of ``numpy.empty``.
             dtype: as of ``numpy.empty``.
         """
-        import numpy
-
+        try:
+            import numpy
+        except ImportError as error:
+            raise ImportError("SimDevice.array needs numpy: install it, or use buffer(size)") from error
         kind = numpy.dtype(dtype)
         length = int(numpy.prod(shape, dtype="uint64")) * kind.itemsize
         buffer = self.buffer(length)

@@ -27,14 +27,21 @@ R = TypeVar("R", bound=BatchResult)
 
 class TransferFuture(Generic[R]):
     """Something under way. Every future ends: with its transfer, by :meth:`cancel`, with the peer, the worker or the
-    client. Device memory of the call must stay allocated until then; forgetting the future doesn't end the transfer.
+    client. Device memory of the call must stay allocated until then: the future keeps the tensors of blob lists that
+    were made by :meth:`DeviceBlobList.of`, but forgetting the future doesn't end the transfer.
 
     Attributes:
         keys: the key of a publication or subscription, or all keys of a call.
     """
 
     def __init__(
-        self, client: "Session", handle: Any, keys: Sequence[str], kind: Type[R], limit_ms: Optional[int] = None
+        self,
+        client: "Session",
+        handle: Any,
+        keys: Sequence[str],
+        kind: Type[R],
+        limit_ms: Optional[int] = None,
+        owners: Sequence[Any] = (),
     ) -> None:
         """`limit_ms`: how long whoever awaits the call, and not just this future, waits for it."""
         self.keys = list(keys)
@@ -42,6 +49,7 @@ class TransferFuture(Generic[R]):
         self._client = client
         self._handle = handle
         self._kind = kind
+        self._owners = owners
         self._generation = _native.generation()
 
     @property
@@ -80,12 +88,12 @@ class TransferFuture(Generic[R]):
             return True
         if timeout_ms == 0:
             return False
-        if not is_interruptible():
+        ended = _descriptor() if is_interruptible() else None
+        if ended is None:
             status = api.future_get(self._handle, timeout_ms, None)
             return bool(status != StatusCode.FUTURE_TIMEOUT or api.future_done(self._handle))
         # Calls into the library see no signal; poll() lets Python handle them.
         end = time.monotonic() + timeout_ms / 1000
-        ended = _native.eventfd()
         try:
             self.notify(ended)
             poller = select.poll()
@@ -162,6 +170,14 @@ class TransferFuture(Generic[R]):
         handle: Optional[Any] = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
             self._client._api.future_free(handle)
+
+
+def _descriptor() -> Optional[int]:
+    """An eventfd, or None where the process has no descriptor left: waiting goes on without it."""
+    try:
+        return _native.eventfd()
+    except OSError:
+        return None
 
 
 def is_interruptible() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 from . import _native
 from ._batch import check_uint
@@ -26,7 +26,9 @@ class LayerTicket:
         layer_count: layers 0 to this number - 1.
     """
 
-    def __init__(self, client: "Session", handle: Any) -> None:
+    def __init__(self, client: "Session", handle: Any, owners: Sequence[Any]) -> None:
+        """`owners` keep the device memory."""
+        self._owners = owners
         self._client = client
         self._handle = handle
         self._generation = _native.generation()

@@ -2,6 +2,7 @@
 Method: two clients of two real workers; values, codes and messages are compared; a second thread shows what waits.
 """
 
+import gc
 import threading
 
 import pytest
@@ -137,6 +138,23 @@ def test_futures(first, second, memory, key):
     put = first.mset_d2h_async([key], [source.list], checksum=True)
     assert put.get().existed == [False] and put.get(0)
     assert second.mget_h2d_async([key], [target.list]).get() and target.holds(2)
+
+
+def test_waiting_needs_no_descriptor(first, memory, monkeypatch):
+    """A process that has none left can't be interrupted in a wait, and waits all the same."""
+
+    def none_left():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(hbmesh._native, "eventfd", none_left)
+    got = first.mget_h2d(["never"], [memory(1, [64]).list], timeout_ms=20)
+    assert got[0].code == StatusCode.NOT_FOUND
+    (future,) = first.dev_subscribe(["never"], [memory(1, [64]).list])
+    with pytest.raises(hbmesh.FutureTimeoutError, match="waited 20 ms for key 'never', which goes on"):
+        future.get(20)
+    future.cancel()
+    with pytest.raises(hbmesh.CancelledError):
+        future.get(LONG * 1000)
 
 
 def test_closing_while_threads_are_in_calls(workers, memory):
@@ -324,6 +342,23 @@ def test_simulated_memory():
         device.free(pointer)
     with pytest.raises(ValueError):
         SimDevice(64)
+
+
+def test_memory_made_just_for_a_call_lives_as_long_as_it(first, second, key):
+    """DeviceBlobList.of(0, something new): nobody else holds what it is of."""
+    for make in (lambda device: SimDevice(device).buffer(4096), lambda device: SimDevice(device).array(4096)):
+        first.mset_d2h([key], [DeviceBlobList.of(0, make(0))]).raise_for_failures()
+        waiting = second.mget_h2d_async([f"{key}-later"], [DeviceBlobList.of(1, make(1))], timeout_ms=1_800_000)
+        (received,) = second.dev_subscribe([f"{key}-d2d"], [DeviceBlobList.of(1, make(1))])
+        (sent,) = first.dev_publish([f"{key}-d2d"], [DeviceBlobList.of(0, make(0))])
+        gc.collect()
+        taken = [SimDevice(1).buffer(4096) for _ in range(8)]  # would be where freed memory was
+        for piece in taken:
+            SimDevice.copy_in(piece.pointer, b"t" * 4096)
+        first.mset_d2h([f"{key}-later"], [DeviceBlobList.of(0, make(0))]).raise_for_failures()
+        assert waiting.get(LONG * 1000) and received.get(LONG * 1000) and sent.get(LONG * 1000)
+        assert all(SimDevice.copy_out(piece.pointer, 4096) == b"t" * 4096 for piece in taken)
+        assert first.delete([key, f"{key}-later"]).existed == [True, True]
 
 
 def test_arrays_own_their_memory():

@@ -6,6 +6,7 @@ checkout on the path; ask ldd what its programs need; parse the sources as 3.9 w
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,14 @@ def test_pip_puts_it_into_a_new_environment(wheel, workers, tmp_path):
     ended = run(tmp_path, "-c", SMOKE, *workers.place(1), python=python)
     assert ended.stderr == "" and str(tmp_path / "venv") in ended.stdout
     script = tmp_path / "venv" / "bin" / "hbmesh-sidecar"
+    ended = run(tmp_path, "-c", "import hbmesh; hbmesh.SimDevice(0).array(1)", python=python)
+    assert "ImportError: SimDevice.array needs numpy: install it, or use buffer(size)" in ended.stderr
+    readme = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S).group(1)
+    place = "Client({!r}, {})".format(*workers.place(1))
+    ended = run(tmp_path, "-c", readme.replace('Client("127.0.0.1", 31501)', place), python=python)
+    assert (ended.stdout, ended.stderr) == ("", "")
+    with Client(*workers.place(1)) as client:
+        assert client.delete(["layer0"]).existed == [True]
     where = subprocess.run([script, "--where"], capture_output=True, text=True, check=True, timeout=LONG).stdout
     assert where.startswith(str(tmp_path / "venv"))
     script = PYTHON / "examples" / "single_process.py"
