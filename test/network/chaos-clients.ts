@@ -4,11 +4,13 @@
  * A write that was confirmed is what a key holds. One that failed, or whose process was killed, may have its effect or not, at any time: its key is left alone from then on, and may hold what it held before or what
  * was tried. A read may be told that a key can't be read now. It may never be told that a key is missing which is there for sure, nor get bytes that were not set under that key as a whole.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import type { RandomSource } from "../../src/base/random.js";
 import { NEEDS_CONNECT, type NetworkFixture, TRANSIENT } from "./fixture.js";
 import { type HostProcess, hasEnded, type Outcome, WRONG_BYTES } from "./host-process.js";
 
 const ABSENT = 0;
+const STEP_PAUSE_MS = 10;
 
 export interface ChaosKey {
   name: string;
@@ -45,6 +47,7 @@ export class ChaosClient {
   readonly #counts: ChaosCounts;
   readonly #violations: string[];
   readonly #keysMax: number;
+  readonly #when: () => string;
 
   constructor(options: {
     net: NetworkFixture;
@@ -55,6 +58,8 @@ export class ChaosClient {
     counts: ChaosCounts;
     violations: string[];
     keysMax: number;
+    /** What is broken now, for messages. */
+    when: () => string;
   }) {
     this.host = options.host;
     this.#net = options.net;
@@ -64,6 +69,7 @@ export class ChaosClient {
     this.#counts = options.counts;
     this.#violations = options.violations;
     this.#keysMax = options.keysMax;
+    this.#when = options.when;
   }
 
   /** Goes on until the signal aborts, and ends the call under way. Never rejects but by a fault of the test. */
@@ -75,6 +81,8 @@ export class ChaosClient {
         if (this.#isConnected) {
           await this.#step(this.#process);
         }
+        // So that the workers have the machine, and not those who ask them.
+        await delay(STEP_PAUSE_MS);
       } catch (reason) {
         if (!hasEnded(reason)) {
           throw reason;
@@ -202,7 +210,10 @@ export class ChaosClient {
       const mayBeAbsent = was.possible.has(ABSENT) || key.possible.has(ABSENT) || key.changes !== was.changes;
       const missing = outcome.code === "NOT_FOUND" || outcome.presence === "MISS";
       if (missing && !mayBeAbsent) {
-        this.#violations.push(`${key.name} was said to be missing at host ${this.host} (${how}): ${outcome.message}`);
+        const what = `${key.name} was said to be missing at host ${this.host} (${how})`;
+        // Asked at once: who owned it, and what that one knew.
+        const why = await process.ask<unknown>("explain", { key: key.name }).catch(String);
+        this.#violations.push(`${this.#when()}: ${what}: ${JSON.stringify(why)}`);
       } else if (outcome.code === "OK" && how === "get") {
         this.#judgeBytes(key, outcome.version ?? WRONG_BYTES);
       } else if (outcome.code !== "OK" && outcome.code !== "NOT_FOUND") {

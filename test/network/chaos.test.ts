@@ -13,6 +13,6 @@ const seed = Number(process.env["HBMESH_SEED"] ?? Math.floor(Math.random() * 2 *
 
 describe.skipIf(missing !== undefined)(`chaos ${missing ?? ""}`, () => {
   it(`of every kind once (HBMESH_SEED=${seed})`, { timeout: 400_000 }, async () => {
-    await runChaos({ seed, faults: FAULTS.length, brokenMsMax: 3_000, clientsPerHost: 2, keysPerClient: 100 });
+    await runChaos({ seed, faults: FAULTS.length, brokenMsMax: 2_000, clientsPerHost: 2, keysPerClient: 100 });
   });
 });

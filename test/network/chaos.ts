@@ -27,26 +27,34 @@ const FILES_MAX = 256;
 
 export async function runChaos(options: ChaosOptions): Promise<void> {
   const { seed, faults, brokenMsMax, clientsPerHost, keysPerClient } = options;
-  const net = await NetworkFixture.start({ etcd: 3, arenaMb: 64, flagsOf: () => ["--replica_percent", "10"] });
+  // However long a start takes on a busy machine: what a worker that is away holds is never a sure miss.
+  const flags = ["--dead_after_ms", "3600000"];
+  const net = await NetworkFixture.start({ etcd: 3, arenaMb: 64, flagsOf: () => flags });
   try {
     await net.untilWhole();
     const empty = await usageOf(net);
     const clients: ChaosClient[] = [];
     const counts: ChaosCounts = { calls: 0, confirmed: 0, read: 0, refused: 0, uncertain: 0, codes: {} };
     const violations: string[] = [];
+    const startMs = performance.now();
+    let doing = "";
+    const when = (): string => `after ${((performance.now() - startMs) / 1_000).toFixed(1)} s, ${doing}`;
+    const say = (line: string): void => {
+      doing = line;
+      console.log(`HBMESH_SEED=${seed} ${when()}`);
+    };
     for (const host of net.all) {
       for (let number = 1; number <= clientsPerHost; number += 1) {
         const random = createSeededRandom(seed + 1_000 * host + number);
         const name = `c${host}-${number}`;
         clients.push(
-          new ChaosClient({ net, random, host, name, all: clients, counts, violations, keysMax: keysPerClient }),
+          new ChaosClient({ net, random, host, name, all: clients, counts, violations, keysMax: keysPerClient, when }),
         );
       }
     }
     const ending = new AbortController();
     const running = Promise.all(clients.map((client) => client.run(ending.signal)));
     const context = { net, random: createSeededRandom(seed), clients, brokenMsMax };
-    const say = (line: string): void => console.log(`HBMESH_SEED=${seed} ${line}`);
     try {
       await Promise.race([breakThings(context, faults, say), running]);
     } finally {
