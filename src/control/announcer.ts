@@ -13,6 +13,7 @@ import type { Logger } from "../base/log.js";
 import {
   type Decisions,
   decodeKey,
+  decodeKeys,
   encodeKeys,
   type Family,
   type HeldObject,
@@ -47,7 +48,7 @@ export interface AnnouncerOptions {
   onConcluded: (epoch: bigint, missing: readonly number[], doubtMs: number) => void;
 }
 
-/** Keys of one owner, and what this member holds under them. */
+/** Keys of one owner, each once, and what this member holds under them. */
 interface Part {
   keys: KeyBatch;
   records: Uint8Array;
@@ -139,6 +140,8 @@ export class Announcer {
     const { log, doubtMs, concluder, onConcluded } = this.#options;
     const { view, signal, behind } = run;
     const untold = [...behind.keys()];
+    // What the others were told of is not watched for as long as these can't be reached.
+    run.watch.narrow();
     this.#told.concluded(view, untold);
     if (untold.length > 0) {
       log.warn(
@@ -185,13 +188,13 @@ export class Announcer {
         const { member: owner, keys } = group;
         const indexes = [...group.indexes];
         const news = [...indexes.keys()].filter((at) => run.isNews(owner, kept[indexes[at] as number] as number));
-        if (news.length > 0) {
+        for (const part of spreadDuplicates(keys, news)) {
           const records = pickRecords(
             stamped,
             COMMIT_RECORD_BYTES,
-            news.map((at) => indexes[at] as number),
+            part.map((at) => indexes[at] as number),
           );
-          await this.#tellOwner(run, owner, { keys: pickKeys(keys, news), records, family: held.family });
+          await this.#tellOwner(run, owner, { keys: pickKeys(keys, part), records, family: held.family });
         }
       }
     };
@@ -201,9 +204,8 @@ export class Announcer {
   /** Tries once; who can't be told comes later. */
   async #tellOwner(run: Run, owner: number, part: Part): Promise<void> {
     const { clock, log } = this.#options;
-    const later = run.behind.get(owner);
-    if (later !== undefined) {
-      later.push(part);
+    if (run.behind.has(owner)) {
+      this.#tellLater(run, owner, part);
       return;
     }
     const asking = this.#ask(run, owner, part, false);
@@ -213,8 +215,15 @@ export class Announcer {
     } catch (reason) {
       run.signal.throwIfAborted();
       log.debug({ epoch: run.view.epoch, cause: String(reason) }, "an owner can't be told yet what this worker holds");
-      run.behind.set(owner, [...(run.behind.get(owner) ?? []), part]);
+      this.#tellLater(run, owner, part);
     }
+  }
+
+  #tellLater({ behind, watch }: Run, owner: number, part: Part): void {
+    const parts = behind.get(owner) ?? [];
+    behind.set(owner, parts);
+    parts.push(part);
+    watch.keep(objectsOf(part));
   }
 
   /** Tells an owner what it could not be told before, and that this is all. Ends with the run; never rejects. */
@@ -222,18 +231,42 @@ export class Announcer {
     const { clock } = this.#options;
     const done: Part = { keys: encodeKeys([]), records: new Uint8Array(0), family: 0 };
     const left = [...parts, done];
-    while (left[0] !== undefined && !run.signal.aborted) {
+    for (let part = left[0]; part !== undefined && !run.signal.aborted; part = left[0]) {
       try {
-        const results = await this.#ask(run, owner, left[0], left.length === 1);
-        await this.#takeAnswer(run, left[0], results);
+        const results = await this.#ask(run, owner, part, left.length === 1);
+        await this.#takeAnswer(run, part, results);
         left.shift();
-      } catch {
-        await pause(clock, RETRY_MS, run.signal);
+        run.watch.release(objectsOf(part));
+      } catch (reason) {
+        if (HbmeshError.from(reason).code === StatusCode.INVALID && part !== done) {
+          // It would be refused every time, and with it everything that comes after.
+          left.splice(0, 1, ...this.#narrowDown(run, owner, part, reason));
+        } else {
+          await pause(clock, RETRY_MS, run.signal);
+        }
       }
     }
     if (!run.signal.aborted) {
       this.#told.caughtUp(owner);
     }
+  }
+
+  /** The halves of a part that an owner refuses as a whole, so that only what is at fault is left out in the end. */
+  #narrowDown(run: Run, owner: number, part: Part, reason: unknown): Part[] {
+    const { log, calls } = this.#options;
+    const count = keyCountOf(part.keys);
+    const node = calls.view.members.get(owner)?.member.workerAddress ?? `member ${owner}`;
+    const facts = { epoch: run.view.epoch, node, objects: count, cause: String(reason) };
+    if (count === 1) {
+      log.warn(
+        { ...facts, key: decodeKey(part.keys, 0) },
+        "an owner refuses to be told of an object that this worker holds; readers will not find it here",
+      );
+      return [];
+    }
+    log.warn(facts, "an owner refuses to be told of these objects at once; telling it of fewer at a time");
+    const middle = Math.ceil(count / 2);
+    return [partOf(part, 0, middle), partOf(part, middle, count)];
   }
 
   /** Drops here what the owner did not take up, and has it forget what went meanwhile. */
@@ -272,6 +305,31 @@ export class Announcer {
     }
     throw said.t === "failed" ? said.error : new HbmeshError(StatusCode.TRY_AGAIN, "the owner has another ring");
   }
+}
+
+/** Positions of a batch, in as many groups as are needed for each key to come once in one of them. An owner takes no question that names a key twice; a holder may have two versions of one, or one on two devices. */
+function spreadDuplicates(keys: KeyBatch, positions: readonly number[]): number[][] {
+  const names = decodeKeys(keys);
+  const times = new Map<string, number>();
+  const groups: number[][] = [];
+  for (const position of positions) {
+    const name = names[position] as string;
+    const time = times.get(name) ?? 0;
+    times.set(name, time + 1);
+    const group = groups[time] ?? [];
+    groups[time] = group;
+    group.push(position);
+  }
+  return groups;
+}
+
+function objectsOf({ keys, records }: Part): HeldObject[] {
+  return Array.from({ length: keyCountOf(keys) }, (_, index) => readCommit(records, index));
+}
+
+function partOf({ keys, records, family }: Part, from: number, to: number): Part {
+  const indexes = Array.from({ length: to - from }, (_, at) => from + at);
+  return { keys: pickKeys(keys, indexes), records: pickRecords(records, COMMIT_RECORD_BYTES, indexes), family };
 }
 
 function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
