@@ -33,6 +33,7 @@ class Server final : private sidecar::LoopWork, private sidecar::SessionListener
     options_.devices = 2;
     options_.token = "secret";
     options_.regionsMax = 4;
+    options_.regionBytesMax = 3 * kBytes;
     SimOptions sim;
     sim.deviceCount = options_.devices;
     sim.engineThreads = 1;
@@ -95,11 +96,14 @@ class Server final : private sidecar::LoopWork, private sidecar::SessionListener
     for (sidecar::Session* session : server_->sessions()) {
       FUZZ_CHECK(session->regions().size() <= options_.regionsMax);
       if (session->kind() == session::Kind::kControl) ++control;
+      uint64_t bytes = 0;
       for (const auto& region : session->regions()) {
         if (region == nullptr) continue;
+        bytes += region->bytes();
         FUZZ_CHECK(region->bytes() <= kBytes);
         Touch({region->base(), region->bytes()});
       }
+      FUZZ_CHECK(bytes <= options_.regionBytesMax);
     }
     FUZZ_CHECK(control <= 1);
   }

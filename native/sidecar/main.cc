@@ -70,13 +70,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "get. Takes --spill_mb");
   app.add_option("--spill_mb", flags.spillMb, "size of the file there, MiB, all allocated at the start")
       ->check(CLI::Range(1, 1 << 30));
-  app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
-          {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))
-      ->default_str("auto");
-  app.add_option("--transport_listen", options.transportListen,
-                 "IP:PORT for tcp; default: the worker's IP, a free port");
-  app.add_option("--lanes", options.lanes, "connections to each peer")->check(CLI::Range(1, 16))->capture_default_str();
   app.add_option("--copy_threads", flags.copyThreads, "threads that copy; 0: as many as fit the machine")
       ->check(CLI::Range(0, 64));
   app.add_option("--spin_us", options.spinMicros, "how long to poll before sleeping")
@@ -89,6 +82,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--max_inflight", options.inflightMax, "requests of one client under way; more get TRY_AGAIN")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
+  app.add_option("--max_inflight_mb", options.inflightBytesMax,
+                 "MiB of their messages, beyond one; default 256; more get TRY_AGAIN")
+      ->check(CLI::Range(1, 1 << 20))
+      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 20); });
   app.add_option("--max_sessions", options.sessionsMax, "processes connected at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
@@ -106,6 +103,17 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))
       ->default_str("strict");
+}
+
+void AddTransferFlags(CLI::App& app, Flags& flags) {
+  SidecarOptions& options = flags.options;
+  app.add_option("--transport", options.transport, "between sidecars; auto: shm on one host, else tcp")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, TransportChoice>{
+          {"auto", TransportChoice::kAuto}, {"tcp", TransportChoice::kTcp}, {"shm", TransportChoice::kShm}}))
+      ->default_str("auto");
+  app.add_option("--transport_listen", options.transportListen,
+                 "IP:PORT for tcp; default: the worker's IP, a free port");
+  app.add_option("--lanes", options.lanes, "connections to each peer")->check(CLI::Range(1, 16))->capture_default_str();
 }
 
 void AddSimFlags(CLI::App& app, Flags& flags) {
@@ -206,6 +214,7 @@ int main(int argc, char** argv) {
   CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
   Flags flags;
   AddFlags(app, flags);
+  AddTransferFlags(app, flags);
   AddSimFlags(app, flags);
   try {
     app.parse(argc, argv);

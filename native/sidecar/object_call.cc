@@ -146,12 +146,21 @@ Status ObjectCall::ResolveBlob(uint32_t key, const layout::BlobRecord& blob, con
   if (__builtin_add_overflow(totalBytes_, blob.bytes, &totalBytes_)) {
     return {StatusCode::kInvalid, "the blobs of the call add up to more than 2^64 bytes: split it"};
   }
-  const auto known = std::find(regions_.begin(), regions_.end(), region);
-  regionOf_.push_back(static_cast<uint32_t>(known - regions_.begin()));
-  if (known == regions_.end()) regions_.push_back(region);
+  regionOf_.push_back(Keep(blob.region, region));
   addresses_.push_back(region->base() + blob.offset);
   sizes_.push_back(blob.bytes);
   return Status::Ok();
+}
+
+// The place of a region in regions_. Not searched for: a call may have a million blobs, each in another region.
+uint32_t ObjectCall::Keep(uint32_t number, const std::shared_ptr<Region>& region) {
+  if (!regionOf_.empty() && regions_[regionOf_.back()] == region) return regionOf_.back();
+  if (kept_.size() <= number) kept_.resize(number + 1, kNotKept);
+  if (kept_[number] == kNotKept) {
+    kept_[number] = static_cast<uint32_t>(regions_.size());
+    regions_.push_back(region);
+  }
+  return kept_[number];
 }
 
 std::vector<LocalPiece> ObjectCall::PiecesOf(uint32_t i, uint64_t offset, uint64_t bytes) const {

@@ -77,6 +77,9 @@ class ObjectCall {
   [[nodiscard]] Status ResolveBlob(uint32_t key, const layout::BlobRecord& blob, const RegionTable& regions);
 
   void PrefixKeys(std::string_view prefix);
+  [[nodiscard]] uint32_t Keep(uint32_t number, const std::shared_ptr<Region>& region);
+
+  static constexpr uint32_t kNotKept = UINT32_MAX;
 
   std::vector<std::byte> payload_;
   std::vector<std::byte> prefixed_;  // the key batch with the tenant's prefix, if it has one
@@ -93,6 +96,7 @@ class ObjectCall {
   std::vector<uint64_t> offsets_;
   std::vector<uint32_t> regionOf_;                // of each blob, in regions_
   std::vector<std::shared_ptr<Region>> regions_;  // those that the blobs lie in: kept while the call lives
+  std::vector<uint32_t> kept_;                    // place in regions_, by the session's number of the region
 };
 
 // Makes a KeyBatch.

@@ -39,11 +39,13 @@ struct SidecarOptions {
   uint32_t startGraceMs = 60'000;      // the same for the first control process
   uint32_t greetingTimeoutMs = 5'000;  // a connection that doesn't greet is closed
   uint32_t sessionsMax = 256;
-  uint32_t inflightMax = 1'024;        // requests of one session under way; more get TRY_AGAIN
-  uint32_t regionsMax = 1'024;         // regions of one session
-  uint32_t controlTimeoutMs = 15'000;  // answer of the control process, beyond what a caller wants to wait
-  uint32_t connectTimeoutMs = 5'000;   // connection to a peer's sidecar
-  uint64_t floorMbPerSecond = 10;      // a transfer slower than this is given up
+  uint32_t inflightMax = 1'024;              // requests of one session under way; more get TRY_AGAIN
+  uint64_t inflightBytesMax = 256ULL << 20;  // of their messages together, beyond the first; more get TRY_AGAIN
+  uint32_t regionsMax = 1'024;               // regions of one session
+  uint64_t regionBytesMax = 4ULL << 40;      // of them together: addresses of this process are for all sessions
+  uint32_t controlTimeoutMs = 15'000;        // answer of the control process, beyond what a caller wants to wait
+  uint32_t connectTimeoutMs = 5'000;         // connection to a peer's sidecar
+  uint64_t floorMbPerSecond = 10;            // a transfer slower than this is given up
   // Sets up to this size are committed while their bytes are copied. Of larger ones others would wait for the bytes too
   // long, and a round trip more costs them little.
   uint64_t atOnceBytesMax = 512ULL << 20;

@@ -32,7 +32,7 @@ std::vector<Request*> RequestTable::List() const {
 
 Request::Request(Core& core, Session& session, const layout::Entry& entry)
     : core_(core), sessionId_(session.id()), entry_(entry) {
-  session.requests().emplace(entry.id, this);
+  session.AddRequest(entry, this);
 }
 
 void Request::SetDeadline(uint64_t inMs) {
@@ -51,7 +51,7 @@ void Request::Send(StatusCode code, std::vector<std::byte> payload) {
   if (std::exchange(answered_, true)) return;
   Session* session = core_.sessions.Find(sessionId_);
   if (session == nullptr) return;
-  session->requests().erase(entry_.id);
+  session->EndRequest(entry_);
   layout::Entry reply{};
   reply.id = entry_.id;
   reply.op = entry_.op;

@@ -39,6 +39,15 @@ class Session {
   [[nodiscard]] RegionTable& regions() { return regions_; }
   // Requests under way, by the number that the client gave them.
   [[nodiscard]] std::unordered_map<uint64_t, Request*>& requests() { return requests_; }
+  // Bytes of their messages.
+  [[nodiscard]] uint64_t requestBytes() const { return requestBytes_; }
+  void AddRequest(const layout::Entry& entry, Request* request) {
+    requests_.emplace(entry.id, request);
+    requestBytes_ += entry.payloadBytes;
+  }
+  void EndRequest(const layout::Entry& entry) {
+    if (requests_.erase(entry.id) != 0) requestBytes_ -= entry.payloadBytes;
+  }
 
   // Sends, or keeps the message until the peer has made room. kOutOfRange: it can never fit.
   [[nodiscard]] Status Send(const layout::Entry& entry, std::vector<std::byte> payload);
@@ -68,6 +77,7 @@ class Session {
   std::unique_ptr<Channel> channel_;
   RegionTable regions_;
   std::unordered_map<uint64_t, Request*> requests_;
+  uint64_t requestBytes_ = 0;
   std::deque<Outgoing> outbox_;  // bounded: one message for each request under way
 };
 

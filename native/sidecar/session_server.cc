@@ -10,16 +10,18 @@
 #include <cstring>
 #include <utility>
 
+#include "base/log.h"
 #include "base/unix_socket.h"
 
 namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr size_t kGreetingMax = 64;  // connections that have not greeted yet
+constexpr size_t kGreetingMax = 64;  // connections that have not greeted yet; a new one pushes out the oldest
 constexpr size_t kPacketBytesMax =
     std::max({sizeof(session::Hello), sizeof(session::RegisterRegion), sizeof(session::UnregisterRegion)});
 constexpr uint64_t kPayloadCapacity = 64ULL << 20;
+constexpr uint64_t kFullPauseMs = 100;  // when descriptors are used up; the backlog keeps callers waiting
 
 std::string FieldText(const char* field, size_t capacity) { return {field, ::strnlen(field, capacity)}; }
 
@@ -62,6 +64,7 @@ SessionServer::SessionServer(const SidecarOptions& options, Loop& loop, Timers& 
 
 SessionServer::~SessionServer() {
   while (!connections_.empty()) Close(connections_.begin()->first);
+  timers_.Cancel(paused_);
   loop_.Unwatch(watch_);
 }
 
@@ -86,9 +89,22 @@ void SessionServer::OnReady(uint32_t /*events*/) {
   // Level-triggered: what is left over here is reported again.
   for (int i = 0; i < 16; ++i) {
     Fd socket;
-    if (!AcceptUnix(socket_.get(), true, &socket).ok()) return;
+    if (const Status status = AcceptUnix(socket_.get(), true, &socket); !status.ok()) {
+      if (status.code() == StatusCode::kOutOfMemory) Pause();
+      return;
+    }
     Accept(std::move(socket));
   }
+}
+
+void SessionServer::Pause() {
+  Log().warn("no connections for {} ms: descriptors are used up; raise the limit (ulimit -n)", kFullPauseMs);
+  loop_.Unwatch(std::exchange(watch_, 0));
+  paused_ = timers_.Add(clock_.NowNs() + kFullPauseMs * kNsPerMs, [this] {
+    paused_ = {};
+    watch_ = loop_.Watch(socket_.get(), this);
+    if (watch_ == 0) Pause();
+  });
 }
 
 void SessionServer::Accept(Fd socket) {
@@ -100,10 +116,7 @@ void SessionServer::Accept(Fd socket) {
                                    std::to_string(credentials.uid) + ": run both as the same user"});
     return;
   }
-  if (connections_.size() - order_.size() >= kGreetingMax) {
-    SendRefusal(socket.get(), {StatusCode::kTryAgain, "too many processes are connecting at once; try again"});
-    return;
-  }
+  if (connections_.size() - order_.size() >= kGreetingMax) CloseOldestGreeting();
   const uint64_t id = ++lastId_;
   auto connection = std::make_unique<Connection>(*this, id, std::move(socket));
   connection->pid = credentials.pid;
@@ -111,6 +124,17 @@ void SessionServer::Accept(Fd socket) {
   if (connection->watch == 0) return;
   connection->greeting = timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
   connections_.emplace(id, std::move(connection));
+}
+
+// Who greets at once, as clients do, is a session before so many others come.
+void SessionServer::CloseOldestGreeting() {
+  const Connection* oldest = nullptr;
+  for (const auto& [id, connection] : connections_) {
+    if (connection->session == nullptr && (oldest == nullptr || id < oldest->id)) oldest = connection.get();
+  }
+  if (oldest == nullptr) return;
+  SendRefusal(oldest->socket.get(), {StatusCode::kTryAgain, "too many processes are connecting at once; try again"});
+  Close(oldest->id);
 }
 
 void SessionServer::OnPacket(Connection& connection, uint32_t events) {
@@ -250,6 +274,13 @@ Status SessionServer::ImportRegion(Session& session, const session::RegisterRegi
   if (slot == regions.end() && regions.size() >= options_.regionsMax) {
     return {StatusCode::kTryAgain, "this session has " + std::to_string(regions.size()) +
                                        " regions, the most it may have: register larger ones, or release some"};
+  }
+  uint64_t bytes = 0;
+  for (const auto& each : regions) bytes += each == nullptr ? 0 : each->bytes();
+  if (request.bytes > options_.regionBytesMax - std::min(bytes, options_.regionBytesMax)) {
+    return {StatusCode::kTryAgain, "this session has registered " + std::to_string(bytes) + " bytes, with " +
+                                       std::to_string(request.bytes) + " more it would be over its limit of " +
+                                       std::to_string(options_.regionBytesMax) + ": release some regions"};
   }
   ExportHandle handle;
   handle.deviceIndex = request.deviceIndex;

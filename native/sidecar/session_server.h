@@ -1,8 +1,8 @@
 // SessionServer: the abstract socket of a worker. Accepts processes, checks who they are, makes their channels,
 // registers their device memory, notices their death.
 //
-// Half-open connections (no greeting) are bounded in number and time. A packet that breaks session_protocol.h closes
-// the session; a registration that can't be done is answered with its cause.
+// Half-open connections (no greeting) are bounded in number, the oldest goes first, and in time. A packet that breaks
+// session_protocol.h closes the session; a registration that can't be done is answered with its cause.
 //
 // Thread rule: the loop.
 #pragma once
@@ -59,7 +59,10 @@ class SessionServer final : private FdHandler {
   struct Connection;
 
   void OnReady(uint32_t events) override;  // the listening socket
+  // Nobody is accepted for a while: descriptors are used up.
+  void Pause();
   void Accept(Fd socket);
+  void CloseOldestGreeting();
   void OnPacket(Connection& connection, uint32_t events);
   [[nodiscard]] bool HandlePacket(Connection& connection, std::span<const std::byte> packet,
                                   const std::vector<Fd>& fds);
@@ -81,7 +84,8 @@ class SessionServer final : private FdHandler {
   SessionListener& listener_;
   WelcomeFacts facts_;
   Fd socket_;
-  uint64_t watch_ = 0;
+  uint64_t watch_ = 0;  // 0: paused
+  TimerId paused_;
   uint64_t lastId_ = 0;
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;
   std::vector<Session*> order_;

@@ -67,6 +67,12 @@ Status Sidecar::CheckRoom(Session& session, const layout::Entry& entry) const {
     return {StatusCode::kTryAgain, "this client has " + std::to_string(session.requests().size()) +
                                        " requests under way, the most it may have: try again when one is answered"};
   }
+  const uint64_t under = session.requestBytes();
+  if (under > 0 && under + entry.payloadBytes > options_.inflightBytesMax) {
+    return {StatusCode::kTryAgain, "this client has requests of " + std::to_string(under) +
+                                       " bytes under way, with this one they are over the limit of " +
+                                       std::to_string(options_.inflightBytesMax) + ": try again when one is answered"};
+  }
   return Status::Ok();
 }
 
