@@ -30,7 +30,7 @@ Status GetTransfer::ChooseHost(Remote& remote, const peer::OpenedRecord& opened,
     remote.openedMs = core_.clock.NowMs();
     return Status::Ok();
   }
-  return reachesDevice ? Status::Ok() : Stage(remote);
+  return reachesDevice && core_.options.remoteH2d ? Status::Ok() : Stage(remote);
 }
 
 void GetTransfer::GiveUpHost(Remote& remote) {

@@ -30,6 +30,7 @@ struct Flags {
   std::string tokenFile;
   std::string tenantsFile;
   std::string clusterTokenFile;
+  bool stageRemoteGets = false;
   bool keepMemory = false;
   uint32_t copyThreads = 0;
   uint64_t simBandwidthMbPerSecond = 0;
@@ -114,6 +115,8 @@ void AddTransferFlags(CLI::App& app, Flags& flags) {
   app.add_option("--transport_listen", options.transportListen,
                  "IP:PORT for tcp; default: the worker's IP, a free port");
   app.add_option("--lanes", options.lanes, "connections to each peer")->check(CLI::Range(1, 16))->capture_default_str();
+  app.add_flag("--stage_remote_gets", flags.stageRemoteGets,
+               "what comes from other workers goes to host memory first, and from there to the device");
 }
 
 void AddSimFlags(CLI::App& app, Flags& flags) {
@@ -159,6 +162,7 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
     Status status = hbmesh::sidecar::Tenants::Load(flags.tenantsFile, &flags.options.tenants);
     if (!status.ok()) return status;
   }
+  flags.options.remoteH2d = !flags.stageRemoteGets;
   flags.options.arenaBytes = flags.arenaMb << 20;
   flags.options.spill.bytesMax = flags.spillMb << 20;
   if (options.spill.directory.empty() != (flags.spillMb == 0)) {

@@ -21,8 +21,9 @@ struct SidecarOptions {
   uint32_t devices = 8;       // device indexes 0 to devices - 1
   uint64_t arenaBytes = 1ULL << 30;
   bool hugePages = false;
-  int adoptFd = -1;   // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
-  std::string token;  // what a session must present; empty: anything is right
+  bool remoteH2d = true;  // objects of other workers go straight to devices; false: through the arena
+  int adoptFd = -1;       // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
+  std::string token;      // what a session must present; empty: anything is right
 
   Tenants tenants;  // whose keys a client sees, by its token; empty: all are one tenant
   EvictionPolicy eviction;

@@ -26,7 +26,9 @@ export interface WorkerConfig extends EtcdFiles {
   weight: number;
   /** Simulated accelerator cards of the sidecar; default 8, 0 to 64. */
   devices: number;
-  /** Devices that serve remote host to device, each below `devices`. Default: none. */
+  /** Objects of other workers go straight to device memory. False: through host memory, and their paths say `staged`. Default true. */
+  remoteH2d: boolean;
+  /** Devices that connections to other workers are spread over, each below `devices`. Default: none is named. */
   remoteH2dDeviceIds: readonly number[];
   /** Host memory for objects. Default 1 GiB, at least 1 MiB. */
   arenaBytes: number;
@@ -92,6 +94,7 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   clusterName: "default",
   weight: 1,
   devices: 8,
+  remoteH2d: true,
   remoteH2dDeviceIds: [],
   arenaBytes: 2 ** 30,
   replicaPercent: 0,

@@ -76,7 +76,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     ...(options.link_address === undefined ? {} : { linkAddress: options.link_address }),
     weight: options.weight,
     devices: options.devices,
-    ...(deviceIds === undefined ? {} : { remoteH2dDeviceIds: deviceIds }),
+    ...(deviceIds === undefined ? {} : { remoteH2dDeviceIds: deviceIds, remoteH2d: deviceIds.length > 0 }),
     arenaBytes: options.shared_memory_size_mb * 2 ** 20,
     replicaPercent: options.replica_percent,
     ...roomSettings(options),
@@ -200,7 +200,7 @@ function withTransferOptions(command: Command): void {
     .option("--devices <N>", "simulated devices", wholeNumber(0, 64), 8)
     .option(
       "--remote_h2d_device_ids <IDS>",
-      'devices that serve remote host to device, as in "0,1,2,3": connections to another worker are taken round robin, at least one for each',
+      'devices that serve remote host to device, as in "0,1,2,3": connections to another worker are taken round robin, at least one for each; "": off, what comes from others goes through host memory',
       deviceIds,
     )
     .option("--enable_worker_worker_batch_get <BOOL>", "ask another worker for many objects at once", yesOrNo, true)

@@ -3,7 +3,7 @@
  * watched, and ended by its process id. What it writes goes to the log, line by line.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { type Clock, createSystemClock, type Timer } from "../base/clock.js";
@@ -22,6 +22,8 @@ export interface SidecarFlags {
   arenaBytes: number;
   /** Most of the arena that copies of remotely read objects may take. Default: none are kept. */
   replicaPercent?: number | undefined;
+  /** False: objects of other workers go to host memory first. Default true. */
+  remoteH2d?: boolean | undefined;
   /** When objects make room, in percent of the arena. Default: the sidecar's own choice. */
   evictionHighPercent?: number | undefined;
   evictionLowPercent?: number | undefined;
@@ -90,6 +92,7 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["devices", flags.devices],
     ["arena_mb", Math.max(1, Math.ceil(flags.arenaBytes / 2 ** 20))],
     ["replica_percent", flags.replicaPercent === 0 ? undefined : flags.replicaPercent],
+    ["stage_remote_gets", flags.remoteH2d === false ? true : undefined],
     ["eviction_high", flags.evictionHighPercent],
     ["eviction_low", flags.evictionLowPercent],
     ["spill_directory", flags.spillDirectory],
@@ -124,6 +127,9 @@ export async function startSidecarProcess(options: SidecarProcessOptions): Promi
   if (!existsSync(program)) {
     throw notReady(options, `the sidecar is not built (${program} is missing): run npm run setup`);
   }
+  if (options.adoptFd === undefined && options.hugePages !== true) {
+    checkMemory(options, memoryOfHost());
+  }
   const child = spawn(program, sidecarArguments(options, options.adoptFd !== undefined), {
     stdio: ["ignore", "pipe", "pipe", "pipe", ...(options.adoptFd === undefined ? [] : [options.adoptFd])],
   });
@@ -135,6 +141,32 @@ export async function startSidecarProcess(options: SidecarProcessOptions): Promi
     throw error;
   }
   return running;
+}
+
+/** All that this host has; undefined where the kernel does not say. What is free does not count: a keeper may hold what is to be adopted. */
+function memoryOfHost(): number | undefined {
+  try {
+    const kibibytes = /^MemTotal:\s+(\d+) kB/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1];
+    return kibibytes === undefined ? undefined : Number(kibibytes) * 1_024;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A sidecar touches all of its arena first: one that is too large would take memory until the kernel kills a process, and not always this one. */
+export function checkMemory(
+  { workerAddress, arenaBytes }: Pick<SidecarFlags, "workerAddress" | "arenaBytes">,
+  hostBytes: number | undefined,
+): void {
+  if (hostBytes !== undefined && arenaBytes > hostBytes) {
+    const mebibytes = (bytes: number): number => Math.floor(bytes / 2 ** 20);
+    const sizes = `${mebibytes(arenaBytes)} MiB for objects, and this host has ${mebibytes(hostBytes)} MiB of memory`;
+    throw new HbmeshError(
+      StatusCode.OUT_OF_MEMORY,
+      `the sidecar of ${workerAddress} would take ${sizes}: give a smaller --shared_memory_size_mb`,
+      { node: workerAddress },
+    );
+  }
 }
 
 class RunningSidecar implements SidecarProcess {
