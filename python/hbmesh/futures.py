@@ -99,7 +99,8 @@ class TransferFuture(Generic[R]):
             poller = select.poll()
             poller.register(ended, select.POLLIN)
             left = timeout_ms / 1000
-            while left > 0 and not poller.poll(math.ceil(left * 1000)):
+            # A future writes to one descriptor: a signal's handler that waits for it too takes it away, hence the look.
+            while left > 0 and not poller.poll(math.ceil(min(left, 1) * 1000)) and not api.future_done(self._handle):
                 left = end - time.monotonic()
         finally:
             self.notify(-1)

@@ -248,6 +248,33 @@ except KeyboardInterrupt:
     assert (out, errors, process.returncode) == (b"interrupted ['MISS']\n", b"", 0)
 
 
+def test_a_signals_handler_may_wait_for_the_same_future(workers, first, memory):
+    """The handler's wait is over first; the one that it interrupted still learns of the end."""
+    body = """
+import signal
+(future,) = client.dev_subscribe([sys.argv[3]], [DeviceBlobList.of(1, SimDevice(1).buffer(4096))])
+def handler(number, frame):
+    try:
+        future.get(1)
+    except hbmesh.FutureTimeoutError:
+        print("not yet", flush=True)
+signal.signal(signal.SIGUSR1, handler)
+print("waiting", flush=True)
+print(future.get(50_000).bytes, flush=True)
+"""
+    key = first.generate_key("signal")
+    command = [sys.executable, "-c", PRELUDE + body, *map(str, workers.place(1)), key]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    assert process.stdout.readline() == b"waiting\n"
+    until("it waits", lambda: sleeps_in_poll(process.pid))
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == b"not yet\n"
+    (sent,) = first.dev_publish([key], [memory(0, [4096]).list])
+    assert sent.get(LONG * 1000)
+    out, errors = process.communicate(timeout=LONG)
+    assert (out, errors, process.returncode) == (b"[4096]\n", b"", 0)
+
+
 def sleeps_in_poll(pid):
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     where = Path(f"/proc/{pid}/wchan").read_text()
