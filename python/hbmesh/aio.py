@@ -14,7 +14,7 @@ import ctypes
 import logging
 import os
 import weakref
-from typing import Any, Awaitable, Callable, Dict, Generic, List, Optional, Sequence, Set, Type, TypeVar
+from typing import Any, Awaitable, Callable, Dict, Generator, Generic, List, Optional, Sequence, Set, Type, TypeVar
 
 from . import _native
 from ._batch import CallBatch, batch_of, check_uint, set_options
@@ -184,7 +184,7 @@ class AsyncFuture(Generic[R]):
         """Asks for the end of this future alone."""
         self._future.cancel()
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, R]:
         return self.get().__await__()
 
 
