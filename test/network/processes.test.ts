@@ -80,17 +80,14 @@ describe.skipIf(missing !== undefined)(`processes that are killed ${missing ?? "
   });
 
   it("a dead control process is known to all others within a second, and the store forgets it", async () => {
-    for (const host of net.all) {
+    // The first by id, whose task it is to look at others, and another one.
+    for (const host of [1, 3]) {
       const { pid, address } = net.worker(host);
       const start = performance.now();
       process.kill(pid, "SIGKILL");
-      await Promise.all(
-        net
-          .othersThan(host)
-          .map((other) =>
-            until(`host ${other} knows`, async () => (await net.members(other))?.addresses.includes(address) === false),
-          ),
-      );
+      const isKnownAt = (other: number): Promise<unknown> =>
+        until(`host ${other} knows`, async () => (await net.members(other))?.addresses.includes(address) === false);
+      await Promise.all(net.othersThan(host).map(isKnownAt));
       const tookMs = performance.now() - start;
       console.log(`the death of a control process was known after ${tookMs.toFixed(0)} ms`);
       // A lease alone takes several seconds.
