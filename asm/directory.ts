@@ -44,18 +44,15 @@ import { batchBytes, batchCount, checkBatch, hashBatch, keyEnd, keyStart, tenant
 import { tableSeed } from "./hash";
 import { allocateScratch } from "./memory";
 import { addTombstone, prepareTombstones, removedGeneration } from "./tombstones";
-import { ownerOfHash } from "./hash-ring";
 import {
   dropLocation,
   findRecord,
   insertRecord,
-  keyHashOf,
   locationOf,
   placeOf,
   OBJECT_BYTES_LIMIT,
   Record,
   recordAt,
-  recordEnd,
   removeRecord,
   tableHash,
   tableIsEmpty,
@@ -395,7 +392,7 @@ export function remove(keys: usize, keysLength: u32, family: u32): u32 {
   return CALL_OK;
 }
 
-function forgetKey(number: u32): void {
+export function forgetKey(number: u32): void {
   objectBytes -= recordAt(number).bytes;
   removeRecord(number);
 }
@@ -469,28 +466,20 @@ export function forgetLocations(keys: usize, keysLength: u32, records: usize, re
   return CALL_OK;
 }
 
-export function forgetMember(member: u32): u32 {
-  let lost: u32 = 0;
-  for (let number: u32 = 1; number < recordEnd; number += 1) {
-    const record = recordAt(number);
-    if (record.keyBytes == 0) continue;
-    let at = locationOf(record, member);
-    if (at == LOCATIONS_MAX) continue;
-    for (; at != LOCATIONS_MAX; at = locationOf(record, member)) dropLocation(record, at);
-    if (record.locationCount != 0) continue;
+/** What an owner before this one removed: records carry the generations. */
+export function entomb(keys: usize, keysLength: u32, records: usize, recordsLength: u32): u32 {
+  const begun = begin(keys, keysLength, recordsLength, RESULT_RECORD_BYTES);
+  if (begun != CALL_OK) return begun;
+  if (!prepareTombstones()) return CALL_OUT_OF_MEMORY;
+  for (let index: u32 = 0; index < batchCount; index += 1) {
+    const told = changetype<ResultRecord>(records + <usize>index * RESULT_RECORD_BYTES);
+    addTombstone(wholeHashOf(index), told.generation);
+    const number = find(index);
+    if (number == 0 || recordAt(number).generation > told.generation) continue;
+    const result = resultOf(index);
+    describe(result, recordAt(number));
+    result.flags = FLAG_EXISTED;
     forgetKey(number);
-    lost += 1;
   }
-  return lost;
-}
-
-export function forgetForeign(self: u32): u32 {
-  let removed: u32 = 0;
-  for (let number: u32 = 1; number < recordEnd; number += 1) {
-    const record = recordAt(number);
-    if (record.keyBytes == 0 || ownerOfHash(keyHashOf(record)) == self) continue;
-    forgetKey(number);
-    removed += 1;
-  }
-  return removed;
+  return CALL_OK;
 }

@@ -26,15 +26,15 @@ export {
   announce,
   commit,
   directoryResults,
-  forgetForeign,
+  entomb,
   forgetLocations,
-  forgetMember,
   lookup,
   raiseGenerationTo,
   remove,
   reserve,
   setGenerationMember,
 } from "./directory";
+export { forgetForeign, forgetMember } from "./directory-forget";
 import { objectBytes } from "./directory";
 import { keyCount, tableMemoryBytes } from "./directory-table";
 import { hashBytes, setTableSeed, tableSeed } from "./hash";

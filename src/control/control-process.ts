@@ -26,6 +26,7 @@ import { Departed } from "./departed.js";
 import { DirectoryOwner } from "./directory-owner.js";
 import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
+import { Graves } from "./graves.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
@@ -77,6 +78,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #network: ControlNetwork;
   readonly #peers: Peers;
   readonly #holders: Holders;
+  readonly #graves: Graves;
   readonly #owner: DirectoryOwner;
   readonly #calls: OwnerCalls;
   readonly #departed = new Departed();
@@ -116,8 +118,11 @@ class ControlProcessImpl implements ControlProcess {
       peers: this.#peers,
       sidecar: () => this.#sidecar(),
       onDrop: (objects, epoch) => this.#onDrop(objects, epoch),
+      onOwed: (versions) => this.#graves.add(versions),
+      inDoubt: () => this.#owner.ownDoubtMs > 0,
     };
     this.#holders = new Holders(this.#holderOptions);
+    this.#graves = new Graves({ ...shared, peers: this.#peers, holders: this.#holders, checkKeys });
     const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
     const { deadAfterMs } = config;
     const mayDecide = (): boolean => this.#guard.mayDecide;
@@ -185,7 +190,12 @@ class ControlProcessImpl implements ControlProcess {
     const conclude: ServiceImpl<typeof DirectoryService>["conclude"] = (request, { signal }) =>
       this.#collector.conclude(request, signal);
     const routes = createLinkRoutes()
-      .service(DirectoryService, { ...this.#owner.service(), conclude, witness: () => this.#guard.witness })
+      .service(DirectoryService, {
+        ...this.#owner.service(),
+        conclude,
+        witness: () => this.#guard.witness,
+        entomb: (request) => this.#graves.take(request),
+      })
       .service(HolderService, {
         ...createHolderService(this.#holderOptions),
         ...createTakingService(this.#holderOptions),
@@ -295,9 +305,11 @@ class ControlProcessImpl implements ControlProcess {
   /** Leaves first, so that nobody asks any more; then settles what is pending, then ends the sidecar. */
   async #close(): Promise<void> {
     await this.drain.close();
+    await this.#graves.bequeath();
     await this.#membership.leave();
     this.#guard.close();
     this.#deaths.close();
+    this.#graves.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -461,6 +473,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#holders.setView(view);
     this.#owner.setView(view);
     this.#calls.setView(view);
+    void this.#graves.setView(view);
     this.#collector.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));

@@ -166,7 +166,7 @@ export class DirectoryOwner {
   }
 
   /** For the control link. */
-  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude" | "witness"> {
+  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude" | "witness" | "entomb"> {
     const signalOf = (context: HandlerContext): AbortSignal => context.signal;
     return {
       reserve: (request, context) => this.reserve(request, signalOf(context)),

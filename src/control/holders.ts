@@ -31,6 +31,10 @@ export interface HolderOptions {
   requestTimeoutMs: number;
   /** Objects of this member's own are about to be dropped; `epoch` is the ring under which that was decided. */
   onDrop: (objects: readonly DroppedObject[], epoch: bigint) => void;
+  /** These versions ended, and a holder of each could not be told, or not all of them may be known. */
+  onOwed: (versions: readonly DroppedVersion[]) => void;
+  /** May there be holders that this member doesn't know of? */
+  inDoubt: () => boolean;
 }
 
 /** An object that a holder is told to drop, and the key that it was under. */
@@ -150,6 +154,9 @@ export class Holders {
    * Never rejects: what could not be dropped is kept in mind, tried again, and refused when its holder announces it.
    */
   async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint): Promise<void> {
+    if (this.#options.inDoubt()) {
+      this.#options.onOwed(versions);
+    }
     const byMember = new Map<number, OwedDrop[]>();
     for (const { key, generation, locations } of versions) {
       for (const { member, slot } of locations) {
@@ -262,10 +269,14 @@ export class Holders {
   }
 
   #owe(member: number, objects: readonly OwedDrop[], reason: unknown): void {
-    if (this.#closed || this.#view?.members.has(member) !== true) {
+    if (this.#closed) {
       return;
     }
-    const { log, peers } = this.#options;
+    const { log, peers, onOwed } = this.#options;
+    onOwed(objects.map(({ key, generation, slot }) => ({ key, generation, locations: [{ member, slot }] })));
+    if (this.#view?.members.has(member) !== true) {
+      return;
+    }
     log.warn(
       { node: peers.nameOf(member), objects: objects.length, cause: String(reason) },
       "a holder could not be told to drop objects",

@@ -112,6 +112,11 @@ export interface Directory {
    * flag existed and the locations left, or OK without the flag if that location was not known.
    */
   forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array;
+  /**
+   * What an owner of these keys before this one has removed: `records` are ResultRecords with the generation. As after `remove`, no version up to it comes back by `announce`. The result carries what is here of
+   * that version or an older one (flag existed), which is removed, and must be dropped.
+   */
+  entomb(keys: KeyBatch, records: Uint8Array): Uint8Array;
   /** Removes every location of a member that is gone, of the device cache all of them. Returns how many keys lost their last one. */
   forgetMember(member: number): number;
   /** Removes every key that this member does not own under the ring that is set (none: every key). Returns how many. */

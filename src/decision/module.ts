@@ -48,6 +48,7 @@ export interface DecisionExports {
   remove(keys: number, keysLength: number, family: number): number;
   announce(keys: number, keysLength: number, records: number, recordsLength: number, family: number): number;
   forgetLocations(keys: number, keysLength: number, records: number, recordsLength: number): number;
+  entomb(keys: number, keysLength: number, records: number, recordsLength: number): number;
   forgetMember(member: number): number;
   forgetForeign(self: number): number;
   raiseGenerationTo(floor: bigint): void;

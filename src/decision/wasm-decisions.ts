@@ -264,6 +264,11 @@ class WasmDirectory implements Directory {
     return this.results(this.wasm.forgetLocations(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
   }
 
+  entomb(keys: KeyBatch, records: Uint8Array): Uint8Array {
+    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    return this.results(this.wasm.entomb(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
+  }
+
   forgetMember(member: number): number {
     return this.wasm.forgetMember(member) >>> 0;
   }

@@ -100,6 +100,21 @@ export class Clients {
     return result;
   }
 
+  /** Deletes these keys at this host. Returns those of which it was told that they are gone. */
+  async deleteAt(host: SimHost, keys: readonly string[]): Promise<string[]> {
+    const free = keys.filter((key) => this.model.isFree(key));
+    const takes = free.map((key) => this.model.beginDelete(key));
+    const answers = await this.#cluster.clock.drive(sidecarOf(host).delete(free), CALL_LIMIT_MS);
+    this.#judge(host, takes, answers);
+    return free.filter((_, index) => answers[index]?.code === StatusCode.OK);
+  }
+
+  /** Looks for these keys at every host; the model judges what is found. */
+  async getEverywhere(keys: readonly string[]): Promise<void> {
+    const gets = this.#usable().map((host) => this.#get(host, keys));
+    await this.#cluster.clock.drive(Promise.all(gets), CALL_LIMIT_MS);
+  }
+
   async #callSomething(host: SimHost): Promise<void> {
     const dice = this.#random.nextBelow(100);
     const { keys } = this.model;

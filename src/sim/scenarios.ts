@@ -3,6 +3,7 @@
  * leaves as many workers as it found.
  */
 import type { ControlProcess } from "../control/contract.js";
+import { encodeKeys } from "../decision/index.js";
 import type { CheckResult, Clients } from "./clients.js";
 import type { SimCluster, SimHost } from "./cluster.js";
 import { OBJECT_BYTES } from "./memory.js";
@@ -24,6 +25,8 @@ export interface ScenarioResult {
   /** Keys in the directory of a member that joined. */
   movedKeys?: number;
   movedShare?: number;
+  /** Keys that were deleted while their holder was out of reach. */
+  deleted?: number;
   check: CheckResult;
   calls: ModelCounts;
   violations: string[];
@@ -41,6 +44,8 @@ interface Context {
 }
 
 interface Change {
+  /** Keys that were deleted while their holder was out of reach. */
+  deleted?: number;
   members: number;
   settledMs: number;
   movedKeys?: number;
@@ -72,6 +77,11 @@ export const SCENARIOS: readonly Scenario[] = [
     name: "drain-killed",
     what: "kill -9 of a control process that moves what it holds to others, started again after 1 s",
     run: drainKilled,
+  },
+  {
+    name: "deletes-owed",
+    what: "an owner can't tell a holder of deletes, and leaves before it could: they hold when the holder is reached again",
+    run: deletesOwed,
   },
   { name: "control-killed", what: "kill -9 of a control process, started again after 1 s", run: controlKilled },
   { name: "sidecar-killed", what: "kill -9 of a sidecar, which its control process starts again", run: sidecarKilled },
@@ -176,6 +186,35 @@ function controlOf({ address, running }: SimHost): ControlProcess {
     throw new Error(`no control process runs at ${address}`);
   }
   return running.control;
+}
+
+async function deletesOwed(context: Context): Promise<Change> {
+  const { cluster, clients, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const [holder, owner] = [pick(), pick()];
+  await traffic(TRAFFIC_MS);
+  const { drain: leaving, memberId } = controlOf(owner);
+  leaving.start({ ...DRAIN_SETTINGS, bytesPerSecond: 0 });
+  while (leaving.status.state === "moving") {
+    await cluster.clock.advance(DRAIN_LOOK_MS);
+  }
+  cluster.cutLink(holder, owner);
+  const held = holder.memory.allSealed().map(({ key }) => key);
+  const owners = owner.running?.decisions.ownersOf(encodeKeys(held)) ?? [];
+  const deleted = await clients.deleteAt(
+    owner,
+    held.filter((_, index) => owners[index] === memberId),
+  );
+  const startMs = cluster.clock.monotonicMs();
+  await cluster.stop(owner);
+  await cluster.settle(members - 1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  cluster.healLink(holder, owner);
+  await cluster.clock.advance(OWED_MS);
+  await clients.getEverywhere(deleted);
+  cluster.startControl(owner);
+  await settleUnderTraffic(context, members);
+  return { members: members - 1, settledMs, deleted: deleted.length };
 }
 
 async function drainKilled(context: Context): Promise<Change> {

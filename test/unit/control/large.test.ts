@@ -82,6 +82,8 @@ describe("descriptions of many objects", () => {
         }) as never,
       requestTimeoutMs: 5_000,
       onDrop: () => {},
+      onOwed: () => {},
+      inDoubt: () => false,
     });
     holders.setView({ epoch: 1n, selfId: 1, members: new Map() } as unknown as MembershipView);
     const objects = Array.from({ length: 2_200 }, (_, slot) => ({ slot, generation: 1n }));

@@ -6,8 +6,11 @@ import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import {
   createDecisions,
+  type Directory,
   decodeResults,
   encodeCommits,
+  encodeKeys,
+  encodeResults,
   type Family,
   type ResultRecord,
 } from "../../../src/decision/index.js";
@@ -133,5 +136,40 @@ describe("a removed key", () => {
       Array<number>(100).fill(TRY_AGAIN),
     );
     expect(codes(directory.announce(makeBatch(20_000 - 8_192, 1), records.subarray(0, 24)))).toEqual([OK]);
+  });
+});
+
+describe("a key that an owner before this one removed", () => {
+  const entombed = (directory: Directory, key: string, generation: number): ResultRecord => {
+    const records = encodeResults([result(OK, false, told(generation))]);
+    return decodeResults(directory.entomb(encodeKeys([key]), records))[0] as ResultRecord;
+  };
+
+  test("does not come back by an announcement that comes later, but by a newer version", () => {
+    const { directory, announce, lookup } = createSingle();
+    expect(entombed(directory, "a", 5)).toEqual(result(OK, false));
+    expect(announce("a", told(4, 2))).toEqual(result(TRY_AGAIN, false));
+    expect(announce("a", told(5, 2))).toEqual(result(TRY_AGAIN, false));
+    expect(lookup("a").code).toBe(NOT_FOUND);
+    expect(announce("a", told(6, 2)).code).toBe(OK);
+    expect(announce("b", told(5, 2)).code, "another key is not concerned").toBe(OK);
+  });
+
+  test("goes if its announcement came first, and who has it is told", () => {
+    const { directory, announce, lookup } = createSingle();
+    announce("a", told(5, 2, 22));
+    announce("a", told(5, 3, 33));
+    expect(entombed(directory, "a", 5)).toEqual(result(OK, true, told(5, 2, 22), told(5, 3, 33)));
+    expect(lookup("a").code).toBe(NOT_FOUND);
+    expect(directory.stats()).toMatchObject({ keys: 0, bytes: 0, tombstones: 1 });
+  });
+
+  test("stays if it was set anew since; told again changes nothing; records must be one a key", () => {
+    const { directory, announce, lookup } = createSingle();
+    announce("a", told(6, 2));
+    expect(entombed(directory, "a", 5)).toEqual(result(OK, false));
+    expect(entombed(directory, "a", 5)).toEqual(result(OK, false));
+    expect(lookup("a")).toMatchObject({ code: OK, generation: 6n });
+    expect(() => directory.entomb(encodeKeys(["a"]), new Uint8Array(63))).toThrow(/not one for each key/);
   });
 });

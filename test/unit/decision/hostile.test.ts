@@ -106,6 +106,11 @@ const calls: Record<string, Call> = {
     const [at, recordsAt] = put(batch, records) as [number, number];
     return wasm.forgetLocations(at, batch.byteLength, recordsAt, records.byteLength);
   },
+  entomb: (wasm, put) => {
+    const [batch, records] = [keys(), results()];
+    const [at, recordsAt] = put(batch, records) as [number, number];
+    return wasm.entomb(at, batch.byteLength, recordsAt, records.byteLength);
+  },
   makePlan: (wasm, put) => {
     const counts = { keys: 1 + nextBelow(4), blobs: 1 + nextBelow(6) };
     const shape = new Uint8Array(8 * (counts.keys + counts.blobs));
