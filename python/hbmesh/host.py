@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -23,6 +24,8 @@ from .results import BatchResult, MetaResult, WriteResult
 STAGING_BYTES_MAX = 64 << 20
 # How often an object that was replaced by one of another shape, between the look at its shape and the get, is got anew.
 _REPLACED_MAX = 32
+# ... and how often one whose shape seems to be the same: it is of another family, or its owner hears of it in a moment.
+_SAME_SHAPE_MAX, _AGAIN_SECONDS = 5, 0.002
 
 Take = Callable[[int, List[int], Callable[[int, Any], None]], None]
 
@@ -200,11 +203,12 @@ class HostObjects:
             self._await(metas.failed_keys, timeout_ms)
             metas = self.client.get_meta_info(keys)
         wanted = [index for index, meta in enumerate(metas.metas) if meta is not None]
+        unchanged: Dict[int, int] = {}  # how often in a row a refused one seemed to have the same shape
         for _ in range(_REPLACED_MAX):
             sizes = {index: meta.blob_sizes for index, meta in enumerate(metas.metas) if meta is not None}
             for part in parts_of(wanted, sizes):
                 self._get_part(metas, part, sizes, take)
-            wanted = self._reshaped(metas, wanted)
+            wanted = self._refused(metas, wanted, unchanged)
             if not wanted:
                 break
         for index in wanted:
@@ -221,18 +225,26 @@ class HostObjects:
                     take(index, shape, self._reader(row))
         metas.merged(got, part)
 
-    def _reshaped(self, metas: MetaResult, asked: Sequence[int]) -> List[int]:
-        """Which of these were refused because they have got another shape meanwhile, which is noted."""
+    def _refused(self, metas: MetaResult, asked: Sequence[int], unchanged: Dict[int, int]) -> List[int]:
+        """Which of these were refused because they have got another shape meanwhile. Their new one is noted, as far as
+        the owner knows it already: it hears of an object after its holder."""
         refused = [index for index in asked if metas.codes[index] == StatusCode.INVALID]
         if not refused:
             return []
-        changed = []
-        for index, meta in zip(refused, self.client.get_meta_info([metas.keys[index] for index in refused]).metas):
+        again = []
+        now = self.client.get_meta_info([metas.keys[index] for index in refused])
+        for index, meta, status in zip(refused, now.metas, now):
             before = metas.metas[index]
-            if meta is not None and before is not None and meta.blob_sizes != before.blob_sizes:
+            if meta is None or before is None:
+                metas.note(index, status.code, status.message)
+                continue
+            unchanged[index] = unchanged.get(index, 0) + 1 if meta.blob_sizes == before.blob_sizes else 0
+            if unchanged[index] <= _SAME_SHAPE_MAX:
+                again.append(index)
                 metas.metas[index] = meta
-                changed.append(index)
-        return changed
+        if any(unchanged[index] > 0 for index in again):
+            time.sleep(_AGAIN_SECONDS)
+        return again
 
     def _reader(self, addresses: Sequence[int]) -> Callable[[int, Any], None]:
         def read(blob: int, target: Any) -> None:

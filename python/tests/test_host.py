@@ -128,6 +128,14 @@ def test_one_that_changes_all_the_time_is_to_be_tried_again(objects, second, mon
     second.delete([key])
 
 
+def test_an_object_of_another_family_is_refused(objects, first, memory):
+    key, source = first.generate_key("host"), memory(0, [8], seed=1)
+    assert first.dev_mset([key], [source.list])
+    result, found = objects.get([key])
+    assert found == [None] and result[0].code == hbmesh.StatusCode.INVALID
+    assert first.dev_delete([key])
+
+
 def test_staging_is_on_the_device_it_says(first):
     """On cards, memory is allocated on the device that the thread works on: it is that one meanwhile, and then its own
     again."""
