@@ -15,6 +15,7 @@
 #include "base/align.h"
 #include "base/check.h"
 #include "base/crc32c.h"
+#include "base/log.h"
 
 namespace hbmesh {
 namespace {
@@ -175,10 +176,18 @@ Status SpillFile::OpenExisting(uint64_t storeId, bool direct) {
                     ::pread(file_.get(), block.get(), kSpillBlockBytes, 0) == ssize_t{kSpillBlockBytes};
   std::memcpy(&header, block.get(), sizeof(header));
   if (!read || header.magic != kFileMagic || header.version != kVersion || header.headerCrc32c != CrcOf(header) ||
-      header.storeId != storeId || header.fileBytes != fileBytes_ ||
-      static_cast<uint64_t>(about.st_size) != fileBytes_) {
+      header.storeId != storeId || header.fileBytes < 2 * kSpillBlockBytes ||
+      static_cast<uint64_t>(about.st_size) != header.fileBytes) {
     file_.Reset();
     return {StatusCode::kNotFound, "the file is of another store"};
+  }
+  if (header.fileBytes != fileBytes_) {
+    Log().warn(
+        "SSD tier: {} has {} bytes and objects of this store, and {} are asked for: it stays as large as it is until "
+        "the worker ends",
+        path_, header.fileBytes, fileBytes_);
+    fileBytes_ = header.fileBytes;
+    space_ = ArenaAllocator(fileBytes_ - kSpillBlockBytes);
   }
   reopened_ = true;
   return Status::Ok();

@@ -73,7 +73,8 @@ class SpillFile {
   };
 
   // Makes the directory (mode 0700) if only its last part is missing, locks it, and opens the file of this store or, if
-  // there is none, removes what is there and makes one of `fileBytes` (rounded down to 4,096), all of it allocated.
+  // there is none, removes what is there and makes one of `fileBytes` (rounded down to 4,096), all of it allocated. The
+  // file of this store keeps its size, whatever fileBytes says: objects lie in it.
   // kNotReady: another process uses the directory. kNoSpace: the file system has too little room. kInvalid: fileBytes.
   [[nodiscard]] static Status Open(const std::string& directory, uint64_t fileBytes, uint64_t storeId, bool direct,
                                    std::unique_ptr<SpillFile>* file);
@@ -107,7 +108,7 @@ class SpillFile {
 
   Fd directory_;  // holds the lock; closed last
   const std::string path_;
-  const uint64_t fileBytes_;
+  uint64_t fileBytes_;
   Fd file_;
   bool direct_ = false;
   bool reopened_ = false;

@@ -313,8 +313,18 @@ TEST(SpillFile, TakesOverTheFileOfItsOwnStoreOnly) {
   EXPECT_FALSE(file->reopened()) << "another store";
   file->Keep(true);
   file.reset();
-  ASSERT_TRUE(OpenFile(directory.path, 2 << 20, 2, &file).ok());
-  EXPECT_FALSE(file->reopened()) << "another size";
+  for (const uint64_t asked : {2U << 20, 1U << 19}) {
+    ASSERT_TRUE(OpenFile(directory.path, asked, 2, &file).ok());
+    EXPECT_TRUE(file->reopened()) << "objects lie in it";
+    EXPECT_EQ(file->capacityBytes(), (1U << 20) - 4096) << "and so it keeps its size";
+    EXPECT_EQ(file->Adopt({{1040384, 100}}), std::vector<bool>{true});
+    EXPECT_TRUE(file->Reserve((1U << 20) - 6 * 4096).has_value());
+    file->Keep(true);
+    file.reset();
+  }
+  ASSERT_TRUE(OpenFile(directory.path, 2 << 20, 3, &file).ok());
+  EXPECT_FALSE(file->reopened());
+  EXPECT_EQ(file->capacityBytes(), (2U << 20) - 4096);
   file.reset();
   EXPECT_EQ(directory.files(), 0U);
 }
