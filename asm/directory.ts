@@ -88,6 +88,11 @@ export function raiseGenerationTo(floor: u64): void {
   if (nextGeneration != 0 && floor >= nextGeneration) nextGeneration = generationAbove(floor);
 }
 
+/** None above it was given here, or told; 0 if all are used up. */
+export function highestGeneration(): u64 {
+  return nextGeneration == 0 ? 0 : nextGeneration - 1;
+}
+
 /** The lowest one above the floor, 0 if there is none. */
 function generationAbove(floor: u64): u64 {
   const candidate = (floor & ~(generationStep - 1)) | generationMember;

@@ -28,6 +28,7 @@ export {
   directoryResults,
   entomb,
   forgetLocations,
+  highestGeneration,
   lookup,
   raiseGenerationTo,
   remove,

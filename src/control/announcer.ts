@@ -137,7 +137,8 @@ export class Announcer {
   }
 
   async #conclude(run: Run): Promise<void> {
-    const { log, doubtMs, concluder, onConcluded } = this.#options;
+    const { decisions, log, doubtMs, concluder, onConcluded } = this.#options;
+    const { directory } = decisions;
     const { view, signal, behind } = run;
     const untold = [...behind.keys()];
     // What the others were told of is not watched for as long as these can't be reached.
@@ -150,8 +151,11 @@ export class Announcer {
       );
     }
     const catchingUp = [...behind].map(([owner, parts]) => this.#catchUp(run, owner, parts));
-    const said = await concluder.conclude(view, { untold, doubtMs: doubtMs(), signal });
+    const { highestGeneration } = directory;
+    const said = await concluder.conclude(view, { untold, doubtMs: doubtMs(), highestGeneration, signal });
     if (said !== undefined) {
+      // Before this member gives one under this ring: another owner may have given, or buried, higher ones of the same keys.
+      directory.raiseGeneration(said.highestGeneration);
       onConcluded(view.epoch, said.missing, said.doubtMs);
     }
     await Promise.all(catchingUp);

@@ -39,6 +39,8 @@ export class Collector {
   readonly #concluded = new Map<number, number>();
   /** By owner: members that could not tell it everything. */
   readonly #untold = new Map<number, Set<number>>();
+  /** Of those who have concluded. */
+  #highestGeneration = 0n;
 
   constructor(options: CollectorOptions) {
     this.#options = options;
@@ -49,6 +51,7 @@ export class Collector {
     this.#view = view;
     this.#concluded.clear();
     this.#untold.clear();
+    this.#highestGeneration = 0n;
     this.#changes.wakeAll();
   }
 
@@ -77,6 +80,7 @@ export class Collector {
       complete: !stale && this.#isComplete,
       missing: stale ? [] : [...(this.#untold.get(request.memberId) ?? [])],
       doubtMs: stale ? 0 : Math.max(0, ...this.#concluded.values()),
+      highestGeneration: stale ? 0n : this.#highestGeneration,
     };
   }
 
@@ -84,7 +88,7 @@ export class Collector {
     return this.#concluded.size === this.#view?.members.size;
   }
 
-  #take({ memberId, untold, doubtMs }: Conclusion): void {
+  #take({ memberId, untold, doubtMs, highestGeneration }: Conclusion): void {
     if (this.#view?.members.has(memberId) !== true) {
       const message = `member ${memberId} is no member of the cluster any more; start its worker again`;
       throw new HbmeshError(StatusCode.INTERRUPTED, message);
@@ -95,6 +99,9 @@ export class Collector {
       members.add(memberId);
     }
     this.#concluded.set(memberId, doubtMs);
+    if (highestGeneration > this.#highestGeneration) {
+      this.#highestGeneration = highestGeneration;
+    }
     if (this.#isComplete) {
       this.#changes.wakeAll();
     }
@@ -123,9 +130,16 @@ export class Concluder {
    */
   async conclude(
     view: MembershipView,
-    { untold, doubtMs, signal }: { untold: readonly number[]; doubtMs: number; signal: AbortSignal },
+    {
+      signal,
+      untold,
+      ...said
+    }: Pick<Conclusion, "doubtMs" | "highestGeneration"> & {
+      untold: readonly number[];
+      signal: AbortSignal;
+    },
   ): Promise<ConcludeAnswer | undefined> {
-    const request = { epoch: view.epoch, memberId: view.selfId, untold: [...untold], doubtMs, waitMs: WAIT_MS };
+    const request = { ...said, epoch: view.epoch, memberId: view.selfId, untold: [...untold], waitMs: WAIT_MS };
     const state = { isAnswered: false };
     const first = createDeferred<ConcludeAnswer | undefined>();
     const asked = collectorsOf(view).map(async (collector) => {

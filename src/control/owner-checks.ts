@@ -102,8 +102,8 @@ export function allTryAgain(keys: KeyBatch): Uint8Array {
 
 /**
  * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
- * into the next epoch's range. That is harmless while the process lives, since floors only raise; one that starts anew is
- * told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
+ * into the next epoch's range. So members tell each other, as they conclude for an epoch, the highest one that each knows,
+ * and give only such as are above all of them; one that starts anew is told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
  * 23 bits are used, so that 2^47 generations are always left above.
  */
 export function firstGenerationOf(epoch: bigint): bigint {

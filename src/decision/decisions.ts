@@ -127,6 +127,8 @@ export interface Directory {
    * another one is given. Without it, generations follow each other, and are unique within this directory only.
    */
   raiseGeneration(floor: bigint, self?: number): void;
+  /** No generation above this one was given here, or told. */
+  readonly highestGeneration: bigint;
   /** `tombstones`: removed keys that are remembered; their memory, 1.6 MiB at most, is in `memoryBytes`. */
   stats(): { keys: number; bytes: number; memoryBytes: number; tombstones: number };
 }

@@ -52,6 +52,7 @@ export interface DecisionExports {
   forgetMember(member: number): number;
   forgetForeign(self: number): number;
   raiseGenerationTo(floor: bigint): void;
+  highestGeneration(): bigint;
   setGenerationMember(member: number): void;
   directoryResults(): number;
   directoryKeys(): number;

@@ -284,6 +284,10 @@ class WasmDirectory implements Directory {
     this.wasm.raiseGenerationTo(floor);
   }
 
+  get highestGeneration(): bigint {
+    return BigInt.asUintN(64, this.wasm.highestGeneration());
+  }
+
   stats(): { keys: number; bytes: number; memoryBytes: number; tombstones: number } {
     return {
       keys: this.wasm.directoryKeys() >>> 0,

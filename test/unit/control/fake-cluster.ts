@@ -13,6 +13,7 @@ import { createSeededRandom } from "../../../src/base/random.js";
 import type { ControlProcess } from "../../../src/control/contract.js";
 import { startControlProcess } from "../../../src/control/control-process.js";
 import type { ControlNetwork } from "../../../src/control/network.js";
+import type { Decisions } from "../../../src/decision/index.js";
 import { createMemoryStore, type Store } from "../../../src/metadata/index.js";
 import type { WatchBatch } from "../../../src/metadata/store.js";
 import { toConnectError } from "../../../src/rpc/index.js";
@@ -157,7 +158,14 @@ export class FakeCluster {
   async start(
     number: number,
     settings: Partial<WorkerConfig> = {},
-    options: { memory?: FakeMemory; settle?: boolean; isolated?: boolean; log?: Logger; takeOver?: FakeSidecar } = {},
+    options: {
+      memory?: FakeMemory;
+      settle?: boolean;
+      isolated?: boolean;
+      log?: Logger;
+      takeOver?: FakeSidecar;
+      decisions?: Decisions;
+    } = {},
   ): Promise<FakeWorker> {
     const address = `127.0.0.1:${20_000 + number}`;
     const memory = options.memory ?? new FakeMemory();
@@ -168,6 +176,7 @@ export class FakeCluster {
     const starting = startControlProcess(config, {
       clock: this.clock,
       log: options.log ?? createSilentLogger(),
+      ...(options.decisions === undefined ? {} : { decisions: options.decisions }),
       random: createSeededRandom(number),
       store,
       network: this.network.forProcess((link) => {

@@ -182,7 +182,7 @@ const notForeign = new Set([
   ...["begin", "limitMemory", "setHashSeed", "hash", "memory", "tokensPerWeight"],
   ...["validateFaultIndex", "validateFaultDetail", "ringResult", "ringResultBytes", "ringGroupCount", "ringTokenCount"],
   ...["ringEntries", "planRecords", "planRecordCount", "planFault", "movesPlaces", "directoryResults", "directoryKeys"],
-  ...["directoryObjectBytes", "directoryMemoryBytes", "directoryTombstones"],
+  ...["highestGeneration", "directoryObjectBytes", "directoryMemoryBytes", "directoryTombstones"],
 ]);
 
 function putInto(wasm: DecisionExports): Put {
