@@ -21,7 +21,7 @@ interface Fault {
 const ETCD_MEMBERS = 3;
 
 export const FAULTS: readonly Fault[] = [
-  { name: "sidecar killed", run: ({ net }, host) => kill(net.sidecarPid(host)) },
+  { name: "sidecar killed", run: async ({ net }, host) => kill(await net.untilSidecar(host)) },
   {
     name: "control process killed",
     async run({ net }, host, _other, brokenMs) {
@@ -35,13 +35,13 @@ export const FAULTS: readonly Fault[] = [
     async run({ net }, host) {
       await kill(net.worker(host).pid);
       await net.startWorker(host);
-      await kill(net.sidecarPid(host));
+      await kill(await net.untilSidecar(host));
     },
   },
   {
     name: "control process and sidecar killed at once",
     async run({ net }, host) {
-      await kill(net.worker(host).pid, net.sidecarPid(host));
+      await kill(net.worker(host).pid, await net.untilSidecar(host));
       await net.startWorker(host);
     },
   },
@@ -86,7 +86,7 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "worker stopped",
     async run({ net }, host, _other, brokenMs) {
-      const pids = [net.worker(host).pid, net.sidecarPid(host)];
+      const pids = [net.worker(host).pid, await net.untilSidecar(host)];
       for (const pid of pids) {
         signal(pid, "SIGSTOP");
       }

@@ -117,6 +117,11 @@ export class NetworkFixture {
     return Number(pids.find((pid) => isSidecar(pid, wanted)) ?? 0);
   }
 
+  /** The same, once there is one. */
+  async untilSidecar(host: number): Promise<number> {
+    return until(`host ${host} has a sidecar`, () => this.sidecarPid(host) || undefined, PATIENCE_MS);
+  }
+
   /** `hbmesh ...args` on a host. */
   hbmesh(host: number, ...args: string[]): ReturnType<Hosts["run"]> {
     return this.hosts.run(host, process.execPath, mainPath, ...args);
@@ -377,6 +382,10 @@ export function signal(pid: number, name: NodeJS.Signals): void {
 
 /** SIGKILL; resolves when it is gone. */
 export async function kill(...pids: number[]): Promise<void> {
+  // 0 would be this process and all that it started.
+  if (pids.some((pid) => pid <= 1)) {
+    throw new Error(`no process to kill among ${pids.join(", ")}`);
+  }
   for (const pid of pids) {
     process.kill(pid, "SIGKILL");
   }
