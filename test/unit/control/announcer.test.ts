@@ -17,6 +17,7 @@ import { COMMIT_RECORD_BYTES, Results } from "../../../src/control/records.js";
 import type { SidecarLink } from "../../../src/control/sidecar-link.js";
 import {
   createDecisions,
+  type Decisions,
   decodeKeys,
   encodeKeys,
   type HeldObject,
@@ -65,23 +66,11 @@ const nameOf = ({ key, generation, slot }: Held): string => `${key} ${generation
 const objects = (count: number): Held[] =>
   Array.from({ length: count }, (_, at) => ({ key: `k${at}`, generation: BigInt(at + 1), slot: at }));
 
-beforeEach(() => {
-  clock = createVirtualClock();
-  departed = new WatchedDepartures();
-  held = [];
-  refused = "";
-  reachable = true;
-  asked = 0;
-  told = [];
-  isLast = false;
-  gone = [];
-  dropped = [];
-  warnings = [];
-  const decisions = createDecisions();
-  decisions.setRing([{ id: OWNER, weight: 1, name: "h2" }]);
+/** Refuses what a real one refuses, and `refused`. */
+function createOwner(decisions: Decisions): OwnerCalls["askOwner"] {
   const checkKeys = createKeyCheck(decisions, "strict");
   const directory = createDecisions().directory;
-  const askOwner: OwnerCalls["askOwner"] = async (_owner, _epoch, { keys, records, last }): Promise<OwnerAnswer> => {
+  return async (_owner, _epoch, { keys, records, last }): Promise<OwnerAnswer> => {
     asked++;
     const fail = (code: StatusCode, message: string): OwnerAnswer => ({
       t: "failed",
@@ -108,6 +97,10 @@ beforeEach(() => {
     const results = keyCountOf(keys) === 0 ? new Uint8Array(0) : directory.announce(keys, records, 0);
     return { t: "results", results: new Results(results, names.length) };
   };
+}
+
+/** Lists what is `held`. */
+function createSidecar(): Pick<SidecarLink, "listHeld" | "drop"> {
   const records = (of: readonly Held[]): Uint8Array => {
     const bytes = new Uint8Array(of.length * COMMIT_RECORD_BYTES);
     of.forEach(({ generation, slot }, at) => {
@@ -115,7 +108,7 @@ beforeEach(() => {
     });
     return bytes;
   };
-  const sidecar: Pick<SidecarLink, "listHeld" | "drop"> = {
+  return {
     listHeld: async (onChunk) =>
       onChunk({ family: 0, keys: encodeKeys(held.map(({ key }) => key)), records: records(held) }),
     drop: async (those) => {
@@ -123,6 +116,24 @@ beforeEach(() => {
       return those.map(() => StatusCode.OK);
     },
   };
+}
+
+beforeEach(() => {
+  clock = createVirtualClock();
+  departed = new WatchedDepartures();
+  held = [];
+  refused = "";
+  reachable = true;
+  asked = 0;
+  told = [];
+  isLast = false;
+  gone = [];
+  dropped = [];
+  warnings = [];
+  const decisions = createDecisions();
+  decisions.setRing([{ id: OWNER, weight: 1, name: "h2" }]);
+  const askOwner = createOwner(decisions);
+  const sidecar = createSidecar();
   const nothing = (): void => {};
   announcer = new Announcer({
     decisions,
