@@ -94,7 +94,7 @@ TEST(AtOnceTest, ADeleteOfAnotherVersionLeavesIt) {
 TEST(AtOnceTest, IsDescribedAndListedBeforeItsBytesAreThere) {
   SlowSet slow;
   const Message described = slow.worker.control->Ask(Op::kDescribe, 1, slow.Held());
-  ASSERT_EQ(described.payload.size(), 8U + 8U + kBlobs * 8U);
+  ASSERT_EQ(described.payload.size(), 8U + 8U + kBlobs * 8U + 4U);
   uint32_t code = 1;
   std::memcpy(&code, described.payload.data(), sizeof(code));
   EXPECT_EQ(code, 0U);

@@ -255,7 +255,7 @@ TEST(DescribeTest, AnswerThatDoesNotFitIsRefused) {
   ASSERT_EQ(client.Call(Op::kSetD2H, 0, {Blobs("a", region, 60'000, 16)}).results[0].code, 0U);
   const Message listed = worker.control->Ask(Op::kListHeld, 0, {});
   const Message one = worker.control->Ask(Op::kDescribe, 1, HeldPayload(listed, 1, 1));
-  EXPECT_EQ(one.payload.size(), 8U + 8U + 60'000U * 8U);
+  EXPECT_EQ(one.payload.size(), 8U + 8U + 60'000U * 8U + 4U);
   // 100 x 480,000 bytes are more than half of the channel's 64 MiB.
   const Message refused = worker.control->Ask(Op::kDescribe, 100, HeldPayload(listed, 1, 100));
   EXPECT_EQ(refused.entry.code, CodeOf(StatusCode::kOutOfRange));
@@ -280,7 +280,7 @@ TEST(DescribeTest, DeviceObjectsAreDescribedAndDropped) {
   std::vector<std::byte> payload(sizeof(held));
   std::memcpy(payload.data(), &held, sizeof(held));
   const Message described = worker.control->Ask(Op::kDescribe, 1, payload);
-  ASSERT_EQ(described.payload.size(), 8U + 8U + 3 * 8U);
+  ASSERT_EQ(described.payload.size(), 8U + 8U + 3 * 8U + 4U);
   uint32_t code = 1;
   std::memcpy(&code, described.payload.data(), sizeof(code));
   EXPECT_EQ(code, 0U);

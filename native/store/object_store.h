@@ -210,7 +210,8 @@ class ObjectStore {
   virtual void Touch(uint32_t slot) = 0;
   // Another pin for a sealed object. kTryAgain as FindSlot.
   [[nodiscard]] virtual Status SetPin(uint32_t slot, uint64_t generation, Pin pin) = 0;
-  // A replica becomes an object like others: it is no longer the first to go, and may be spilled. kTryAgain as FindSlot.
+  // A replica becomes an object like others: it is no longer the first to go, and may be spilled. kTryAgain as
+  // FindSlot.
   [[nodiscard]] virtual Status Promote(uint32_t slot, uint64_t generation) = 0;
   // Drops at most `limit` objects whose time is over, the longest overdue first, and tells how many. Those that are
   // held end as soon as they are released. kSpilled ones too.

@@ -3,6 +3,7 @@
  * Method: good frames, greetings, errors and record batches with random damage, from a seed, through every decoder; streams are cut at random places, which must make no difference.
  */
 import { beforeAll, describe, expect, it } from "vitest";
+import { NO_CREDENTIALS } from "../../../src/base/credentials.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import { createSeededRandom } from "../../../src/base/random.js";
 import {
@@ -119,14 +120,14 @@ describe(`messages that are not what they should be (HBMESH_SEED=${seed})`, () =
       const greeting = damaged(encodeHello(hello));
       attempt("hello", () => decodeHello(greeting));
       const written: Buffer[] = [];
-      const server = new ServerGreeting({});
+      const server = new ServerGreeting(NO_CREDENTIALS);
       attempt("greet", () => server.greet(greeting, ["a/B"], (bytes) => written.push(bytes)));
       expect(written, "the welcome is said in any case").toHaveLength(1);
       attempt("proof", () => server.checkProof(noise(nextBelow(40))));
       const welcome = damaged(encodeWelcome({ ...hello, proof: noise(32), methods: ["a/B", "c/D"] }));
       const methods = attempt("welcome", () => decodeWelcome(welcome));
       expect(methods?.proof.byteLength ?? 0).toBeLessThanOrEqual(32);
-      attempt("the client's side", () => new ClientGreeting({}).welcome(welcome, () => {}));
+      attempt("the client's side", () => new ClientGreeting(NO_CREDENTIALS).welcome(welcome, () => {}));
     }
   });
 
