@@ -102,7 +102,8 @@ class Attack {
     const bool write = input.Byte() % 2 == 0;
     const uint64_t bytes = 1 + input.Below(static_cast<uint32_t>(target_.size()));
     const LocalPiece piece{target_.data(), bytes};
-    const RemoteRange range{.region = static_cast<uint32_t>(input.Number()), .offset = input.Number() * 1000, .bytes = bytes};
+    const RemoteRange range{
+        .region = static_cast<uint32_t>(input.Number()), .offset = input.Number() * 1000, .bytes = bytes};
     if (link_->Submit(write, range, std::span(&piece, 1), asked_).ok()) ++asked_;
   }
   void Say(Input& input) {
