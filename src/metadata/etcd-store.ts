@@ -23,6 +23,9 @@ export function createEtcdStore(endpoints: readonly string[], clock: Clock, file
   return new EtcdStore(endpoints, clock, files);
 }
 
+/** etcd answers a new watch at once; one that gets no answer is made anew. */
+const WATCH_CREATE_TIMEOUT_MS = 2_000;
+
 interface EtcdKeyValue {
   key: Buffer;
   value: Buffer;
@@ -146,28 +149,62 @@ class EtcdStore implements Store {
     const { entries, revision } = await this.getPrefix(prefix);
     const queue = new WatchQueue();
     queue.push({ snapshot: true, revision, events: entries.map((entry) => ({ entry, deleted: false })) });
-    const start = (revision + 1n).toString();
-    const watcher = this.#client.watch().prefix(prefix).startRevision(start).watcher();
+    const end = (reason: unknown): void => queue.end(this.#translate(reason, "watching"));
     const onAbort = (): void => queue.end();
     const onClose = (): void => queue.end(closedError());
     signal.addEventListener("abort", onAbort, { once: true });
     this.#closing.signal.addEventListener("abort", onClose, { once: true });
-    watcher.on("data", (response) => {
-      if (response.events.length > 0) {
-        queue.push(toBatch(response));
-      }
-    });
-    // etcd3 would resume by itself, but skips what happened between its connecting and the first change that it sees.
-    watcher.on("disconnected", (reason) => queue.end(this.#translate(reason, "watching")));
-    watcher.on("error", (reason) => queue.end(this.#translate(reason, "watching")));
+    const stream = this.#openWatch(prefix, revision + 1n, { onBatch: (batch) => queue.push(batch), onEnd: end });
+    stream.catch(end);
     try {
       yield* queue;
     } finally {
       signal.removeEventListener("abort", onAbort);
       this.#closing.signal.removeEventListener("abort", onClose);
-      // Of a stream that is lost already; the end of the process must not wait for it.
-      watcher.cancel().catch(() => {});
+      queue.end();
+      stream.then(
+        (cancel) => cancel(),
+        () => {},
+      );
     }
+  }
+
+  /**
+   * A stream of its own for each watch. etcd3's watchers share one, which they resume by themselves: they skip what happened between its connecting and the first change that they see, and a watcher
+   * that is made while it has lost one etcd of several may hear nothing any more, and no error.
+   */
+  async #openWatch(
+    prefix: string,
+    startRevision: bigint,
+    { onBatch, onEnd }: { onBatch: (batch: WatchBatch) => void; onEnd: (reason: unknown) => void },
+  ): Promise<() => void> {
+    const { start, end } = Range.prefix(prefix);
+    const stream = await this.#client.watchClient.watch();
+    const silent = this.#clock.setTimer(WATCH_CREATE_TIMEOUT_MS, () =>
+      onEnd(new Error(`no answer for ${WATCH_CREATE_TIMEOUT_MS} ms`)),
+    );
+    stream.on("data", (response) => {
+      silent.cancel();
+      if (response.canceled) {
+        onEnd(new Error(response.cancel_reason || "etcd ended the watch"));
+      } else if (response.events.length > 0) {
+        onBatch(toBatch(response));
+      }
+    });
+    // After cancel() too, when nobody listens any more.
+    stream.on("error", (reason: unknown) => {
+      silent.cancel();
+      onEnd(reason);
+    });
+    stream.on("end", () => {
+      silent.cancel();
+      onEnd(new Error("etcd ended the stream"));
+    });
+    stream.write({ create_request: { key: start, range_end: end, start_revision: startRevision.toString() } });
+    return () => {
+      silent.cancel();
+      stream.cancel();
+    };
   }
 
   async close(): Promise<void> {

@@ -31,13 +31,18 @@ function whyNotPermitted(): string | undefined {
   return failed === undefined ? undefined : `ip ${failed.join(" ")} is not permitted or not possible here; ${remedy}`;
 }
 
-/** 1 for the first host. The hub has 10.231.0.101 and up, one for each etcd. */
+/**
+ * Of this process alone: namespaces keep the networks of two runs apart, but not their processes, which are looked for by address.
+ */
+const NETWORK = `10.${128 + ((process.pid >> 8) & 127)}.${process.pid & 255}`;
+
+/** 1 for the first host. The hub has those from 101 on, one for each etcd. */
 export function addressOf(host: number): string {
-  return `10.231.0.${host}`;
+  return `${NETWORK}.${host}`;
 }
 
 export function hubAddress(index: number): string {
-  return `10.231.0.${101 + index}`;
+  return `${NETWORK}.${101 + index}`;
 }
 
 const HUB_ADDRESSES = 3;
