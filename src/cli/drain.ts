@@ -1,7 +1,7 @@
 /** The first part of `hbmesh stop`: has the worker move what it holds to others, and tells how far that is. */
 import { setTimeout as delay } from "node:timers/promises";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import type { DrainState } from "../gen/hbmesh/v1/cluster_pb.js";
+import { type DrainStatus, NO_DRAIN } from "../control/index.js";
 import { type ApiOptions, answerOf, clusterClient } from "./api-client.js";
 import { ExitError } from "./options.js";
 import { grouped } from "./table.js";
@@ -14,7 +14,7 @@ export interface DrainChoice {
 }
 
 /** For people and --json. */
-export type DrainReport = Omit<DrainState, "$typeName" | "$unknown">;
+export type DrainReport = DrainStatus;
 
 const LOOK_MS = 250;
 const TELL_MS = 1_000;
@@ -38,7 +38,7 @@ export async function drainWorker(
     const error = HbmeshError.from(reason);
     if (error.code === StatusCode.NOT_FOUND) {
       // No sidecar, and so nothing to move.
-      return { ...EMPTY, state: "none", reason: error.message };
+      return { ...NO_DRAIN, reason: error.message };
     }
     const remedy = "try again, or end it without that with --drain false: what only it holds is lost then";
     throw new ExitError(
@@ -125,19 +125,3 @@ function describeStay(worker: string, state: DrainReport): string {
     "make room on other workers or start another one, delete what is not needed, or stop it with --force: what is left is lost then";
   return `the worker at ${worker} stays, with ${left} that were not moved: ${why}; ${remedy}`;
 }
-
-const EMPTY: DrainReport = {
-  state: "none",
-  reason: "",
-  objects: 0n,
-  bytes: 0n,
-  objectsMoved: 0n,
-  bytesMoved: 0n,
-  objectsElsewhere: 0n,
-  objectsEnded: 0n,
-  objectsLeft: 0n,
-  bytesLeft: 0n,
-  deviceCached: 0n,
-  published: 0n,
-  milliseconds: 0n,
-};

@@ -55,7 +55,8 @@ const BATCH_SECONDS = 0.25;
 const ROUND_PAUSE_MS = 200;
 /** Rounds that move nothing, one after the other, before the rest counts as not movable. */
 const IDLE_ROUNDS_MAX = 10;
-const NOTHING: DrainStatus = {
+/** Of a worker that moves nothing and was never asked to. */
+export const NO_DRAIN: DrainStatus = {
   state: "none",
   reason: "",
   objects: 0n,
@@ -92,7 +93,7 @@ interface Rest {
 
 export class Drain {
   readonly #options: DrainOptions;
-  #status: DrainStatus = NOTHING;
+  #status: DrainStatus = NO_DRAIN;
   #run: Run | undefined;
   #running: Promise<void> = Promise.resolve();
   #endMs = 0;
@@ -134,7 +135,7 @@ export class Drain {
       leavingToo: new Set(),
     };
     this.#run = run;
-    this.#status = { ...NOTHING, state: "moving" };
+    this.#status = { ...NO_DRAIN, state: "moving" };
     this.#running = this.#work(run);
     return this.status;
   }

@@ -179,10 +179,13 @@ class EtcdStore implements Store {
     { onBatch, onEnd }: { onBatch: (batch: WatchBatch) => void; onEnd: (reason: unknown) => void },
   ): Promise<() => void> {
     const { start, end } = Range.prefix(prefix);
-    const stream = await this.#client.watchClient.watch();
     const silent = this.#clock.setTimer(WATCH_CREATE_TIMEOUT_MS, () =>
       onEnd(new Error(`no answer for ${WATCH_CREATE_TIMEOUT_MS} ms`)),
     );
+    const stream = await this.#client.watchClient.watch().catch((reason: unknown) => {
+      silent.cancel();
+      throw reason;
+    });
     stream.on("data", (response) => {
       silent.cancel();
       if (response.canceled) {

@@ -218,25 +218,25 @@ async function deletesOwed(context: Context): Promise<Change> {
 }
 
 async function drainKilled(context: Context): Promise<Change> {
-  const { cluster, traffic, pick } = context;
-  const members = cluster.controls.length;
+  const { traffic, pick } = context;
   const host = pick();
   await traffic(TRAFFIC_MS);
   controlOf(host).drain.start(DRAIN_SETTINGS);
   await traffic(DRAIN_LOOK_MS * 3);
-  const startMs = cluster.clock.monotonicMs();
-  cluster.killControl(host);
-  await traffic(PAUSE_BEFORE_RESTART_MS);
-  cluster.startControl(host);
-  await settleUnderTraffic(context, members);
-  return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+  return restartControl(context, host);
 }
 
 async function controlKilled(context: Context): Promise<Change> {
-  const { cluster, traffic, pick } = context;
-  const members = cluster.controls.length;
+  const { traffic, pick } = context;
   const host = pick();
   await traffic(TRAFFIC_MS);
+  return restartControl(context, host);
+}
+
+/** Kills it, and starts it again after a while. */
+async function restartControl(context: Context, host: SimHost): Promise<Change> {
+  const { cluster, traffic } = context;
+  const members = cluster.controls.length;
   const startMs = cluster.clock.monotonicMs();
   cluster.killControl(host);
   await traffic(PAUSE_BEFORE_RESTART_MS);
