@@ -6,8 +6,9 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { RandomSource } from "../../src/base/random.js";
+import { hasEnded } from "../support/asked-process.js";
 import { NEEDS_CONNECT, type NetworkFixture, TRANSIENT } from "./fixture.js";
-import { type HostProcess, hasEnded, type Outcome, WRONG_BYTES } from "./host-process.js";
+import { type HostProcess, type Outcome, WRONG_BYTES } from "./host-process.js";
 
 const ABSENT = 0;
 const STEP_PAUSE_MS = 10;
