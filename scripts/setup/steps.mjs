@@ -2,7 +2,7 @@
  * The steps of the set-up, in order. Each is { name, title, needed(), run() }: `needed` looks at stamps and costs
  * milliseconds, `run` does the work and may assume that the steps before it are done.
  */
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { root, runLogged, SetupError } from "./run.mjs";
@@ -42,6 +42,29 @@ function packagesAreInstalled() {
   return Object.entries(wanted).every(
     ([path, entry]) => path === "" || entry.optional || installed[path]?.version === entry.version,
   );
+}
+
+/**
+ * `npx hbmesh` runs dist/cli/main.js itself. npm makes it executable only the first time that it links this clone into its
+ * cache; a dist/ that was built anew afterwards would be refused with "Permission denied".
+ */
+function commandStep() {
+  const command = join(root, "dist", "cli", "main.js");
+  return {
+    name: "command",
+    title: "hbmesh, executable",
+    needed: () => !isExecutable(command),
+    run: () => chmodSync(command, 0o755),
+  };
+}
+
+function isExecutable(path) {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const isTypeScript = (path) => path.endsWith(".ts");
@@ -159,6 +182,7 @@ export function setupSteps(purposes) {
       outputs: ["dist/cli/main.js", "dist/client/index.js"],
       run: () => runLogged("tsc", binary("tsc"), ["-p", "tsconfig.json"]),
     }),
+    commandStep(),
     // The fuzzers are a build of their own (scripts/fuzz.mjs), which needs what was generated above.
     ...(purposes.includes("fuzz") ? [] : [nativeStep(purposes)]),
     // After the native code, which may empty build/.

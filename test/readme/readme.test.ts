@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomInt } from "node:crypto";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { accessSync, constants, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -66,6 +66,14 @@ describe("README.md", () => {
     expect(commands.filter((command) => !known.includes(command))).toEqual([]);
     expect(starts.length).toBeGreaterThanOrEqual(3);
     expect(curls.length).toBeGreaterThanOrEqual(1);
+  });
+
+  it("the command that `npx` runs is executable, also when npm linked this clone before it was built anew", () => {
+    const { bin } = JSON.parse(read("package.json")) as { bin: Record<string, string> };
+    expect(Object.keys(bin)).toEqual(["hbmesh"]);
+    for (const path of Object.values(bin)) {
+      expect(() => accessSync(join(root, path), constants.X_OK), path).not.toThrow();
+    }
   });
 
   it.each(starts)(
