@@ -94,6 +94,17 @@ void ArenaAllocator::Free(Handle handle) {
   PushFree(handle);
 }
 
+uint64_t ArenaAllocator::PieceBytes(Handle handle) const {
+  const Node& node = nodes_[handle];
+  uint64_t bytes = node.bytes;
+  for (const Handle neighbour : {node.before, node.after}) {
+    if (neighbour != kNone && nodes_[neighbour].isFree) {
+      bytes += nodes_[neighbour].bytes;
+    }
+  }
+  return bytes;
+}
+
 std::vector<ArenaAllocator::Handle> ArenaAllocator::TakeFreeOf(std::span<const Handle> run, uint64_t bytes,
                                                                Extent* range) {
   const auto byOffset = [&](Handle a, Handle b) { return nodes_[a].offset < nodes_[b].offset; };

@@ -40,6 +40,8 @@ class ArenaAllocator {
   void Free(Handle handle);
 
   [[nodiscard]] Extent extent(Handle handle) const { return {nodes_[handle].offset, nodes_[handle].bytes}; }
+  // What would be free in one piece if this block were: with the free neighbours.
+  [[nodiscard]] uint64_t PieceBytes(Handle handle) const;
   [[nodiscard]] uint64_t arenaBytes() const { return arenaBytes_; }
   [[nodiscard]] uint64_t usedBytes() const { return usedBytes_; }
   [[nodiscard]] uint64_t freeBytes() const { return arenaBytes_ - usedBytes_; }

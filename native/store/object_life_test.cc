@@ -171,6 +171,26 @@ TEST_F(ObjectLife, EvictsReplicasThenUnpinnedThenSoftPinsByLastReadAndNeverTheRe
   EXPECT_EQ(store_->usage().hardPinnedBytes, 0U);
 }
 
+TEST_F(ObjectLife, AnyNumberOfSoftPinsIsWorthMoreThanWhatIsNotPinned) {
+  // 2 MiB in one piece are wanted: 2^14 small soft pins, side by side, or two unpinned objects that were used last. All
+  // that was not used for longer stands by itself, between hard pins.
+  constexpr uint64_t kWanted = 2 << 20;
+  constexpr uint64_t kSmall = 128;
+  constexpr int kSoftPins = kWanted / kSmall;
+  constexpr uint64_t kHalf = kWanted / 2 - 64;
+  Make(6 * (kWanted / 2) + 5 * kSmall + kWanted, kSoftPins + 20);
+  for (int i = 0; i < kSoftPins; i++) Put("s" + std::to_string(i), {.pin = Pin::kSoft}, 64);
+  for (int i = 0; i < 5; i++) {
+    Put("hard" + std::to_string(i), {.pin = Pin::kHard}, 64);
+    Put("old" + std::to_string(i), {}, kHalf);
+  }
+  Put("new0", {}, kHalf);
+  ASSERT_EQ(store_->usage().usedBytes, kWanted + 5 * kSmall + 6 * (kWanted / 2));
+  ASSERT_TRUE(TryPut("large", kWanted - 64, {}, &note_).ok());
+  for (int i = 0; i < kSoftPins; i++) ASSERT_TRUE(Has("s" + std::to_string(i))) << i;
+  EXPECT_EQ(EndedKeys(), (Keys{"old0", "old1", "old2", "old3", "new0", "old4"}));
+}
+
 TEST_F(ObjectLife, EvictsBetweenTheWatermarks) {
   Make(100 << 10);
   ASSERT_EQ(store_->highWatermark(), 92160U);

@@ -259,6 +259,11 @@ class ObjectStore {
   [[nodiscard]] virtual bool GatherFree(uint64_t bytes) = 0;
   // The longest not used object in the tier, soft pins last; or none.
   [[nodiscard]] virtual std::optional<ObjectView> NextSpilledVictim() const = 0;
+  // Calls `each` with that one and those that would be next, in this order, until it says false. `each` must not change
+  // the store.
+  virtual void ForEachSpilledVictim(const std::function<bool(const ObjectView&)>& each) const = 0;
+  // The pin of the object of this slot, if it lies at this place of the tier and may be dropped from there.
+  [[nodiscard]] virtual std::optional<Pin> SpilledVictimAt(uint32_t slot, uint64_t spillOffset) const = 0;
   [[nodiscard]] virtual uint64_t storeId() const = 0;
   // As in the slot. REQUIRES: such a slot.
   [[nodiscard]] virtual const ObjectSlot& SlotAt(uint32_t slot) const = 0;

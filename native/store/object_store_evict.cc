@@ -13,8 +13,9 @@ namespace {
 // Lists that a scope allows, in order of eviction.
 constexpr LruLists::List kOrder[] = {LruLists::kReplicas, LruLists::kUnpinned, LruLists::kSoftPinned};
 
-// In CostOf: a soft pin is worth more than any number of unpinned bytes in an arena.
-constexpr uint64_t kSoftPinCost = 1ULL << 50;
+// In CostOf: a soft pin is worth more than any number of unpinned bytes in an arena, and all 2^20 slots together don't
+// overflow a sum.
+constexpr uint64_t kSoftPinCost = 1ULL << 43;
 constexpr uint64_t kReplicaDiscount = 8;
 
 // While room is made in order of use, at most this many times the bytes wanted are evicted; then it is the arena's

@@ -37,6 +37,25 @@ std::optional<ObjectView> SharedObjectStore::NextSpilledVictim() const {
   return std::nullopt;
 }
 
+void SharedObjectStore::ForEachSpilledVictim(const std::function<bool(const ObjectView&)>& each) const {
+  for (const LruLists::List list : {LruLists::kSpilled, LruLists::kSpilledSoftPinned}) {
+    for (uint32_t slot = lists_.oldest(list); slot != LruLists::kNone; slot = lists_.after(slot)) {
+      if (!each(ViewOf(slot))) {
+        return;
+      }
+    }
+  }
+}
+
+std::optional<Pin> SharedObjectStore::SpilledVictimAt(uint32_t slot, uint64_t spillOffset) const {
+  if (slot >= header_.slots || table_[slot].spillOffset != spillOffset) {
+    return std::nullopt;
+  }
+  const LruLists::List list = lists_.listOf(slot);
+  const bool isVictim = list == LruLists::kSpilled || list == LruLists::kSpilledSoftPinned;
+  return isVictim ? std::optional(AttributesOf(slot).pin) : std::nullopt;
+}
+
 void SharedObjectStore::BeginSpill(uint32_t slot) {
   HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kSealed && !local_[slot].spilling,
                "a sealed object is spilled");

@@ -57,6 +57,8 @@ class SharedObjectStore final : public ObjectStore {
   bool EndBringBack(uint32_t slot, bool whole) override;
   [[nodiscard]] bool GatherFree(uint64_t bytes) override;
   [[nodiscard]] std::optional<ObjectView> NextSpilledVictim() const override;
+  void ForEachSpilledVictim(const std::function<bool(const ObjectView&)>& each) const override;
+  [[nodiscard]] std::optional<Pin> SpilledVictimAt(uint32_t slot, uint64_t spillOffset) const override;
   [[nodiscard]] uint64_t storeId() const override { return header_.storeId; }
   [[nodiscard]] const ObjectSlot& SlotAt(uint32_t slot) const override { return table_[slot]; }
 

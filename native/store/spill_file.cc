@@ -226,7 +226,7 @@ Status SpillFile::MakeNew(uint64_t storeId, bool direct) {
   return Status::Ok();
 }
 
-std::optional<uint64_t> SpillFile::Reserve(uint64_t payloadBytes) {
+std::optional<uint64_t> SpillFile::Reserve(uint64_t payloadBytes, uint32_t owner) {
   if (payloadBytes > space_.arenaBytes()) {
     return std::nullopt;
   }
@@ -234,9 +234,35 @@ std::optional<uint64_t> SpillFile::Reserve(uint64_t payloadBytes) {
   if (taken == ArenaAllocator::kNone) {
     return std::nullopt;
   }
+  space_.SetOwner(taken, owner);
   const uint64_t offset = kSpillBlockBytes + space_.extent(taken).offset;
   taken_.emplace(offset, taken);
   return offset;
+}
+
+bool SpillFile::WouldFit(uint64_t offset, uint64_t payloadBytes) const {
+  const auto taken = taken_.find(offset);
+  HBMESH_CHECK(taken != taken_.end(), "asks for what was reserved");
+  return payloadBytes <= space_.arenaBytes() && space_.PieceBytes(taken->second) >= SpillRecordBytes(payloadBytes);
+}
+
+std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf& costOf) const {
+  if (payloadBytes > space_.arenaBytes()) {
+    return {};
+  }
+  std::vector<ArenaAllocator::Handle> run;
+  const auto cost = [&](ArenaAllocator::Handle at) {
+    const ArenaAllocator::Extent extent = space_.extent(at);
+    return space_.owner(at) == kNoOwner ? kBlocked
+                                        : costOf(space_.owner(at), kSpillBlockBytes + extent.offset, extent.bytes);
+  };
+  (void)space_.CheapestRun(SpillRecordBytes(payloadBytes), cost, &run);
+  std::vector<uint32_t> owners;
+  owners.reserve(run.size());
+  for (const ArenaAllocator::Handle at : run) {
+    owners.push_back(space_.owner(at));
+  }
+  return owners;
 }
 
 void SpillFile::Free(uint64_t offset) {
@@ -252,9 +278,10 @@ std::vector<bool> SpillFile::Adopt(const std::vector<Place>& places) {
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return places[a].offset < places[b].offset; });
   std::vector<bool> good(places.size(), false);
   std::vector<ArenaAllocator::Extent> extents;
+  std::vector<uint32_t> owners;
   uint64_t end = 0;
   for (const size_t i : order) {
-    const auto [offset, payloadBytes] = places[i];
+    const auto [offset, payloadBytes, owner] = places[i];
     if (offset < kSpillBlockBytes || !IsAligned(offset, kSpillBlockBytes) || payloadBytes > fileBytes_) {
       continue;
     }
@@ -264,10 +291,12 @@ std::vector<bool> SpillFile::Adopt(const std::vector<Place>& places) {
       good[i] = true;
       end = extent.offset + extent.bytes;
       extents.push_back(extent);
+      owners.push_back(owner);
     }
   }
   const std::vector<ArenaAllocator::Handle> handles = space_.Adopt(extents);
   for (size_t i = 0; i < handles.size(); i++) {
+    space_.SetOwner(handles[i], owners[i]);
     taken_.emplace(extents[i].offset + kSpillBlockBytes, handles[i]);
   }
   return good;

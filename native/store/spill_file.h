@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -67,10 +68,15 @@ using AlignedBuffer = std::unique_ptr<std::byte[], FreeAligned>;
 
 class SpillFile {
  public:
+  static constexpr uint32_t kNoOwner = ArenaAllocator::kNone;
   struct Place {
     uint64_t offset;
     uint64_t payloadBytes;
+    uint32_t owner = kNoOwner;  // as in Reserve
   };
+  // Of a record that may go: what is lost with it. kBlocked: it may not. Sums of them must not overflow.
+  using CostOf = std::function<uint64_t(uint32_t owner, uint64_t offset, uint64_t recordBytes)>;
+  static constexpr uint64_t kBlocked = ArenaAllocator::kBlocked;
 
   // Makes the directory (mode 0700) if only its last part is missing, locks it, and opens the file of this store or, if
   // there is none, removes what is there and makes one of `fileBytes` (rounded down to 4,096), all of it allocated. The
@@ -90,8 +96,13 @@ class SpillFile {
   [[nodiscard]] bool direct() const { return direct_; }
   [[nodiscard]] bool reopened() const { return reopened_; }  // the file was there, of this store
 
-  // Space for a record of this payload; nullopt: there is none.
-  [[nodiscard]] std::optional<uint64_t> Reserve(uint64_t payloadBytes);
+  // Space for a record of this payload; nullopt: there is none. `owner` is any number of the caller's, for CheapestRun.
+  [[nodiscard]] std::optional<uint64_t> Reserve(uint64_t payloadBytes, uint32_t owner = kNoOwner);
+  // Whether a record of this payload would find space if the one at `offset` were freed. REQUIRES: as Free.
+  [[nodiscard]] bool WouldFit(uint64_t offset, uint64_t payloadBytes) const;
+  // The owners of neighbours that together, if they were freed, would make space for a record of this payload, at the
+  // least sum of costs; empty: there are none. One walk over all records.
+  [[nodiscard]] std::vector<uint32_t> CheapestRun(uint64_t payloadBytes, const CostOf& costOf) const;
   // REQUIRES: reserved or adopted.
   void Free(uint64_t offset);
   // Takes over records that a former process wrote; false for each that can't lie there, or overlaps another.

@@ -9,6 +9,14 @@
 namespace hbmesh {
 namespace {
 
+// What a block of the tier costs when neighbours must go for a large object: 1 for those that were not used for
+// longest, 2 for those after them, each as many as make what is wanted, and so on up to kOldShare of them. A file has
+// at most 2^38 blocks and a store 2^20 slots: no sum overflows, and one soft pin costs more than everything without.
+constexpr uint64_t kOldShare = 8;
+constexpr size_t kOldMax = 4'096;
+constexpr uint64_t kUsedCost = 16;
+constexpr uint64_t kSoftPinCost = 1ULL << 43;
+
 constexpr uint64_t kWritesMax = 64;  // under way at once; bounds what can't be evicted because it is being written
 
 SpillIdentity IdentityOf(const ObjectStore& store, const ObjectView& object, uint64_t keyHash) {
@@ -71,7 +79,7 @@ void Spiller::TakeOver() {
   std::vector<SpillFile::Place> places;
   store_.ForEachSpilled([&](const ObjectView& object, uint64_t offset) {
     slots.push_back(object.slot);
-    places.push_back({offset, object.payloadBytes});
+    places.push_back({offset, object.payloadBytes, object.slot});
   });
   const std::vector<bool> good = tier_->file().Adopt(places);
   for (size_t i = 0; i < slots.size(); i++) {
@@ -129,6 +137,7 @@ void Spiller::Take(uint64_t token, const Status& status) {
 void Spiller::Written(const Job& job, const Status& status) {
   writing_--;
   writingBytes_ -= job.extentBytes;
+  awaitsWrite_ = false;
   if (status.ok()) {
     if (!store_.EndSpill(job.slot, job.offset)) {
       tier_->file().Free(job.offset);  // it was read, dropped or replaced meanwhile
@@ -191,7 +200,7 @@ void Spiller::Pump() {
 // Begins to write the next victim, or drops it. False: there is none now, or it must wait.
 bool Spiller::SpillOne() {
   const std::optional<ObjectView> victim = store_.NextVictim(EvictionScope::kSoftPinned);
-  if (!victim.has_value()) {
+  if (!victim.has_value() || awaitsWrite_) {
     return false;
   }
   const bool fits = SpillRecordBytes(victim->payloadBytes) <= tier_->file().capacityBytes();
@@ -199,9 +208,10 @@ bool Spiller::SpillOne() {
     store_.End(victim->slot, EndReason::kEvicted, ended_);
     return true;
   }
-  const std::optional<uint64_t> offset = ReservePlace(victim->payloadBytes);
+  const std::optional<uint64_t> offset = ReservePlace(*victim);
   if (!offset.has_value()) {
-    if (writing_ > 0) {
+    awaitsWrite_ = writing_ > 0;
+    if (awaitsWrite_) {
       return false;  // what is being written may be dropped from the tier later
     }
     store_.End(victim->slot, EndReason::kEvicted, ended_);
@@ -221,17 +231,47 @@ bool Spiller::SpillOne() {
   return true;
 }
 
-std::optional<uint64_t> Spiller::ReservePlace(uint64_t payloadBytes) {
-  std::optional<uint64_t> offset = tier_->file().Reserve(payloadBytes);
-  while (!offset.has_value()) {
-    const std::optional<ObjectView> oldest = store_.NextSpilledVictim();
-    if (!oldest.has_value()) {
-      break;
-    }
-    store_.End(oldest->slot, EndReason::kEvicted, ended_);  // frees its place
-    offset = tier_->file().Reserve(payloadBytes);
+std::optional<uint64_t> Spiller::ReservePlace(const ObjectView& object) {
+  std::optional<uint64_t> offset = tier_->file().Reserve(object.payloadBytes, object.slot);
+  if (offset.has_value()) {
+    return offset;
   }
-  return offset;
+  for (const uint32_t slot : InTheWay(object.payloadBytes)) {
+    store_.End(slot, EndReason::kEvicted, ended_);  // frees its place
+  }
+  return tier_->file().Reserve(object.payloadBytes, object.slot);
+}
+
+// What the tier drops for a payload, and nothing that wouldn't help: the longest not used object if its place is large
+// enough, as it is when all have one size; else the neighbours that are the least loss. None: objects that are held or
+// on their way stand in between.
+std::vector<uint32_t> Spiller::InTheWay(uint64_t payloadBytes) const {
+  const std::optional<ObjectView> oldest = store_.NextSpilledVictim();
+  if (!oldest.has_value()) {
+    return {};
+  }
+  if (tier_->file().WouldFit(store_.SlotAt(oldest->slot).spillOffset, payloadBytes)) {
+    return {oldest->slot};
+  }
+  const uint64_t wantedBytes = SpillRecordBytes(payloadBytes);
+  std::unordered_map<uint32_t, uint64_t> costs;  // of a block, by slot
+  uint64_t oldBytes = 0;
+  store_.ForEachSpilledVictim([&](const ObjectView& object) {
+    costs.emplace(object.slot, 1 + oldBytes / wantedBytes);
+    oldBytes += SpillRecordBytes(object.payloadBytes);
+    return costs.size() < kOldMax && oldBytes / wantedBytes < kOldShare;
+  });
+  return tier_->file().CheapestRun(payloadBytes, [&](uint32_t slot, uint64_t offset, uint64_t recordBytes) {
+    const std::optional<Pin> pin = store_.SpilledVictimAt(slot, offset);
+    if (!pin.has_value()) {
+      return SpillFile::kBlocked;
+    }
+    if (*pin == Pin::kSoft) {
+      return kSoftPinCost;
+    }
+    const auto old = costs.find(slot);
+    return recordBytes / kSpillBlockBytes * (old == costs.end() ? kUsedCost : old->second);
+  });
 }
 
 bool Spiller::IsThere(const Room& room) const {

@@ -3,7 +3,9 @@
 // on.
 //
 // An object that can't be spilled is dropped, as if there were no tier: replicas always, others when they are larger
-// than the tier or a write failed. A full tier drops what was not used there for longest. An object whose bytes can't
+// than the tier or a write failed. A full tier drops what was not used there for longest; where
+// that alone makes no place for a large one, the neighbours in the file that are the least loss, and nothing when these
+// can't go: then the large one is dropped. An object whose bytes can't
 // be read back whole is dropped, and whoever waits for it gets the reason; never other bytes.
 //
 // Thread rule: the loop. Callbacks come from Poll only, and may call back into Spiller and store. The store must
@@ -14,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -109,7 +112,8 @@ class Spiller final : private SpillSink, private SpillSpace {
   [[nodiscard]] bool WantsRoom() const;
   [[nodiscard]] bool IsThere(const Room& room) const;
   [[nodiscard]] bool SpillOne();
-  [[nodiscard]] std::optional<uint64_t> ReservePlace(uint64_t payloadBytes);
+  [[nodiscard]] std::optional<uint64_t> ReservePlace(const ObjectView& object);
+  [[nodiscard]] std::vector<uint32_t> InTheWay(uint64_t payloadBytes) const;
   void ServeRooms();
   void StartReturn(uint64_t ticket);
   void BeginRead(uint64_t ticket, uint32_t slot, uint64_t generation, bool hadRoom);
@@ -127,6 +131,7 @@ class Spiller final : private SpillSink, private SpillSpace {
   std::vector<std::pair<uint64_t, Status>> done_;   // tickets to be told at the next Poll
   uint64_t writing_ = 0;
   uint64_t writingBytes_ = 0;  // of arena that the writes under way will free
+  bool awaitsWrite_ = false;   // there is no place for the next victim until a write has ended
   bool balancing_ = false;     // from the high watermark down to the low one
   SpillUsage counts_;
   std::mutex mutex_;
