@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "base/log.h"
@@ -30,7 +32,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMemoryFd = 3;
 constexpr int kLifeFd = 4;
 constexpr std::byte kPacket{'m'};
-constexpr uint32_t kPacketTimeoutMs = 2'000;
+constexpr uint32_t kAnswerTimeoutMs = 2'000;  // of who was given the memory
+constexpr uint32_t kFetchTimeoutMs = 20'000;  // others may be asked before, and say nothing
 constexpr auto kLook = std::chrono::milliseconds(5);
 constexpr int kLooks = 20;
 
@@ -53,8 +56,13 @@ bool GiveMemory(int socket) {
   std::byte answer{};
   Packet taken;
   const int memory = kMemoryFd;
-  return SetSocketTimeout(socket, kPacketTimeoutMs).ok() && SendPacket(socket, {&kPacket, 1}, {&memory, 1}).ok() &&
-         ReceivePacket(socket, {&answer, 1}, &taken).ok();
+  return SetSocketTimeout(socket, kAnswerTimeoutMs).ok() && SendPacket(socket, {&kPacket, 1}, {&memory, 1}).ok() &&
+         ReceivePacket(socket, {&answer, 1}, &taken).ok() && answer == kPacket;
+}
+
+bool ParseGrace(std::string_view text, uint32_t* graceMs) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *graceMs);
+  return error == std::errc() && end == text.data() + text.size();
 }
 
 int LeftMs(Clock::time_point until) {
@@ -141,10 +149,11 @@ Fd FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
   }
   std::byte byte{};
   Packet packet;
-  if (!IsAllowed(socket.get()) || !SetSocketTimeout(socket.get(), kPacketTimeoutMs).ok()) return {};
-  if (const Status status = ReceivePacket(socket.get(), {&byte, 1}, &packet);
-      !status.ok() || packet.descriptors.empty()) {
-    Log().warn("the keeper of the memory of {} did not give it: {}", workerAddress, status.message());
+  if (!IsAllowed(socket.get()) || !SetSocketTimeout(socket.get(), kFetchTimeoutMs).ok()) return {};
+  const Status status = ReceivePacket(socket.get(), {&byte, 1}, &packet);
+  if (!status.ok() || byte != kPacket || packet.descriptors.size() != 1) {
+    Log().warn("the keeper of the memory of {} did not give it: {}", workerAddress,
+               status.ok() ? "it sent something else" : status.message());
     return {};
   }
   // Without it the keeper keeps it for the next.
@@ -153,13 +162,14 @@ Fd FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
 }
 
 int RunKeeper(int argc, char** argv) {
-  if (argc != 3) return 2;
+  uint32_t graceMs = 0;
+  if (argc != 3 || !ParseGrace(argv[2], &graceMs)) return 2;
   ::prctl(PR_SET_NAME, kKeeperName);
   // Ends with SIGTERM, and with nothing that is meant for others.
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGHUP, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
-  if (!AwaitSidecar()) Serve(argv[1], static_cast<uint32_t>(std::stoul(argv[2])));
+  if (!AwaitSidecar()) Serve(argv[1], graceMs);
   return 0;
 }
 
