@@ -8,6 +8,11 @@
 #include "sidecar/store_keeper.h"
 
 namespace hbmesh::sidecar {
+namespace {
+
+constexpr uint64_t kMergedBytesMax = 16ULL << 20;  // so that a get which is given up ends soon
+
+}  // namespace
 
 Status GetTransfer::Stage(Remote& remote) {
   const uint64_t bytes = call_.objectBytes(remote.key);
@@ -46,6 +51,22 @@ std::vector<LocalPiece> GetTransfer::PiecesOf(const Remote& remote, const layout
   return call_.PiecesOf(remote.key, slice.offset, slice.bytes);
 }
 
+// Neighbours become one, up to kMergedBytesMax: for a transport that cuts a read by itself, and bytes that nobody
+// copies on slice by slice.
+void GetTransfer::MergeSlices(std::vector<layout::SliceRecord>* slices) {
+  size_t kept = 0;
+  for (size_t at = 1; at < slices->size(); ++at) {
+    layout::SliceRecord& last = (*slices)[kept];
+    const layout::SliceRecord& next = (*slices)[at];
+    if (next.offset == last.offset + last.bytes && last.bytes + next.bytes <= kMergedBytesMax) {
+      last.bytes += next.bytes;
+    } else {
+      (*slices)[++kept] = next;
+    }
+  }
+  slices->resize(std::min(slices->size(), kept + 1));
+}
+
 void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {
   Remote& remote = remotes_[index];
   const uint32_t member = remote.found.locations[remote.location].member;
@@ -63,6 +84,7 @@ void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {
   ++moving_;
   ++remote.reads;  // ours, until all slices were given away
   AddSource(*link, member, remote);
+  if (remote.host == nullptr && link->carrier().capabilities().sharesOutReads) MergeSlices(&remote.slices);
   for (size_t at = 0; at < remote.slices.size(); ++at) {
     const layout::SliceRecord& slice = remote.slices[at];
     const RemoteRange source{opened.region, opened.offset + slice.offset, slice.bytes};

@@ -151,6 +151,7 @@ class GetTransfer final : public Request,
   [[nodiscard]] bool SlicesCover(const Remote& remote) const;
   void StartReads(uint32_t remote, const peer::OpenedRecord& opened);
   [[nodiscard]] std::vector<LocalPiece> PiecesOf(const Remote& remote, const layout::SliceRecord& slice) const;
+  static void MergeSlices(std::vector<layout::SliceRecord>* slices);
   // Where the bytes go first, if not to the device.
   [[nodiscard]] Status ChooseHost(Remote& remote, const peer::OpenedRecord& opened, bool reachesDevice);
   [[nodiscard]] Status Stage(Remote& remote);

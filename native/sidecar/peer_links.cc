@@ -11,6 +11,7 @@ namespace hbmesh::sidecar {
 namespace {
 
 constexpr size_t kBlobsMax = 1 << 20;  // of one device object
+constexpr size_t kReadsTogetherMax = 32;
 
 }  // namespace
 
@@ -267,25 +268,42 @@ void PeerLink::OnDisconnect(const Status& reason) {
 
 bool PeerLink::FlushReads() {
   bool sent = false;
-  while (!reads_.empty()) {
-    PendingRead& read = reads_.front();
-    const uint64_t token = environment_.tokens.Add(read.completion, read.tag);
-    const Status status = read.write ? endpoint_->Write(read.target, read.source, read.lane, token)
-                                     : endpoint_->Read(read.source, read.target, read.lane, token);
-    if (status.ok()) {
-      reads_.pop_front();
-      sent = true;
-      continue;
-    }
-    environment_.tokens.Withdraw(token);
+  while (connected_ && !reads_.empty()) {  // a reader that is told of a failure may end the connection
+    Status status;
+    const size_t accepted = reads_.front().write ? StartWrite(&status) : StartReads(&status);
+    reads_.erase(reads_.begin(), reads_.begin() + static_cast<ptrdiff_t>(accepted));
+    sent = sent || accepted > 0;
+    if (status.ok()) continue;
     if (status.code() == StatusCode::kTryAgain) break;
-    const PendingRead failed = std::move(read);
+    const PendingRead failed = std::move(reads_.front());
     reads_.pop_front();
     failed.completion->OnCompletion(failed.tag, status);
     sent = true;
-    if (!connected_) break;  // the reader may have ended the connection
   }
   return sent;
+}
+
+size_t PeerLink::StartWrite(Status* status) {
+  const PendingRead& write = reads_.front();
+  const uint64_t token = environment_.tokens.Add(write.completion, write.tag);
+  *status = endpoint_->Write(write.target, write.source, write.lane, token);
+  if (!status->ok()) environment_.tokens.Withdraw(token);
+  return status->ok() ? 1 : 0;
+}
+
+// All that come before the next write, together.
+size_t PeerLink::StartReads(Status* status) {
+  starting_.clear();
+  for (const PendingRead& read : reads_) {
+    if (read.write || starting_.size() == kReadsTogetherMax) break;
+    const uint64_t token = environment_.tokens.Add(read.completion, read.tag);
+    starting_.push_back({read.source, read.target, read.lane, token});
+  }
+  const size_t accepted = endpoint_->ReadEach(starting_, status);
+  for (size_t index = accepted; index < starting_.size(); ++index) {
+    environment_.tokens.Withdraw(starting_[index].token);
+  }
+  return accepted;
 }
 
 bool PeerLink::FlushMessages() {

@@ -139,6 +139,9 @@ class PeerLink final : private CompletionTarget {
   void TryNext(Status last);
   void OnConnected();
   bool FlushReads();
+  // Of reads_, from its front: how many were accepted, and why the next one wasn't.
+  [[nodiscard]] size_t StartWrite(Status* status);
+  [[nodiscard]] size_t StartReads(Status* status);
   bool FlushMessages();
   // False: the message breaks the protocol.
   [[nodiscard]] bool HandleMessage(std::span<const std::byte> message);
@@ -167,6 +170,7 @@ class PeerLink final : private CompletionTarget {
   std::deque<peer::CloseRecord> closes_;            // not sent yet
   std::unordered_map<uint64_t, MemoryHold> holds_;  // of device memory, on the connection that is there
   std::deque<PendingRead> reads_;                   // not accepted yet
+  std::vector<ReadRequest> starting_;               // StartReads': kept for its memory
 };
 
 class PeerLinks {

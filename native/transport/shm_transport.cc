@@ -30,6 +30,7 @@ class ShmTransport final : public Transport {
     return {.oneSidedRead = true,
             .oneSidedWrite = true,
             .reachesDeviceMemory = false,
+            .sharesOutReads = true,
             .segmentsPerRequestMax = kSegmentsPerRequest,
             .messageBytesMax = shm::kMessageBytesMax};
   }

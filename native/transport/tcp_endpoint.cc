@@ -167,6 +167,22 @@ Status TcpEndpoint::Read(const RemoteRange& source, std::span<const LocalPiece> 
   return found->Read(source, target, token);
 }
 
+size_t TcpEndpoint::ReadEach(std::span<const ReadRequest> requests, Status* status) {
+  std::vector<TcpLane*> lanes;
+  size_t accepted = 0;
+  for (; accepted < requests.size(); ++accepted) {
+    const ReadRequest& request = requests[accepted];
+    TcpLane* lane = nullptr;
+    *status = CheckRequest(request.source, request.target);
+    if (status->ok()) *status = link_->FindLane(request.lane, &lane);
+    if (status->ok()) *status = lane->QueueRead(request.source, request.target, request.token);
+    if (!status->ok()) break;
+    if (std::ranges::find(lanes, lane) == lanes.end()) lanes.push_back(lane);
+  }
+  for (TcpLane* lane : lanes) lane->SendQueued();
+  return accepted;
+}
+
 Status TcpEndpoint::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                           uint64_t token) {
   if (Status status = CheckRequest(target, source); !status.ok()) return status;

@@ -98,6 +98,7 @@ class TcpEndpoint final : public Endpoint {
   [[nodiscard]] uint32_t lanes() const override { return link_->laneCount(); }
   [[nodiscard]] Status Read(const RemoteRange& source, std::span<const LocalPiece> target, uint32_t lane,
                             uint64_t token) override;
+  [[nodiscard]] size_t ReadEach(std::span<const ReadRequest> requests, Status* status) override;
   [[nodiscard]] Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                              uint64_t token) override;
   [[nodiscard]] Status Send(std::span<const std::byte> message) override;

@@ -35,17 +35,31 @@ void TcpLane::Join() {
   if (receiving_.joinable()) receiving_.join();
 }
 
+// A broken socket is noticed by the receiving thread too, which completes the request.
 Status TcpLane::Read(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token) {
   tcp::FrameHeader header{};
-  header.magic = tcp::kMagic;
-  header.type = static_cast<uint16_t>(tcp::FrameType::kRead);
-  header.region = source.region;
-  header.offset = source.offset;
-  header.bytes = source.bytes;
-  if (Status status = requests_.Add(token, false, target, source.bytes, &header.request); !status.ok()) return status;
-  // A broken socket is noticed by the receiving thread too, which completes the request.
+  if (Status status = AddRead(source, target, token, &header); !status.ok()) return status;
   (void)sender_.SendSmall(header, {});
   return Status::Ok();
+}
+
+Status TcpLane::QueueRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token) {
+  tcp::FrameHeader header{};
+  if (Status status = AddRead(source, target, token, &header); !status.ok()) return status;
+  sender_.QueueSmall(header);
+  return Status::Ok();
+}
+
+void TcpLane::SendQueued() { (void)sender_.SendQueued(); }
+
+Status TcpLane::AddRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
+                        tcp::FrameHeader* header) {
+  header->magic = tcp::kMagic;
+  header->type = static_cast<uint16_t>(tcp::FrameType::kRead);
+  header->region = source.region;
+  header->offset = source.offset;
+  header->bytes = source.bytes;
+  return requests_.Add(token, false, target, source.bytes, &header->request);
 }
 
 Status TcpLane::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint64_t token) {

@@ -37,12 +37,18 @@ class TcpLane {
   void Join();
 
   [[nodiscard]] Status Read(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token);
+  // As Read, but the peer hears of it with SendQueued only.
+  [[nodiscard]] Status QueueRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token);
+  void SendQueued();
   [[nodiscard]] Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint64_t token);
   [[nodiscard]] Status Send(std::span<const std::byte> message);
   // REQUIRES: both threads are past receiving and sending.
   [[nodiscard]] std::vector<uint64_t> TakeOutstanding() { return requests_.TakeAll(); }
 
  private:
+  [[nodiscard]] Status AddRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
+                               tcp::FrameHeader* header);
+
   const TransportOptions options_;
   Fd socket_;
   RequestTable requests_;

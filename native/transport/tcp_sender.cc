@@ -13,7 +13,7 @@ namespace {
 
 // Data up to this size is sent by the receiving thread itself when the socket has room.
 constexpr uint64_t kInlineBytesMax = 32 << 10;
-constexpr size_t kSmallFramesPerCall = 16;
+constexpr size_t kSmallFramesPerCall = 64;
 constexpr size_t kPiecesPerChunk = 512;  // with the small frames well below IOV_MAX
 
 iovec Part(const void* base, size_t bytes) { return {const_cast<void*>(base), bytes}; }
@@ -68,6 +68,49 @@ Status TcpSender::SendSmall(const tcp::FrameHeader& header, std::span<const std:
   return broken ? SendError(error) : Status::Ok();
 }
 
+void TcpSender::QueueSmall(const tcp::FrameHeader& header) {
+  const iovec parts[] = {Part(&header, sizeof header)};
+  const std::lock_guard lock(mutex_);
+  if (!stopping_) PushSmallLocked(parts, 0);
+}
+
+Status TcpSender::SendQueued() {
+  std::vector<SmallFrame> frames;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_ || sending_ || small_.empty()) return Status::Ok();  // whoever sends takes them next
+    if (!bulk_.empty()) {
+      wake_.notify_one();
+      return Status::Ok();
+    }
+    TakeSmallLocked(&frames);
+    sending_ = true;
+  }
+  std::vector<iovec> parts;
+  AppendFrames(frames, &parts);
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = parts.size();
+  const ssize_t result = ::sendmsg(socket_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  const int error = result < 0 ? errno : 0;
+  const bool broken = result < 0 && error != EAGAIN && error != EWOULDBLOCK && error != EINTR;
+  const std::lock_guard lock(mutex_);
+  sending_ = false;
+  size_t sent = result > 0 ? static_cast<size_t>(result) : 0;
+  size_t first = 0;
+  while (first < frames.size() && sent >= frames[first].bytes.size() - frames[first].sent) {
+    sent -= frames[first].bytes.size() - frames[first].sent;
+    ++first;
+  }
+  if (!broken && first < frames.size()) {
+    frames[first].sent += sent;
+    small_.insert(small_.begin(), std::make_move_iterator(frames.begin() + static_cast<ptrdiff_t>(first)),
+                  std::make_move_iterator(frames.end()));
+  }
+  if (!small_.empty() || !bulk_.empty()) wake_.notify_one();
+  return broken ? SendError(error) : Status::Ok();
+}
+
 Status TcpSender::SendBulk(TcpBulk bulk) {
   if (bulk.bytes <= kInlineBytesMax && bulk.pieces.size() == 1) {
     bulk.header.payloadBytes = static_cast<uint32_t>(bulk.bytes);
@@ -99,17 +142,11 @@ Status TcpSender::Run() {
     wake_.wait(lock, [this] { return stopping_ || (!sending_ && (!small_.empty() || !bulk_.empty())); });
     if (stopping_) break;
     sending_ = true;
-    frames.clear();
-    while (!small_.empty() && frames.size() < kSmallFramesPerCall) {
-      frames.push_back(std::move(small_.front()));
-      small_.pop_front();
-    }
+    TakeSmallLocked(&frames);
     TcpBulk* bulk = bulk_.empty() ? nullptr : &bulk_.front();  // deque: stays where it is when others push
     lock.unlock();
     parts.clear();
-    for (const SmallFrame& frame : frames) {
-      parts.push_back(Part(frame.bytes.data() + frame.sent, frame.bytes.size() - frame.sent));
-    }
+    AppendFrames(frames, &parts);
     tcp::FrameHeader header;
     const bool ends = bulk != nullptr && AppendChunk(*bulk, &header, &parts);
     status = SendAll(parts);
@@ -154,6 +191,21 @@ void TcpSender::PushSmallLocked(std::span<const iovec> parts, size_t skip) {
   }
   frame.sent = skip;
   small_.push_back(std::move(frame));
+}
+
+// REQUIRES: mutex_ is held.
+void TcpSender::TakeSmallLocked(std::vector<SmallFrame>* frames) {
+  frames->clear();
+  while (!small_.empty() && frames->size() < kSmallFramesPerCall) {
+    frames->push_back(std::move(small_.front()));
+    small_.pop_front();
+  }
+}
+
+void TcpSender::AppendFrames(std::span<const SmallFrame> frames, std::vector<iovec>* parts) {
+  for (const SmallFrame& frame : frames) {
+    parts->push_back(Part(frame.bytes.data() + frame.sent, frame.bytes.size() - frame.sent));
+  }
 }
 
 bool TcpSender::AppendChunk(TcpBulk& bulk, tcp::FrameHeader* header, std::vector<iovec>* parts) {

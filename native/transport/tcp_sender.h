@@ -45,6 +45,9 @@ class TcpSender {
   // A frame with a small payload, which is copied if it can't be sent at once. Never refuses: the caller bounds them.
   // Not kOk: the socket is broken.
   [[nodiscard]] Status SendSmall(const tcp::FrameHeader& header, std::span<const std::byte> payload);
+  // The same for several frames: they wait for SendQueued, which sends them together.
+  void QueueSmall(const tcp::FrameHeader& header);
+  [[nodiscard]] Status SendQueued();
   [[nodiscard]] Status SendBulk(TcpBulk bulk);
   [[nodiscard]] size_t queuedSmall() const;
   [[nodiscard]] size_t queuedBulk() const;
@@ -64,6 +67,8 @@ class TcpSender {
   };
 
   void PushSmallLocked(std::span<const iovec> parts, size_t skip);
+  void TakeSmallLocked(std::vector<SmallFrame>* frames);
+  static void AppendFrames(std::span<const SmallFrame> frames, std::vector<iovec>* parts);
   [[nodiscard]] Status SendAll(std::vector<iovec>& parts) const;
   // Adds the next chunk's header and pieces to `parts`. True: it is the last one.
   static bool AppendChunk(TcpBulk& bulk, tcp::FrameHeader* header, std::vector<iovec>* parts);

@@ -24,6 +24,7 @@ class TcpTransport final : public Transport {
     return {.oneSidedRead = true,
             .oneSidedWrite = true,
             .reachesDeviceMemory = false,
+            .sharesOutReads = false,
             .segmentsPerRequestMax = kSegmentsPerRequest,
             .messageBytesMax = tcp::kMessageBytesMax};
   }

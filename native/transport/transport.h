@@ -22,6 +22,7 @@ struct TransportCapabilities {
   bool oneSidedRead = false;
   bool oneSidedWrite = false;
   bool reachesDeviceMemory = false;    // can target device memory that is not hostAddressable
+  bool sharesOutReads = false;         // spreads one read over all its lanes by itself: slices bring it nothing
   uint32_t segmentsPerRequestMax = 1;  // pieces of one request that go in one work request (verbs: max_sge)
   uint32_t messageBytesMax = 0;
 };
@@ -62,6 +63,14 @@ class TransportSink {
   virtual void OnDisconnect(uint64_t endpointId, Status reason) = 0;
 };
 
+// One of several reads that are started together.
+struct ReadRequest {
+  RemoteRange source;
+  std::span<const LocalPiece> target;
+  uint32_t lane;
+  uint64_t token;
+};
+
 class Endpoint {
  public:
   // Closes: every outstanding request is completed, no event of this endpoint follows the destructor's return.
@@ -74,6 +83,16 @@ class Endpoint {
   // Reads the remote range into the pieces, whose sizes add up to source.bytes. kTryAgain when too much is outstanding.
   [[nodiscard]] virtual Status Read(const RemoteRange& source, std::span<const LocalPiece> target, uint32_t lane,
                                     uint64_t token) = 0;
+  // As Read for each in turn, but told to the peer together, which costs both sides less (verbs: one doorbell). Answers
+  // how many were accepted; when not all were, *status says why the next one wasn't.
+  [[nodiscard]] virtual size_t ReadEach(std::span<const ReadRequest> requests, Status* status) {
+    for (size_t index = 0; index < requests.size(); ++index) {
+      const ReadRequest& request = requests[index];
+      *status = Read(request.source, request.target, request.lane, request.token);
+      if (!status->ok()) return index;
+    }
+    return requests.size();
+  }
   // Writes the pieces to the remote range. Completion means the bytes are visible to the peer.
   [[nodiscard]] virtual Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                                      uint64_t token) = 0;

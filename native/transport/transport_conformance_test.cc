@@ -130,6 +130,38 @@ TEST_P(TransportConformance, ScattersAndGathersManyPieces) {
   }
 }
 
+TEST_P(TransportConformance, ReadsStartedTogetherStopAtTheFirstThatIsRefused) {
+  constexpr size_t kReads = 150;  // more than one system call takes
+  constexpr size_t kRefused = 140;
+  std::vector<LocalPiece> pieces;
+  std::vector<ReadRequest> requests;
+  uint64_t position = 0;
+  for (uint64_t index = 0; index < kReads; ++index) {
+    const uint64_t bytes = 1 + index * 977 % 100'000;
+    pieces.push_back({readerMemory_.data() + position, bytes});
+    position += bytes;
+  }
+  ASSERT_LT(position, kMemoryBytes);
+  for (size_t index = 0; index < kReads; ++index) {
+    // Lanes beyond those that there are count round.
+    requests.push_back(
+        {Owner(index * 31, pieces[index].bytes), {&pieces[index], 1}, static_cast<uint32_t>(index % 3), ++token_});
+  }
+  requests[kRefused].source.bytes += 1;  // not what its piece holds
+  Status status;
+  ASSERT_EQ(toOwner_->ReadEach(requests, &status), kRefused);
+  ASSERT_EQ(status.code(), StatusCode::kInvalid) << status.ToString();
+  ASSERT_EQ(toOwner_->ReadEach(std::span(requests).subspan(kRefused + 1), &status), kReads - kRefused - 1);
+  ASSERT_EQ(status.ToString(), Status::Ok().ToString());
+  ASSERT_EQ(toOwner_->ReadEach({}, &status), 0U);
+  for (size_t index = 0; index < kReads; ++index) {
+    if (index == kRefused) continue;
+    ASSERT_EQ(readerSink_.Wait(requests[index].token).ToString(), Status::Ok().ToString()) << index;
+    ASSERT_EQ(std::memcmp(pieces[index].address, ownerMemory_.data() + index * 31, pieces[index].bytes), 0) << index;
+  }
+  ExpectStillWorks();
+}
+
 TEST_P(TransportConformance, RefusesWhenTooMuchIsOutstandingAndCompletesTheRestOnce) {
   std::vector<uint64_t> accepted;
   bool refused = false;

@@ -26,6 +26,8 @@ export interface BenchContext {
   progress: (text: string) => void;
   /** Aborted: the benchmark ends at the next step and cleans up. */
   signal: AbortSignal;
+  /** Calls of each kind, in each direction, before workers count as warm: see warm-up.ts. */
+  warmUpCalls: number;
 }
 
 /** Ends everything that was opened, the last one first, whatever became of `use`. */

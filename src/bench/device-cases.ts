@@ -11,6 +11,7 @@ import { withClosers } from "./cluster.js";
 import { limitOf, measureLimit } from "./limits.js";
 import { BenchClient, type KeyedRun, type RunTimes, startTogether } from "./native-client.js";
 import { type RateRow, RateSamples } from "./rows.js";
+import { warmUp } from "./warm-up.js";
 
 export interface DeviceCaseOptions {
   transport: "tcp" | "shm";
@@ -146,6 +147,7 @@ async function openDeviceCluster(
   const { transport } = options;
   const cluster = await context.openCluster({ workers: 2, devices: devicesEach, transport, sharedMemorySizeMb: 64 });
   defer(() => cluster.close());
+  await warmUp(cluster.addresses, context);
   return cluster.addresses;
 }
 

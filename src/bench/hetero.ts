@@ -12,6 +12,7 @@ import { type KeySuffixes, readSuffixes, writeSuffixes } from "./hetero-keys.js"
 import { type HeteroOperation, type HeteroRow, heteroRow, lanesOf, pathOf } from "./hetero-rows.js";
 import { limitOf, measureLimit } from "./limits.js";
 import { BenchClient, type KeyedRun, type RunAnswer, startTogether } from "./native-client.js";
+import { warmUp } from "./warm-up.js";
 
 export interface HeteroOptions {
   cases: readonly HeteroCase[];
@@ -152,6 +153,9 @@ class HeteroRun {
       workerArgs: (index) => (index === 0 ? [] : ["--shared_memory_size_mb", String(keptMb)]),
     });
     defer(() => cluster.close());
+    if (this.#options.warmup) {
+      await warmUp(cluster.addresses, this.#context);
+    }
     return cluster.addresses;
   }
 

@@ -1,6 +1,6 @@
 /**
- * Goal: `npm run bench` measures device to device, layers and one source to many readers beside their limits, prints one JSON document or
- * a table against an earlier run, and names wrong arguments; nothing is left behind.
+ * Goal: `npm run bench` measures eight processes at once, device to device, layers and one source to many readers beside
+ * their limits, prints one JSON document or a table against an earlier run, and names wrong arguments; nothing is left behind.
  * Method: the cases themselves with small objects in this process, for one round; the script for one round of one part, in both forms. No figure is
  * judged.
  */
@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { BenchContext } from "../../src/bench/cluster.js";
 import { measureDeviceCases, measureFanOut } from "../../src/bench/device-cases.js";
+import { measureObjectCases } from "../../src/bench/object-cases.js";
 import type { RateRow } from "../../src/bench/rows.js";
 import { openLocalCluster } from "../../src/cli/bench-context.js";
 import { root } from "../contract/sources.js";
@@ -22,6 +23,7 @@ const context: BenchContext = {
   openCluster: openLocalCluster,
   progress: () => undefined,
   signal: new AbortController().signal,
+  warmUpCalls: 2,
 };
 let before: Leftovers;
 let folder: string;
@@ -55,6 +57,20 @@ describe("the cases", () => {
     expectFigures(rows);
   });
 
+  it.each([
+    { transport: "tcp", against: "raw sockets" },
+    { transport: "shm", against: "one copy" },
+  ] as const)("eight processes over $transport stand beside $against", async ({ transport, against }) => {
+    const rows = await measureObjectCases({ ...small, transport }, context);
+    expect(rows.map((row) => row.name)).toEqual([
+      `local set beside ${transport} 3x4KB, 8 processes`,
+      `local get beside ${transport} 3x4KB, 8 processes`,
+      `remote get ${transport} 3x4KB, 8 processes`,
+    ]);
+    expect(rows.map((row) => row.against)).toEqual(["one copy", "one copy", against]);
+    expectFigures(rows);
+  });
+
   it("one source to several readers is a multiple of one transfer, at two workers", async () => {
     const rows = await measureFanOut({ ...small, transport: "tcp", readers: [1, 3] }, context);
     expect(rows.map((row) => row.name)).toEqual(["1 source to 1 tcp 3 x 4 KB", "1 source to 3 tcp 3 x 4 KB"]);
@@ -78,7 +94,7 @@ const bench = (...args: string[]) => run(process.execPath, [join(root, "bench/ru
 
 describe("npm run bench", () => {
   it("prints one JSON document, and compares with an earlier one", async () => {
-    const part = ["--rounds", "1", "--only", "device shm 61x72KB"];
+    const part = ["--rounds", "1", "--warm-up", "2", "--only", "device shm 61x72KB"];
     const first = await bench(...part, "--json");
     expect(first.code, first.stderr).toBe(0);
     const result = JSON.parse(first.stdout) as { devices: string; rounds: number; rows: RateRow[] };
@@ -94,7 +110,9 @@ describe("npm run bench", () => {
 
   it.each([
     [["--rounds", "0"], /--rounds 0 must be a whole number from 1 on/],
-    [["--only", "nothing"], /--only nothing matches none of: main tcp 28x1024KB, device tcp/],
+    [["--warm-up", "-1"], /'--warm-up' argument is ambiguous/],
+    [["--warm-up=-1"], /--warm-up -1 must be a whole number from 0 on/],
+    [["--only", "nothing"], /--only nothing matches none of: main tcp 28x1024KB, processes tcp 28x1024KB, device tcp/],
     [["--compare", "missing.json"], /--compare missing\.json can't be read/],
     [["--compare", join(root, "package.json")], /package\.json is not what npm run bench -- --json prints/],
     [["--frob"], /Unknown option '--frob'/],
