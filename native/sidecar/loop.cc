@@ -55,7 +55,7 @@ void Loop::Unwatch(uint64_t watch) {
   watches_.erase(found);
 }
 
-void Loop::Wait(int timeoutMs) {
+bool Loop::Wait(int timeoutMs) {
   std::array<epoll_event, 64> events;
   const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeoutMs);
   for (int i = 0; i < count; ++i) {
@@ -69,6 +69,7 @@ void Loop::Wait(int timeoutMs) {
     const auto found = watches_.find(watch);
     if (found != watches_.end()) found->second.handler->OnReady(event.events);
   }
+  return count > 0;
 }
 
 void Loop::Sleep(LoopWork& work) {
@@ -76,7 +77,7 @@ void Loop::Sleep(LoopWork& work) {
     const uint64_t untilTimer = timers_.NextInNs();
     // Rounded up: waking before the deadline would spin until it.
     const uint64_t ms = untilTimer == UINT64_MAX ? UINT64_MAX : (untilTimer + kNsPerMs - 1) / kNsPerMs;
-    Wait(ms == UINT64_MAX ? -1 : static_cast<int>(std::min<uint64_t>(ms, INT_MAX)));
+    (void)Wait(ms == UINT64_MAX ? -1 : static_cast<int>(std::min<uint64_t>(ms, INT_MAX)));
   }
   work.EndSleep();
 }
@@ -91,8 +92,9 @@ void Loop::Run(LoopWork& work) {
     const uint64_t now = clock_.NowNs();
     if (ran || worked) lastWork = now;
     if (now - lastLook >= kSocketCheckNs) {
-      Wait(0);
       lastLook = now;
+      // The wake-up that was taken here is not there any more to end a sleep, and it came after the poll.
+      if (Wait(0)) continue;
     }
     if (ran || worked) continue;
     if (now - lastWork < spinNs_) {

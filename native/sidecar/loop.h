@@ -55,7 +55,8 @@ class Loop {
   void Stop() { stopped_ = true; }
 
  private:
-  void Wait(int timeoutMs);
+  // True: something was ready, and is handled or, if it was the wake-up, is to be polled for.
+  [[nodiscard]] bool Wait(int timeoutMs);
   void Sleep(LoopWork& work);
 
   Clock& clock_;
