@@ -198,11 +198,13 @@ void ControlService::Explain(Session& session, const Message& message) {
 void ControlService::ListHeld(Session& session, const Message& message) {
   ListPart part;
   auto family = layout::Family::kHost;
+  bool copies = false;
   const auto send = [&](uint16_t more) {
     layout::Entry entry = ReplyTo(message);
     entry.flags = static_cast<uint16_t>(entry.flags | more);
     entry.count = static_cast<uint32_t>(part.ends.size());
     entry.args[1] = static_cast<uint64_t>(family);
+    entry.args[2] = copies ? kListedCopies : 0;
     Send(session, entry, part.Payload());
     part = {};
   };
@@ -212,10 +214,17 @@ void ControlService::ListHeld(Session& session, const Message& message) {
     part.ends.push_back(static_cast<uint32_t>(part.keys.size()));
     part.records.push_back({generation, bytes, slot, 0});
   };
-  store_.ForEachSealed(
-      [&](const ObjectView& object) { add(object.key, object.generation, object.payloadBytes, object.slot); });
+  store_.ForEachSealed([&](const ObjectView& object) {
+    if (!object.attributes.replica) add(object.key, object.generation, object.payloadBytes, object.slot);
+  });
   pending_.ForEachConfirmed([&](uint32_t slot, const PendingSlots::Object& object) {
     add(object.key, object.generation, object.bytes, slot);
+  });
+  store_.ForEachSealed([&](const ObjectView& object) {
+    if (!object.attributes.replica) return;
+    if (!copies) send(layout::kFlagMore);
+    copies = true;
+    add(object.key, object.generation, object.payloadBytes, object.slot);
   });
   for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
     // A message names a key once: the same key on several devices goes out in as many messages.
@@ -230,6 +239,7 @@ void ControlService::ListHeld(Session& session, const Message& message) {
     for (const auto& round : rounds) {
       send(layout::kFlagMore);
       family = next;
+      copies = false;
       for (const DeviceObject* object : round) add(object->key, object->generation, object->bytes, object->slot);
     }
   }

@@ -2,7 +2,8 @@
 // shutdown.
 //
 // Slots of device objects are known by bit 31 (layout::kDeviceSlot). kListHeld answers in messages of one family each,
-// which args[1] names: objects of the arena first.
+// which args[1] names: objects of the arena first. Copies of other workers' objects have messages of their own
+// (args[2]).
 //
 // Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
 // padded to 8, blob counts u32 x count padded to 8, blob sizes u64, HeldFlags u32 x count; an answer that the channel
@@ -26,6 +27,9 @@
 #include "store/object_store.h"
 
 namespace hbmesh::sidecar {
+
+// args[2] of a message of kListHeld: what it lists are copies of other workers' objects.
+inline constexpr uint64_t kListedCopies = 1;
 
 class ControlService {
  public:

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "sidecar/control_service.h"
 #include "sidecar/sidecar_test_util.h"
 
 namespace hbmesh::sidecar::testing {
@@ -114,6 +115,19 @@ TEST_P(ReplicaTest, TheNextGetIsLocalAndTheSourcesDeathLeavesACopy) {
   EXPECT_EQ(reply.results[0].code, 0U) << reply.texts[0];
   ASSERT_EQ(reply.paths.size(), 1U);
   EXPECT_EQ(reply.paths[0].member, 2U);
+}
+
+// The control process must know copies apart: after a time away it offers them anew, and does not announce them.
+TEST_P(ReplicaTest, ListedApart) {
+  Set("a");
+  ExpectGet("a", 1);
+  WaitReplica("a");
+  const Message ofSetter = workers[0]->control->Ask(Op::kListHeld, 0, {});
+  EXPECT_EQ(ofSetter.entry.count, 1U);
+  EXPECT_EQ(ofSetter.entry.args[2], 0U);
+  const Message ofReader = reader().Ask(Op::kListHeld, 0, {});
+  EXPECT_EQ(ofReader.entry.count, 1U);
+  EXPECT_EQ(ofReader.entry.args[2], kListedCopies);
 }
 
 TEST_P(ReplicaTest, DroppedWhenItsVersionEnds) {

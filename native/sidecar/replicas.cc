@@ -32,7 +32,9 @@ bool Replicas::Begin(std::string_view key, std::span<const uint64_t> blobSizes, 
   if (options_.replicaPercent == 0 || paused_ || keys_.contains(key)) return false;
   const std::span locations(found.locations, found.locationCount);
   const bool known = std::ranges::any_of(locations, [&](const auto& at) { return at.member == peers_.self(); });
-  if (known || locations.size() == std::size(found.locations) || store_.FindSealed(key).has_value()) return false;
+  // One place is the object's own, whose worker may be away.
+  const bool full = locations.size() + 1 >= std::size(found.locations);
+  if (known || full || store_.FindSealed(key).has_value()) return false;
   const ObjectAttributes attributes{.ttlMs = ttlMs, .pin = Pin::kNone, .replica = true};
   if (!Allocate(key, blobSizes, found.generation, attributes, object).ok()) return false;
   *copy = ++lastCopy_;
@@ -106,14 +108,23 @@ void Replicas::Fail(uint64_t number, StatusCode code) {
 
 bool Replicas::Flush() {
   if (offered_.empty()) return false;
-  const std::vector<uint64_t> all = std::exchange(offered_, {});
+  std::vector<uint64_t> all = std::exchange(offered_, {});
+  const auto stays = [this](uint64_t copy) { return copies_.at(copy).done != nullptr; };
+  const auto firstCopy = std::ranges::stable_partition(all, stays).begin();
+  AskFor({all.begin(), firstCopy}, true);
+  AskFor({firstCopy, all.end()}, false);
+  return true;
+}
+
+void Replicas::AskFor(std::span<const uint64_t> all, bool stay) {
   for (size_t at = 0; at < all.size(); at += kBatchKeysMax) {
-    const auto part = std::span(all).subspan(at, std::min(kBatchKeysMax, all.size() - at));
+    const auto part = all.subspan(at, std::min(kBatchKeysMax, all.size() - at));
     std::vector<std::string_view> keys;
     for (const uint64_t copy : part) keys.push_back(copies_.at(copy).key);
     Question question;
     question.op = layout::Op::kAddLocation;
     question.count = static_cast<uint32_t>(part.size());
+    question.args[0] = stay ? 1 : 0;
     question.args[1] = static_cast<uint64_t>(layout::Family::kHost);
     question.payload = MakeKeyBatch(keys);
     Asked asked{0, {part.begin(), part.end()}, question.payload.size()};
@@ -130,7 +141,6 @@ bool Replicas::Flush() {
       for (const uint64_t copy : part) Fail(copy, StatusCode::kRpcUnavailable);  // nobody was asked
     }
   }
-  return true;
 }
 
 void Replicas::OnControlReply(uint64_t tag, const Message& reply, bool last) {

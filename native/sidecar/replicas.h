@@ -83,6 +83,7 @@ class Replicas final : private ControlWaiter {
 
   void OnControlReply(uint64_t tag, const Message& reply, bool last) override;
   void OnControlLost(uint64_t tag, const Status& why) override;
+  void AskFor(std::span<const uint64_t> offered, bool stay);
   // What the owner said of an offered copy.
   void End(uint64_t copy, StatusCode code);
   // A slot in which this generation never was.

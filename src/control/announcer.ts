@@ -2,6 +2,8 @@
  * Announcer: after each change of the ring this member tells the owners what its sidecar holds and they don't know yet (told.ts), and then concludes (collector.ts). What an owner knows of as newer,
  * or deleted, is dropped here.
  *
+ * Copies of other workers' objects are announced too, unless this member was out of the ring meanwhile: then they are offered anew (copies.ts).
+ *
  * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but who asks it: the run concludes without it, and goes on trying until it has been told, or
  * the ring changes.
  */
@@ -15,13 +17,13 @@ import {
   decodeKey,
   decodeKeys,
   encodeKeys,
-  type Family,
   type HeldObject,
   type KeyBatch,
   keyCountOf,
   readCommit,
 } from "../decision/index.js";
 import type { Concluder } from "./collector.js";
+import { Copies, type Part, partOf } from "./copies.js";
 import type { Departed, DepartureWatch } from "./departed.js";
 import type { DroppedObject } from "./holders.js";
 import type { MembershipView } from "./membership.js";
@@ -48,13 +50,6 @@ export interface AnnouncerOptions {
   onConcluded: (epoch: bigint, missing: readonly number[], doubtMs: number) => void;
 }
 
-/** Keys of one owner, each once, and what this member holds under them. */
-interface Part {
-  keys: KeyBatch;
-  records: Uint8Array;
-  family: Family;
-}
-
 /** What belongs to one run. */
 interface Run {
   view: MembershipView;
@@ -65,6 +60,8 @@ interface Run {
   isNews: (owner: number, keptOwner: number) => boolean;
   /** What owners could not be told yet. */
   behind: Map<number, Part[]>;
+  /** Copies that are offered when all have announced. */
+  copies: Part[];
 }
 
 const RETRY_MS = 200;
@@ -78,12 +75,14 @@ const LIST_TIMEOUT_MS = 60_000;
 export class Announcer {
   readonly #options: AnnouncerOptions;
   readonly #told: Told;
+  readonly #copies: Copies;
   #run = new AbortController();
   #running: Promise<void> = Promise.resolve();
 
   constructor(options: AnnouncerOptions) {
     this.#options = options;
     this.#told = new Told(options.decisions);
+    this.#copies = new Copies(options);
   }
 
   setView(view: MembershipView): void {
@@ -94,6 +93,11 @@ export class Announcer {
     this.#run = run;
     this.#told.setView(view);
     this.#running = this.#announce(view, run.signal);
+  }
+
+  /** Copies here of which this member can't tell yet whether they are still good. */
+  get unconfirmed(): number {
+    return this.#copies.unconfirmed;
   }
 
   /** Resolves when nothing runs any more. */
@@ -112,7 +116,7 @@ export class Announcer {
       try {
         const sidecar = this.#options.sidecar();
         const isNews = this.#told.planFor(view);
-        const run: Run = { view, signal, sidecar, watch, isNews, behind: new Map() };
+        const run: Run = { view, signal, sidecar, watch, isNews, behind: new Map(), copies: [] };
         await this.#tellHeld(run);
         if (!signal.aborted) {
           await this.#conclude(run);
@@ -157,6 +161,8 @@ export class Announcer {
       // Before this member gives one under this ring: another owner may have given, or buried, higher ones of the same keys.
       directory.raiseGeneration(said.highestGeneration);
       onConcluded(view.epoch, said.missing, said.doubtMs);
+      const onDecided = (part: Part, results: Results): Promise<void> => this.#takeAnswer(run, part, results);
+      await this.#copies.offer(view, run.copies, onDecided, signal);
     }
     await Promise.all(catchingUp);
   }
@@ -185,6 +191,12 @@ export class Announcer {
     const { decisions } = this.#options;
     const held = withoutDeparted(chunk, run.watch);
     const stamped = stampMember(held.records, run.view.selfId);
+    if (held.areCopies && !this.#copies.areKnown(run.view)) {
+      const part = { keys: held.keys, records: stamped, family: held.family };
+      run.copies.push(part);
+      run.watch.keep(objectsOf(part));
+      return;
+    }
     const kept = decisions.keptOwnersOf(held.keys);
     const groups = decisions.groupByOwner(held.keys);
     const tellNext = async (): Promise<void> => {
@@ -270,7 +282,8 @@ export class Announcer {
     }
     log.warn(facts, "an owner refuses to be told of these objects at once; telling it of fewer at a time");
     const middle = Math.ceil(count / 2);
-    return [partOf(part, 0, middle), partOf(part, middle, count)];
+    const indexes = [...Array(count).keys()];
+    return [partOf(part, indexes.slice(0, middle)), partOf(part, indexes.slice(middle))];
   }
 
   /** Drops here what the owner did not take up, and has it forget what went meanwhile. */
@@ -291,7 +304,7 @@ export class Announcer {
     if (outdated.length > 0) {
       log.info(
         { objects: outdated.length },
-        "dropping objects that their owners did not take up: deleted or replaced meanwhile, or held by enough others",
+        "dropping objects that their owners did not take up: deleted or replaced meanwhile, held by enough others, or copies of what nobody else has any more",
       );
       await run.sidecar?.drop(outdated, requestTimeoutMs);
     }
@@ -331,11 +344,6 @@ function objectsOf({ keys, records }: Part): HeldObject[] {
   return Array.from({ length: keyCountOf(keys) }, (_, index) => readCommit(records, index));
 }
 
-function partOf({ keys, records, family }: Part, from: number, to: number): Part {
-  const indexes = Array.from({ length: to - from }, (_, at) => from + at);
-  return { keys: pickKeys(keys, indexes), records: pickRecords(records, COMMIT_RECORD_BYTES, indexes), family };
-}
-
 function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
   const kept: number[] = [];
   for (let index = 0; index < keyCountOf(chunk.keys); index++) {
@@ -344,7 +352,7 @@ function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
     }
   }
   return {
-    family: chunk.family,
+    ...chunk,
     keys: pickKeys(chunk.keys, kept),
     records: pickRecords(chunk.records, COMMIT_RECORD_BYTES, kept),
   };

@@ -118,8 +118,8 @@ class ControlProcessImpl implements ControlProcess {
       peers: this.#peers,
       sidecar: () => this.#sidecar(),
       onDrop: (objects, epoch) => this.#onDrop(objects, epoch),
-      onOwed: (versions) => this.#graves.add(versions),
-      inDoubt: () => this.#owner.ownDoubtMs > 0,
+      onOwed: (versions) => this.#graves.bury(versions),
+      inDoubt: () => this.#owner.vanished.inDoubt,
     };
     this.#holders = new Holders(this.#holderOptions);
     this.#graves = new Graves({ ...shared, peers: this.#peers, holders: this.#holders, checkKeys });
@@ -152,7 +152,7 @@ class ControlProcessImpl implements ControlProcess {
       sidecar,
       departed: this.#departed,
       onGone: (objects) => this.#forgetter.add(objects),
-      doubtMs: () => this.#owner.ownDoubtMs,
+      doubtMs: () => this.#owner.vanished.ownDoubtMs,
       concluder: new Concluder({ ...shared, peers: this.#peers, collector: this.#collector }),
       onConcluded: (epoch, missing, doubtMs) => this.#owner.conclude(epoch, missing, doubtMs),
     });
@@ -283,7 +283,8 @@ class ControlProcessImpl implements ControlProcess {
       return "the worker has not joined its cluster yet";
     }
     if (this.#owner.complete) {
-      return "";
+      const { unconfirmed } = this.#announcer;
+      return unconfirmed === 0 ? "" : `owners have not confirmed yet ${unconfirmed} copies of other workers' objects`;
     }
     const { missing } = this.#owner;
     if (missing.length === 0) {

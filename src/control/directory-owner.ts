@@ -15,7 +15,6 @@ import {
   decodeKey,
   decodeKeys,
   FAMILY_ANY,
-  FAMILY_DEVICE_CACHE,
   type KeyBatch,
   keyCountOf,
   readCommit,
@@ -33,6 +32,7 @@ import { KeyEnds } from "./key-ends.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
 import {
+  admitLocations,
   allTryAgain,
   checkExistence,
   checkOwnLocations,
@@ -84,12 +84,12 @@ export class DirectoryOwner {
   /** Lookups that wait for keys. */
   readonly #arrivals: WaitList;
   readonly #ends: KeyEnds;
-  readonly #vanished: Vanished;
+  readonly vanished: Vanished;
 
   constructor(options: DirectoryOwnerOptions) {
     this.#options = options;
     this.#ends = new KeyEnds(options.clock);
-    this.#vanished = new Vanished(options.clock, options.deadAfterMs);
+    this.vanished = new Vanished(options.clock, options.deadAfterMs);
     this.#changes = new WaitList(options.clock);
     this.#arrivals = new WaitList(options.clock);
   }
@@ -117,7 +117,7 @@ export class DirectoryOwner {
     // Its lease had ended, and others owned its keys meanwhile: what it knew may be undone. Everyone tells it anew.
     decisions.directory.forgetForeign(isBack ? 0 : view.selfId);
     this.#announced.clear();
-    this.#vanished.setView(view);
+    this.vanished.setView(view);
     this.#changes.wakeAll();
     this.#arrivals.wakeAll();
   }
@@ -143,7 +143,7 @@ export class DirectoryOwner {
         this.#announced.add(id);
       }
     }
-    this.#vanished.tell(doubtMs);
+    this.vanished.tell(doubtMs);
     if (this.complete) {
       this.#changes.wakeAll();
     }
@@ -152,11 +152,6 @@ export class DirectoryOwner {
   /** It may be this member again that decides. */
   resume(): void {
     this.#changes.wakeAll();
-  }
-
-  /** What this member tells others as it announces: how long one that it saw vanish may still come back. */
-  get ownDoubtMs(): number {
-    return this.#vanished.ownDoubtMs;
   }
 
   close(): void {
@@ -237,7 +232,7 @@ export class DirectoryOwner {
       } else {
         const leftMs = deadlineMs - clock.monotonicMs();
         if (misses < count || leftMs <= 0) {
-          return this.#answer((this.#vanished.inDoubt ? doubtMisses(results) : results).bytes);
+          return this.#answer((this.vanished.inDoubt ? doubtMisses(results) : results).bytes);
         }
         await this.#arrivals.wait(decodeKeys(request.keys), leftMs, signal);
       }
@@ -258,7 +253,7 @@ export class DirectoryOwner {
     const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
     this.#ends.note(versions, "removed", request.memberId);
     await this.#options.holders.dropEverywhere(versions, request.epoch);
-    const results = this.#vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
+    const results = this.vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
     return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
   }
 
@@ -272,7 +267,7 @@ export class DirectoryOwner {
     this.#checkLives(request.memberId);
     const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#takeOver(request);
     if (request.last) {
-      this.#vanished.tell(request.waitMs);
+      this.vanished.tell(request.waitMs);
       this.#announced.add(request.memberId);
       if (this.complete) {
         this.#changes.wakeAll();
@@ -317,23 +312,7 @@ export class DirectoryOwner {
     }
     this.#checkLives(request.memberId);
     const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
-    const wanted: number[] = [];
-    for (let index = 0; index < results.count; index++) {
-      if (results.code(index) !== StatusCode.OK) {
-        continue;
-      }
-      const { generation, member, slot } = readCommit(request.records, index);
-      const known = results.locations(index).filter((location) => location.member === member);
-      const isElsewhere = family !== FAMILY_DEVICE_CACHE && known.some((location) => location.slot !== slot);
-      if (results.generation(index) !== generation) {
-        results.fail(index, StatusCode.NOT_FOUND);
-      } else if (isElsewhere) {
-        // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its bytes.
-        results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
-      } else {
-        wanted.push(index);
-      }
-    }
+    const wanted = admitLocations(request, results);
     if (wanted.length > 0) {
       const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
       const added = new Results(directory.announce(pickKeys(request.keys, wanted), records, family), wanted.length);
@@ -363,8 +342,8 @@ export class DirectoryOwner {
       stale: state === "stale",
       epoch: this.#view?.epoch ?? 0n,
       result: this.#options.decisions.directory.lookup(request.keys, FAMILY_ANY),
-      complete: this.complete && !this.#vanished.inDoubt,
-      missing: [...this.missing, ...this.#vanished.ids],
+      complete: this.complete && !this.vanished.inDoubt,
+      missing: [...this.missing, ...this.vanished.ids],
       waiting: this.#arrivals.countOf(key),
       ended: end?.how ?? "",
       endedGeneration: end?.generation ?? 0n,

@@ -1,19 +1,20 @@
 /**
- * Graves: versions that were ended while a holder of them could not be told, and so may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops that it owes; but a key may have
- * another owner by then, which knows neither. So each change of the ring hands graves over to those who own their keys now, and a member that leaves as planned hands all of its own to others.
+ * Graves: versions that were ended while a holder of them could not be told, or not all holders may be known, and so may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops
+ * that it owes; but a key may have another owner by then, which knows neither. So each change of the ring tells graves to those who own their keys now; and since the owner may die before that, it gives each to HEIRS other
+ * members at once, which do the same.
  *
  * What is in a grave is true for ever (generations are never given twice), so it needs no epoch, and telling it twice does no harm. A holder that announces before its grave has arrived is believed for that long: the new owner
- * takes the key up, and drops it when the grave comes. The graves of an owner that dies are lost with it.
+ * takes the key up, and drops it when the grave comes. Graves are lost when their owner and its heirs die before the ring changes.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
-import { type Decisions, decodeKey, encodeKeys, encodeResults, keyCountOf } from "../decision/index.js";
+import { type Decisions, decodeKey, encodeKeys, encodeResults, keyCountOf, type Location } from "../decision/index.js";
 import type { DroppedVersion, Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
-import type { MembershipView } from "./membership.js";
+import type { MemberEntry, MembershipView } from "./membership.js";
 import { versionsThatEnded } from "./owner-checks.js";
 import type { Peers } from "./peers.js";
 import { checkRecordCount, RESULT_RECORD_BYTES, Results } from "./records.js";
@@ -33,13 +34,18 @@ const GRAVES_MAX = 65_536;
 const RETRY_MS = 1_000;
 /** An owner that has not taken its graves after this time is told later. */
 const OWNER_WAIT_MS = 1_000;
-/** A member that leaves gives its graves to so many others. */
+/** So many others keep what a member buries, too. */
 const HEIRS = 2;
+
+interface Grave extends DroppedVersion {
+  /** The record of the owner that has been told of it. */
+  toldTo?: MemberEntry | undefined;
+}
 
 export class Graves {
   readonly #options: GravesOptions;
   /** By key: the newest version that was ended, and who could not be told. */
-  readonly #graves = new Map<string, DroppedVersion>();
+  readonly #graves = new Map<string, Grave>();
   #view: MembershipView | undefined;
   #retryTimer: Timer | undefined;
 
@@ -51,13 +57,30 @@ export class Graves {
     return this.#graves.size;
   }
 
-  /** These versions have ended, and their holders could not be told, or may not all be known. */
-  add(versions: readonly DroppedVersion[]): void {
-    for (const version of versions) {
-      const before = this.#graves.get(version.key);
-      if (before === undefined || before.generation <= version.generation) {
-        this.#graves.delete(version.key);
-        this.#graves.set(version.key, version);
+  /** These versions have ended here, and their holders could not be told, or may not all be known. Resolves when others keep them too, or don't answer soon. Never rejects. */
+  async bury(versions: readonly DroppedVersion[]): Promise<void> {
+    const news = this.#keep(versions);
+    if (news.length > 0) {
+      await Promise.all(this.#heirs.map((heir) => this.#tell(heir, news, OWNER_WAIT_MS)));
+    }
+  }
+
+  /** Returns those of which something was not known. */
+  #keep(versions: readonly DroppedVersion[]): DroppedVersion[] {
+    const news: DroppedVersion[] = [];
+    for (const { key, generation, locations } of versions) {
+      const before = this.#graves.get(key);
+      const known = before?.generation === generation ? before.locations : [];
+      const further = locations.filter((location) => !known.some((other) => isSame(location, other)));
+      if (
+        before === undefined ||
+        before.generation < generation ||
+        (before.generation === generation && further.length > 0)
+      ) {
+        this.#graves.delete(key);
+        const version = { key, generation, locations: [...known, ...further] };
+        this.#graves.set(key, version);
+        news.push(version);
       }
     }
     for (const key of this.#graves.keys()) {
@@ -66,9 +89,10 @@ export class Graves {
       }
       this.#graves.delete(key);
     }
+    return news;
   }
 
-  /** Hands over what others own now. Resolves when each has taken it, or does not answer soon; then it is told again and again. Never rejects. */
+  /** Tells those who own the keys now. Resolves when each has taken its graves, or does not answer soon; then it is told again and again. Never rejects. */
   async setView(view: MembershipView): Promise<void> {
     this.#view = view;
     this.#retryTimer?.cancel();
@@ -80,33 +104,29 @@ export class Graves {
     const groups = this.#options.decisions.groupByOwner(encodeKeys(graves.map(({ key }) => key)));
     const told = await Promise.all(
       groups.map(async ({ member, indexes }) => {
-        const mine = Array.from(indexes, (index) => graves[index] as DroppedVersion);
-        return member === 0 || member === view.selfId || (await this.#tell(member, mine, OWNER_WAIT_MS));
+        const owner = view.members.get(member);
+        const untold = Array.from(indexes, (index) => graves[index] as Grave).filter(({ toldTo }) => toldTo !== owner);
+        if (owner === undefined || member === view.selfId || untold.length === 0) {
+          return true;
+        }
+        const isTold = await this.#tell(member, untold, OWNER_WAIT_MS);
+        for (const grave of isTold ? untold : []) {
+          grave.toldTo = owner;
+        }
+        return isTold;
       }),
     );
-    groups.forEach(({ member, indexes }, at) => {
-      if (told[at] === true && member !== view.selfId) {
-        for (const index of indexes) {
-          const grave = graves[index] as DroppedVersion;
-          if (member !== 0 && this.#graves.get(grave.key) === grave) {
-            this.#graves.delete(grave.key);
-          }
-        }
-      }
-    });
     if (told.includes(false) && this.#view === view) {
       this.#retryTimer = this.#options.clock.setTimer(RETRY_MS, () => void this.setView(view));
     }
   }
 
-  /** This member leaves as planned: others keep its graves, and hand them on when the ring changes. Never rejects. */
+  /** This member leaves as planned: others keep its graves, and tell them on when the ring changes. Never rejects. */
   async bequeath(): Promise<void> {
-    const { selfId, members } = this.#view ?? { selfId: 0, members: new Map() };
     this.#retryTimer?.cancel();
-    const heirs = [...members.keys()].filter((id) => id !== selfId).sort((a, b) => a - b);
     const graves = [...this.#graves.values()];
     if (graves.length > 0) {
-      const told = await Promise.all(heirs.slice(0, HEIRS).map((heir) => this.#tell(heir, graves, OWNER_WAIT_MS)));
+      const told = await Promise.all(this.#heirs.map((heir) => this.#tell(heir, graves, OWNER_WAIT_MS)));
       if (!told.includes(true)) {
         this.#options.log.warn(
           { keys: graves.length },
@@ -114,6 +134,15 @@ export class Graves {
         );
       }
     }
+  }
+
+  /** The next members by id, so that each has about as much to keep. */
+  get #heirs(): number[] {
+    const { selfId, members } = this.#view ?? { selfId: 0, members: new Map<number, MemberEntry>() };
+    const others = [...members.keys()].filter((id) => id !== selfId).sort((a, b) => a - b);
+    const next = others.findIndex((id) => id > selfId);
+    const inOrder = next < 0 ? others : [...others.slice(next), ...others.slice(0, next)];
+    return inOrder.slice(0, HEIRS);
   }
 
   close(): void {
@@ -140,7 +169,7 @@ export class Graves {
       generation: told.generation(index),
       locations: told.locations(index),
     }));
-    this.add(versions);
+    this.#keep(versions);
     // Both what the former owner could not drop, and what was announced here before this came.
     const known = versionsThatEnded(keys, new Results(bytes, told.count));
     void holders.dropEverywhere([...versions, ...known], this.#view.epoch);
@@ -172,4 +201,8 @@ export class Graves {
       return false;
     }
   }
+}
+
+function isSame(one: Location, other: Location): boolean {
+  return one.member === other.member && one.slot === other.slot;
 }

@@ -31,8 +31,8 @@ export interface HolderOptions {
   requestTimeoutMs: number;
   /** Objects of this member's own are about to be dropped; `epoch` is the ring under which that was decided. */
   onDrop: (objects: readonly DroppedObject[], epoch: bigint) => void;
-  /** These versions ended, and a holder of each could not be told, or not all of them may be known. */
-  onOwed: (versions: readonly DroppedVersion[]) => void;
+  /** These versions ended, and a holder of each could not be told, or not all of them may be known. Resolves when others keep that in mind too, or soon; never rejects. */
+  onOwed: (versions: readonly DroppedVersion[]) => Promise<void>;
   /** May there be holders that this member doesn't know of? */
   inDoubt: () => boolean;
 }
@@ -154,9 +154,8 @@ export class Holders {
    * Never rejects: what could not be dropped is kept in mind, tried again, and refused when its holder announces it.
    */
   async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint): Promise<void> {
-    if (this.#options.inDoubt()) {
-      this.#options.onOwed(versions);
-    }
+    // Whoever may come back must not bring them back, whatever becomes of this member once it has answered.
+    const buried = this.#options.inDoubt() ? this.#options.onOwed(versions.map(withoutLocations)) : undefined;
     const byMember = new Map<number, OwedDrop[]>();
     for (const { key, generation, locations } of versions) {
       for (const { member, slot } of locations) {
@@ -165,7 +164,7 @@ export class Holders {
         objects.push({ key, generation, slot, epoch });
       }
     }
-    await Promise.all([...byMember].map(([member, objects]) => this.#dropAt(member, objects)));
+    await Promise.all([buried, ...[...byMember].map(([member, objects]) => this.#dropAt(member, objects))]);
   }
 
   /** Is this version one that the member should have dropped? */
@@ -273,7 +272,7 @@ export class Holders {
       return;
     }
     const { log, peers, onOwed } = this.#options;
-    onOwed(objects.map(({ key, generation, slot }) => ({ key, generation, locations: [{ member, slot }] })));
+    void onOwed(objects.map(({ key, generation, slot }) => ({ key, generation, locations: [{ member, slot }] })));
     if (this.#view?.members.has(member) !== true) {
       return;
     }
@@ -309,4 +308,9 @@ export class Holders {
     this.#retrying = false;
     this.#scheduleRetry();
   }
+}
+
+/** What holders are told here is not for others to tell them. */
+function withoutLocations({ key, generation }: DroppedVersion): DroppedVersion {
+  return { key, generation, locations: [] };
 }

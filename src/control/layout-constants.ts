@@ -42,6 +42,9 @@ export const TAKE_RECORD_BYTES = 32;
 export const HELD_PIN_MASK = 3;
 export const HELD_SPILLED = 8;
 
+/** args[2] of a reply to kListHeld: what it lists are copies of other workers' objects. */
+export const LISTED_COPIES = 1n;
+
 export const KEYS_PER_CALL_MAX = 10_000;
 export const KEYS_PER_QUERY_MAX = 100_000;
 /** Payload of one message: half of a session's payload ring (native/queue/channel.h). */

@@ -2,12 +2,25 @@
  * Checks of what members ask an owner, and the small changes that an owner makes to results of the directory before it sends them.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { decodeKey, type ExistenceMode, type KeyBatch, keyCountOf, readCommit } from "../decision/index.js";
+import {
+  decodeKey,
+  type ExistenceMode,
+  FAMILY_DEVICE_CACHE,
+  type KeyBatch,
+  keyCountOf,
+  LOCATIONS_MAX,
+  readCommit,
+} from "../decision/index.js";
 import type { DirectoryRequest } from "../gen/hbmesh/v1/directory_pb.js";
 import type { DroppedVersion } from "./holders.js";
 import { COMMIT_RECORD_BYTES, checkRecordCount, RESULT_RECORD_BYTES, Results } from "./records.js";
 
 export const EXISTENCE_REPLACE = 2;
+
+/** Of AddLocation: the member takes the object over for good; else it offers a copy. */
+export const LOCATION_STAYS = 1;
+/** Locations from which on no further copy is taken up: the last place is for the object itself, whose worker may be away. */
+const COPIES_MAX = LOCATIONS_MAX - 1;
 
 export function checkExistence(value: number): ExistenceMode {
   if (value !== 0 && value !== 1 && value !== EXISTENCE_REPLACE) {
@@ -77,6 +90,35 @@ export function doubtRemovals(results: Results): Results {
     }
   }
   return results;
+}
+
+/** Positions of the versions that are there, and of which the asker may be a further location. `results` tell what is known of the keys; why others are refused is entered there. */
+export function admitLocations(
+  { records, existence, family }: Pick<DirectoryRequest, "records" | "existence" | "family">,
+  results: Results,
+): number[] {
+  const isHost = family !== FAMILY_DEVICE_CACHE;
+  const stays = checkExistence(existence) === LOCATION_STAYS;
+  const admitted: number[] = [];
+  for (let index = 0; index < results.count; index++) {
+    if (results.code(index) !== StatusCode.OK) {
+      continue;
+    }
+    const { generation, member, slot } = readCommit(records, index);
+    const locations = results.locations(index);
+    const known = locations.filter((location) => location.member === member);
+    if (results.generation(index) !== generation) {
+      results.fail(index, StatusCode.NOT_FOUND);
+    } else if (isHost && known.some((location) => location.slot !== slot)) {
+      // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its bytes.
+      results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
+    } else if (isHost && !stays && known.length === 0 && locations.length >= COPIES_MAX) {
+      results.fail(index, StatusCode.NO_SPACE);
+    } else {
+      admitted.push(index);
+    }
+  }
+  return admitted;
 }
 
 /** Versions that a result carries because they were removed or replaced (OK with the flag existed). */

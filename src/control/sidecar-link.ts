@@ -7,7 +7,14 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeHeld, type Family, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import { checkFamily } from "./families.js";
-import { FLAG_MORE, FLAG_REPLY, MESSAGE_PAYLOAD_BYTES_MAX, Op, SIDECAR_STATS_BYTES } from "./layout-constants.js";
+import {
+  FLAG_MORE,
+  FLAG_REPLY,
+  LISTED_COPIES,
+  MESSAGE_PAYLOAD_BYTES_MAX,
+  Op,
+  SIDECAR_STATS_BYTES,
+} from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
 export interface DescribedObject {
@@ -37,6 +44,8 @@ export interface SidecarStats {
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
 export interface HeldChunk {
   family: Family;
+  /** All of them are copies of other workers' objects, or none is. */
+  areCopies: boolean;
   keys: KeyBatch;
   records: Uint8Array;
 }
@@ -342,5 +351,6 @@ function decodeDescribed(payload: Uint8Array, count: number): HeldDescription[] 
 function decodeHeldChunk(message: PortMessage): HeldChunk {
   const { keys, rest } = splitKeys(message.payload);
   checkRecordCount(rest, COMMIT_RECORD_BYTES, keys);
-  return { family: checkFamily(Number(message.args[1])), keys, records: rest };
+  const areCopies = message.args[2] === LISTED_COPIES;
+  return { family: checkFamily(Number(message.args[1])), areCopies, keys, records: rest };
 }

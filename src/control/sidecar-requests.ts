@@ -170,7 +170,13 @@ export class SidecarRequests {
 
   async #addLocation(message: PortMessage): Promise<void> {
     // As in #commit.
-    this.#reply(message, await this.#options.calls.addLocations(this.#committed(message)));
+    this.#reply(
+      message,
+      await this.#options.calls.addLocations({
+        ...this.#committed(message),
+        existence: existenceOf(message),
+      }),
+    );
   }
 
   #committed(message: PortMessage): CommitQuestion {

@@ -109,6 +109,11 @@ export class Clients {
     return free.filter((_, index) => answers[index]?.code === StatusCode.OK);
   }
 
+  /** Looks for these keys at this host. */
+  async getAt(host: SimHost, keys: readonly string[]): Promise<void> {
+    await this.#cluster.clock.drive(this.#get(host, keys), CALL_LIMIT_MS);
+  }
+
   /** Looks for these keys at every host; the model judges what is found. */
   async getEverywhere(keys: readonly string[]): Promise<void> {
     const gets = this.#usable().map((host) => this.#get(host, keys));

@@ -23,6 +23,8 @@ export interface SimClusterOptions {
   /** Tokens of a member in the rings of the control processes (src/sim/decisions.ts). */
   tokens: number;
   settings?: Partial<WorkerConfig>;
+  /** Sidecars keep copies of what they read from others. */
+  copies?: boolean;
   log?: Logger;
 }
 
@@ -136,7 +138,12 @@ export class SimCluster {
         host.sidecar === undefined || host.sidecar.process.isDead ? undefined : this.#spawned(host, process),
       spawnSidecar: async () => {
         await new Promise<void>((resolve) => process.clock.setTimer(SPAWN_MS, resolve));
-        host.sidecar = new SimSidecar(new SimProcess(clock, host.number), host.memory, this.#fabric);
+        host.sidecar = new SimSidecar(
+          new SimProcess(clock, host.number),
+          host.memory,
+          this.#fabric,
+          this.#options.copies,
+        );
         return this.#spawned(host, process);
       },
     }).then(
@@ -273,11 +280,15 @@ export class SimCluster {
     return this.#failures;
   }
 
-  /** Is there a sealed object of this key with one of these contents on a host that isn't lost? */
-  hasBytes(key: string, contents: ReadonlySet<number>): boolean {
-    return this.hosts.some(({ isLost, memory }) => {
-      const content = isLost ? undefined : memory.sealed(key)?.content;
-      return content !== undefined && contents.has(content);
+  /**
+   * Is there a sealed object of this key with one of these contents on a host that isn't lost? A copy on a host that was cut off counts for nothing: where nothing else is left of its version it is dropped
+   * (src/control/copies.ts).
+   */
+  hasBytes(key: string, contents: ReadonlySet<number>, withCopies = true): boolean {
+    return this.hosts.some(({ isLost, isCutOff, memory }) => {
+      const object = isLost ? undefined : memory.sealed(key);
+      const counts = object !== undefined && !(object.isCopy && (isCutOff || !withCopies));
+      return counts && contents.has(object.content);
     });
   }
 

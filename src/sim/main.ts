@@ -21,6 +21,7 @@ Usage: npm run sim -- [options]
                     workers, fewer for more, ${affordableTokens(1_000)} for 1000; placement has all of them)
   --calls N         clients' calls every 20 ms, while something fails (default 4)
   --lease MS        lease of the control processes, which failures are measured in (default 4000, as for workers)
+  --copies          workers keep copies of what they read from others (--replica_percent)
   --scenario A,B    only these, of: ${SCENARIO_NAMES.join(", ")}
   --seed N          what everything follows from (default: another one each time)
   --json            one JSON document on standard output
@@ -36,6 +37,7 @@ const OPTIONS = {
   tokens: { type: "string" },
   calls: { type: "string", default: "4" },
   lease: { type: "string", default: "4000" },
+  copies: { type: "boolean", default: false },
   scenario: { type: "string", default: "" },
   seed: { type: "string" },
   json: { type: "boolean", default: false },
@@ -85,6 +87,7 @@ function optionsOf(values: Values): SimulationOptions {
     tokens: numberOf("tokens", values.tokens ?? String(affordableTokens(workers)), 1, TOKENS_PER_WEIGHT),
     callsPerStep: numberOf("calls", values.calls, 0, 10_000),
     leaseMs: numberOf("lease", values.lease, 1_000, 600_000),
+    copies: values.copies === true,
     seed: numberOf("seed", values.seed ?? String(createSystemRandom().nextBelow(1_000_000)), 0, 2 ** 32 - 1),
     scenarios,
     log: values.verbose ? createLogger("sim") : undefined,
@@ -102,8 +105,8 @@ function numberOf(name: string, text: string | undefined, low: number, high: num
 }
 
 function replayOf(options: SimulationOptions): string {
-  const { workers, keys, objects, tokens, callsPerStep, leaseMs, seed, scenarios } = options;
-  const cluster = `--objects ${objects} --tokens ${tokens} --calls ${callsPerStep} --lease ${leaseMs}`;
+  const { workers, keys, objects, tokens, callsPerStep, leaseMs, copies, seed, scenarios } = options;
+  const cluster = `--objects ${objects} --tokens ${tokens} --calls ${callsPerStep} --lease ${leaseMs}${copies === true ? " --copies" : ""}`;
   const numbers = `--workers ${workers} --keys ${keys} ${cluster}`;
   const only = scenarios.length === SCENARIO_NAMES.length ? "" : ` --scenario ${scenarios.join(",")}`;
   return `npm run sim -- --seed ${seed} ${numbers}${only}`;

@@ -9,6 +9,8 @@ export interface SimObject {
   generation: bigint;
   content: number;
   isSealed: boolean;
+  /** Of another host's object. */
+  isCopy: boolean;
   /** Versions that were dropped while it was not known which one this is. */
   dropped: bigint[];
 }
@@ -22,7 +24,15 @@ export class SimMemory {
   #nextSlot = 1;
 
   allocate(key: string, content: number): SimObject {
-    const object: SimObject = { key, slot: this.#nextSlot++, generation: 0n, content, isSealed: false, dropped: [] };
+    const object: SimObject = {
+      key,
+      slot: this.#nextSlot++,
+      generation: 0n,
+      content,
+      isSealed: false,
+      isCopy: false,
+      dropped: [],
+    };
     this.#bySlot.set(object.slot, object);
     return object;
   }

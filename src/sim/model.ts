@@ -18,6 +18,8 @@ interface KeyState {
   readers: Set<Set<number>>;
   /** A write is under way: no other one is started. Nor after one that failed: it may have its effect at any time. */
   isBusy: boolean;
+  /** Nothing but copies is left of it, which may go at any time. */
+  isLoose: boolean;
 }
 
 export interface ModelCounts {
@@ -92,6 +94,7 @@ export class Model {
       this.counts.writes++;
       if (!existed || existence === 2) {
         state.possible = new Set([content]);
+        state.isLoose = false;
         return;
       }
       state.possible = before;
@@ -104,6 +107,9 @@ export class Model {
         this.violations.push(`set ${key} at ${where}: it is said to exist, but was deleted, or never set`);
       }
       before.delete(ABSENT);
+      if (state.isLoose) {
+        before.add(ABSENT);
+      }
     };
   }
 
@@ -146,6 +152,16 @@ export class Model {
     };
   }
 
+  /** Keys that are set for sure, and of which nothing is left but copies: these may go at any time. Returns how many. */
+  releaseCopies(hasOriginal: (key: string, contents: ReadonlySet<number>) => boolean): number {
+    const keys = this.certain.filter((key) => !hasOriginal(key, this.#stateOf(key).possible));
+    for (const key of keys) {
+      this.#stateOf(key).isLoose = true;
+      this.#becomesPossible(this.#stateOf(key), ABSENT);
+    }
+    return keys.length;
+  }
+
   /** Keys that must be found: set for sure. */
   get certain(): string[] {
     return [...this.#keys.values()].filter(({ possible }) => !possible.has(ABSENT)).map(({ key }) => key);
@@ -167,7 +183,7 @@ export class Model {
   #stateOf(key: string): KeyState {
     let state = this.#keys.get(key);
     if (state === undefined) {
-      state = { key, possible: new Set([ABSENT]), readers: new Set(), isBusy: false };
+      state = { key, possible: new Set([ABSENT]), readers: new Set(), isBusy: false, isLoose: false };
       this.#keys.set(key, state);
       this.keys.push(key);
     }

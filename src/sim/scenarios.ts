@@ -83,6 +83,11 @@ export const SCENARIOS: readonly Scenario[] = [
     what: "an owner can't tell a holder of deletes, and leaves before it could: they hold when the holder is reached again",
     run: deletesOwed,
   },
+  {
+    name: "deletes-away",
+    what: "kill -9 of a control process; keys that its host has copies of are deleted, and their owner is killed too; both come back",
+    run: deletesAway,
+  },
   { name: "control-killed", what: "kill -9 of a control process, started again after 1 s", run: controlKilled },
   { name: "sidecar-killed", what: "kill -9 of a sidecar, which its control process starts again", run: sidecarKilled },
   { name: "host-lost", what: "a host loses its power for good; then an empty one takes its place", run: hostLost },
@@ -217,6 +222,34 @@ async function deletesOwed(context: Context): Promise<Change> {
   return { members: members - 1, settledMs, deleted: deleted.length };
 }
 
+/** The owner of the time at which they were deleted is not there any more when a holder of their copies is. */
+async function deletesAway(context: Context): Promise<Change> {
+  const { cluster, clients, traffic, pick } = context;
+  const members = cluster.controls.length;
+  const [holder, owner] = [pick(), pick()];
+  await traffic(TRAFFIC_MS);
+  await clients.getAt(holder, clients.model.certain);
+  await cluster.clock.advance(DRAIN_LOOK_MS);
+  const copied = holder.memory.allSealed().filter(({ isCopy }) => isCopy);
+  const { memberId } = controlOf(owner);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.killControl(holder);
+  await cluster.settle(members - 1);
+  const keys = copied.map(({ key }) => key);
+  const owners = owner.running?.decisions.ownersOf(encodeKeys(keys)) ?? [];
+  const mine = keys.filter((_, index) => owners[index] === memberId);
+  const deleted = await clients.deleteAt(owner, mine);
+  cluster.killControl(owner);
+  await traffic(PAUSE_BEFORE_RESTART_MS);
+  cluster.startControl(holder);
+  await traffic(PAUSE_BEFORE_RESTART_MS);
+  cluster.startControl(owner);
+  await settleUnderTraffic(context, members);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  await clients.getEverywhere(deleted);
+  return { members, settledMs, deleted: deleted.length };
+}
+
 async function drainKilled(context: Context): Promise<Change> {
   const { traffic, pick } = context;
   const host = pick();
@@ -269,9 +302,15 @@ async function hostLost(context: Context): Promise<Change> {
   // Until the host counts as dead, what is not found may come back with it.
   await traffic(deadAfterMs + TRAFFIC_MS);
   await clients.check();
+  releaseCopies(context);
   cluster.replaceHost(host);
   await settleUnderTraffic(context, members);
   return { members: members - 1, settledMs };
+}
+
+/** A host took objects with it: what is left of some are copies. */
+function releaseCopies({ cluster, clients }: Context): void {
+  clients.model.releaseCopies((key, contents) => cluster.hasBytes(key, contents, false));
 }
 
 async function linkCut(context: Context): Promise<Change> {
@@ -294,6 +333,7 @@ async function linkCut(context: Context): Promise<Change> {
   await traffic(OWED_MS);
   await cluster.stop(joining);
   await cluster.settle(members);
+  releaseCopies(context);
   return { members: members + 1, settledMs };
 }
 

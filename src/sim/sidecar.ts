@@ -3,7 +3,8 @@
  * outlives its control process, as the real one does, and a new control process can take it over.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { FLAG_MORE, FLAG_REPLY, Op, SIDECAR_STATS_BYTES } from "../control/layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, Op, SIDECAR_STATS_BYTES } from "../control/layout-constants.js";
+import { LOCATION_STAYS } from "../control/owner-checks.js";
 import { decodeHeld, decodeResults, encodeKeys, RESULT_RECORD_BYTES, type ResultRecord } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
 import { OBJECT_BYTES, type SimMemory, type SimObject } from "./memory.js";
@@ -30,6 +31,8 @@ export interface SimFabric {
 
 /** Keys of one reply to kListHeld (native/sidecar/control_service.cc). */
 const LIST_PART_KEYS = 4_096;
+/** One of so many reads from others leaves a copy. */
+const COPY_EVERY = 3;
 const NO_ARGS: PortMessage["args"] = [0n, 0n, 0n, 0n];
 /** Of every simulated worker: as much as is ever wanted. */
 const ROOM_BYTES = 1n << 40n;
@@ -51,8 +54,13 @@ export class SimSidecar {
   /** It is about to leave and takes no new objects. */
   #isLeaving = false;
   #setsUnderWay = 0;
+  readonly #keepsCopies: boolean;
+  /** Keys of which a copy is under way. */
+  readonly #copying = new Set<string>();
 
-  constructor(process: SimProcess, memory: SimMemory, fabric: SimFabric) {
+  /** `keepsCopies`: a part of what is read from others stays here. */
+  constructor(process: SimProcess, memory: SimMemory, fabric: SimFabric, keepsCopies = false) {
+    this.#keepsCopies = keepsCopies;
     this.process = process;
     this.memory = memory;
     this.#fabric = fabric;
@@ -212,6 +220,7 @@ export class SimSidecar {
       try {
         const object = await this.#fabric.read(this.process, this.#addressOf(member), slot, result.generation);
         if (object?.key === key) {
+          void this.#keepCopy(object);
           return { code: StatusCode.OK, existed: false, content: object.content, message: "" };
         }
         this.#tell(Op.reportMissing, key, { generation: result.generation, member, slot });
@@ -300,18 +309,8 @@ export class SimSidecar {
       memory: this.memory,
       read: ({ member, slot, generation }: WantedObject) =>
         this.#fabric.read(this.process, this.#addressOf(member), slot, generation),
-      addLocation: async (object: SimObject, then: (result: ResultRecord) => void): Promise<StatusCode> => {
-        let code: StatusCode = StatusCode.RPC_UNAVAILABLE;
-        const payload = Buffer.concat([encodeKeys([object.key]), commitsOf([object])]);
-        await this.#ask(Op.addLocation, payload, 1, NO_ARGS, (reply) => {
-          const [result] = reply.code === StatusCode.OK ? decodeResults(reply.payload) : [];
-          code = result?.code ?? reply.code;
-          if (result?.code === StatusCode.OK) {
-            then(result);
-          }
-        });
-        return code;
-      },
+      addLocation: (object: SimObject, then: (result: ResultRecord) => void) =>
+        this.#addLocation(object, LOCATION_STAYS, then),
     };
     const wanted = decodeTake(message.payload, message.count);
     const codes = await Promise.all(
@@ -320,12 +319,50 @@ export class SimSidecar {
     this.#reply(message, wordsOf(codes));
   }
 
+  async #addLocation(object: SimObject, stays: number, then: (result: ResultRecord) => void): Promise<StatusCode> {
+    let code: StatusCode = StatusCode.RPC_UNAVAILABLE;
+    const payload = Buffer.concat([encodeKeys([object.key]), commitsOf([object])]);
+    await this.#ask(Op.addLocation, payload, 1, [BigInt(stays), 0n, 0n, 0n], (reply) => {
+      const [result] = reply.code === StatusCode.OK ? decodeResults(reply.payload) : [];
+      code = result?.code ?? reply.code;
+      if (result?.code === StatusCode.OK) {
+        then(result);
+      }
+    });
+    return code;
+  }
+
+  /** As native/sidecar/replicas.h does: what was read stays here when its owner has taken it up. */
+  async #keepCopy({ key, generation, content }: SimObject): Promise<void> {
+    const isWanted = this.#keepsCopies && (content + this.process.host) % COPY_EVERY === 0;
+    if (!isWanted || this.#isLeaving || this.#copying.has(key) || this.memory.sealed(key) !== undefined) {
+      return;
+    }
+    this.#copying.add(key);
+    const copy = this.memory.allocate(key, content);
+    Object.assign(copy, { generation, isCopy: true });
+    await this.#addLocation(copy, 0, () => {
+      if ((this.memory.sealed(key)?.generation ?? 0n) < generation) {
+        this.memory.seal(copy);
+      }
+    });
+    this.#copying.delete(key);
+    if (!copy.isSealed) {
+      this.memory.drop(copy);
+      // An owner that did not answer may have taken it up all the same.
+      this.#tell(Op.forgetLocations, key, { generation, member: 0, slot: copy.slot });
+    }
+  }
+
   #listHeld(message: PortMessage): void {
     const objects = this.memory.allSealed();
-    for (let from = 0; from < objects.length; from += LIST_PART_KEYS) {
-      const part = objects.slice(from, from + LIST_PART_KEYS);
-      const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), commitsOf(part)]);
-      this.#reply(message, payload, FLAG_REPLY | FLAG_MORE);
+    for (const areCopies of [false, true]) {
+      const listed = objects.filter(({ isCopy }) => isCopy === areCopies);
+      for (let from = 0; from < listed.length; from += LIST_PART_KEYS) {
+        const part = listed.slice(from, from + LIST_PART_KEYS);
+        const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), commitsOf(part)]);
+        this.#reply(message, payload, FLAG_REPLY | FLAG_MORE, [0n, 0n, areCopies ? LISTED_COPIES : 0n, 0n]);
+      }
     }
     this.#reply(message, new Uint8Array(0));
   }

@@ -24,6 +24,8 @@ export interface SimulationOptions {
   callsPerStep: number;
   /** What the control processes are configured with; a vanished one counts as dead after six leases. */
   leaseMs: number;
+  /** Workers keep copies of what they read from others (--replica_percent). */
+  copies?: boolean;
   log?: Logger | undefined;
   /** Told what is done now. */
   progress?: (what: string) => void;
@@ -93,10 +95,10 @@ async function simulateCluster(
   result: SimulationResult,
   progress: (what: string) => void,
 ): Promise<void> {
-  const { workers, tokens, seed, objects, callsPerStep, leaseMs, log } = options;
+  const { workers, tokens, seed, objects, callsPerStep, leaseMs, copies = false, log } = options;
   const deadAfterMs = DEAD_AFTER_LEASES * leaseMs;
   const settings: Partial<WorkerConfig> = { leaseMs, deadAfterMs };
-  const cluster = new SimCluster({ seed, tokens, settings, ...(log === undefined ? {} : { log }) });
+  const cluster = new SimCluster({ seed, tokens, settings, copies, ...(log === undefined ? {} : { log }) });
   const random = createSeededRandom(seed ^ 0xc11e);
   const clients = new Clients(cluster, random);
   let last: SimHost | undefined;

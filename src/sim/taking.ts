@@ -34,6 +34,7 @@ export interface TakeSteps {
 export async function takeOne(wanted: WantedObject, { memory, read, addLocation }: TakeSteps): Promise<StatusCode> {
   const here = memory.sealed(wanted.key);
   if (here !== undefined && here.generation >= wanted.generation) {
+    here.isCopy &&= here.generation !== wanted.generation;
     return here.generation === wanted.generation ? StatusCode.OK : StatusCode.NOT_FOUND;
   }
   let content: number;

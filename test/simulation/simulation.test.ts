@@ -49,6 +49,18 @@ describe("simulation", () => {
     expect(calls.unknown).toBeLessThan(calls.hits / 5);
   });
 
+  it(`nor when workers keep copies: what was deleted stays so, whoever was away or died (HBMESH_SEED=${seed})`, async () => {
+    process.stdout.write(`HBMESH_SEED=${seed}\n`);
+    const { scenarios, faults } = await simulate({ ...SHORT, copies: true });
+    expect(faults).toEqual([]);
+    for (const { name, check } of scenarios) {
+      expect(check.found + check.lostWithBytes, name).toBe(check.checked);
+    }
+    const lossless = scenarios.filter(({ name }) => name !== "host-lost" && name !== "link-cut");
+    expect(lossless.filter(({ check }) => check.lostWithBytes > 0)).toEqual([]);
+    expect(scenarios.find(({ name }) => name === "deletes-away")?.deleted).toBeGreaterThan(0);
+  });
+
   it("a join and a leave cost messages for each member, not for each pair of them", async () => {
     const workers = 40;
     const { scenarios, faults } = await simulate({ ...SHORT, workers, objects: 2_000, scenarios: ["join", "leave"] });

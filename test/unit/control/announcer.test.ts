@@ -110,7 +110,7 @@ function createSidecar(): Pick<SidecarLink, "listHeld" | "drop"> {
   };
   return {
     listHeld: async (onChunk) =>
-      onChunk({ family: 0, keys: encodeKeys(held.map(({ key }) => key)), records: records(held) }),
+      onChunk({ family: 0, areCopies: false, keys: encodeKeys(held.map(({ key }) => key)), records: records(held) }),
     drop: async (those) => {
       dropped.push(...those);
       return those.map(() => StatusCode.OK);

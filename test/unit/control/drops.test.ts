@@ -159,7 +159,7 @@ describe("drops that are owed", () => {
       sidecar: () => ({ drop: () => answers.shift()?.() }) as unknown as SidecarLink,
       requestTimeoutMs: REQUEST_TIMEOUT_MS,
       onDrop: () => {},
-      onOwed: () => {},
+      onOwed: async () => {},
       inDoubt: () => false,
     });
     holders.setView({ epoch: 1n, selfId: 1, members: new Map([[1, {} as never]]) } as unknown as MembershipView);

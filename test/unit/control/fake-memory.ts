@@ -12,6 +12,8 @@ export interface FakeObject {
   content: string;
   /** Confirmed: its owner knows it, its bytes are on their way. */
   state: "writing" | "confirmed" | "written" | "sealed";
+  /** Of another worker's object. */
+  isCopy?: boolean;
   /** Versions in this slot that were dropped before its bytes were there. */
   dropped?: bigint[];
 }

@@ -99,7 +99,10 @@ export function partsOf(objects: readonly FakeObject[], keysMax: number): FakeOb
   const parts: FakeObject[][] = [];
   for (let left = [...objects]; left.length > 0; ) {
     const keys = new Set<string>();
-    const part = left.filter(({ key }) => keys.size < keysMax && !keys.has(key) && keys.add(key));
+    const areCopies = left[0]?.isCopy;
+    const part = left.filter(
+      ({ key, isCopy }) => isCopy === areCopies && keys.size < keysMax && !keys.has(key) && keys.add(key),
+    );
     const told = new Set(part);
     left = left.filter((object) => !told.has(object));
     parts.push(part);

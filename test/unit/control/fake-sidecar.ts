@@ -6,7 +6,7 @@
  */
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import type { SpawnedSidecar } from "../../../src/control/contract.js";
-import { FLAG_MORE, FLAG_REPLY, Op } from "../../../src/control/layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, Op } from "../../../src/control/layout-constants.js";
 import {
   decodeHeld,
   decodeResults,
@@ -44,6 +44,7 @@ interface Pending {
 
 /** Keys of one reply to kListHeld. */
 const LIST_PART_KEYS = 3;
+const NO_ARGS: PortMessage["args"] = [0n, 0n, 0n, 0n];
 
 export class FakeSidecar implements SpawnedSidecar {
   readonly storeFd = 7;
@@ -260,7 +261,8 @@ export class FakeSidecar implements SpawnedSidecar {
     }
     const slot = this.memory.nextSlot++;
     const { generation, bytes } = record;
-    const object: FakeObject = { key, family, slot, generation, blobSizes: [bytes], content, state: "written" };
+    const isCopy = family === 0;
+    const object: FakeObject = { key, family, slot, generation, blobSizes: [bytes], content, state: "written", isCopy };
     this.memory.objects.set(slot, object);
     const [result] = await this.#askRecords(Op.addLocation, [key], [0], commitsOf([object]), 0n, family);
     if (result?.code === StatusCode.OK) {
@@ -278,8 +280,8 @@ export class FakeSidecar implements SpawnedSidecar {
       this.memory.objects.delete(slot);
     }
     const payload = Buffer.concat([encodeKeys(keys), placesOf(gone)]);
-    const args: PortMessage["args"] = [0n, 0n, 0n, 0n];
-    this.#send({ id: ++this.#lastId, op: Op.forgetLocations, flags: 0, code: 0, count: keys.length, args, payload });
+    const count = keys.length;
+    this.#send({ id: ++this.#lastId, op: Op.forgetLocations, flags: 0, code: 0, count, args: NO_ARGS, payload });
   }
 
   /** The JSON document that a client of this sidecar gets. */
@@ -468,7 +470,8 @@ export class FakeSidecar implements SpawnedSidecar {
       );
       for (const part of partsOf(held, LIST_PART_KEYS)) {
         const payload = Buffer.concat([encodeKeys(part.map(({ key }) => key)), commitsOf(part)]);
-        this.#reply(message, payload, { more: true, family });
+        const copies = part[0]?.isCopy === true ? LISTED_COPIES : 0n;
+        this.#reply(message, payload, { more: true, args: [0n, BigInt(family), copies, 0n] });
       }
     }
     this.#reply(message, new Uint8Array(0));
@@ -489,9 +492,9 @@ export class FakeSidecar implements SpawnedSidecar {
   #reply(
     message: PortMessage,
     payload: Uint8Array,
-    { more = false, family = 0, code = 0 }: { more?: boolean; family?: Family; code?: number } = {},
+    { more = false, args = NO_ARGS, code = 0 }: { more?: boolean; args?: PortMessage["args"]; code?: number } = {},
   ): void {
     const flags = more ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY;
-    this.#send({ id: message.id, op: message.op, flags, code, count: 0, args: [0n, BigInt(family), 0n, 0n], payload });
+    this.#send({ id: message.id, op: message.op, flags, code, count: 0, args, payload });
   }
 }

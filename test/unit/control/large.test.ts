@@ -82,7 +82,7 @@ describe("descriptions of many objects", () => {
         }) as never,
       requestTimeoutMs: 5_000,
       onDrop: () => {},
-      onOwed: () => {},
+      onOwed: async () => {},
       inDoubt: () => false,
     });
     holders.setView({ epoch: 1n, selfId: 1, members: new Map() } as unknown as MembershipView);
