@@ -243,7 +243,7 @@ inline std::vector<std::byte> MakeKeyBatch(const std::vector<std::string>& keys)
   const size_t size = sizeof(header) + ends.size() * sizeof(uint32_t) + bytes.size();
   std::vector<std::byte> batch((size + 7) / 8 * 8);
   std::memcpy(batch.data(), &header, sizeof(header));
-  std::memcpy(batch.data() + sizeof(header), ends.data(), ends.size() * sizeof(uint32_t));
+  if (!ends.empty()) std::memcpy(batch.data() + sizeof(header), ends.data(), ends.size() * sizeof(uint32_t));
   std::memcpy(batch.data() + sizeof(header) + ends.size() * sizeof(uint32_t), bytes.data(), bytes.size());
   return batch;
 }
