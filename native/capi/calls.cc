@@ -74,7 +74,8 @@ Status OpenConnection(hbmesh_client* client, std::shared_ptr<Connection>* connec
   return Status::Ok();
 }
 
-Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent) {
+Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent,
+            Client::Reception* reception) {
   hbmesh_batch given{};
   if (client == nullptr) return IsNull("client");
   if (Status status = CopyStruct(batch, "hbmesh_batch", &given); !status.ok()) return status;
@@ -86,7 +87,7 @@ Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& pl
   const uint64_t transferMs = flat.totalBytes / (client->floorBytesPerSecond / 1000 + 1);
   sent->limitMs = static_cast<uint32_t>(
       std::min<uint64_t>(uint64_t{client->requestTimeoutMs} + plan.waitMs + transferMs, UINT32_MAX));
-  return sent->connection->Submit(flat, &sent->operation, &sent->id);
+  return sent->connection->Submit(flat, &sent->operation, &sent->id, reception);
 }
 
 Status Await(const Sent& sent, const std::string& workerAddress) {
@@ -118,7 +119,9 @@ Status Deliver(hbmesh_result&& finished, hbmesh_result** result) {
 Status CallAndWait(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, hbmesh_result** result) {
   if (result != nullptr) *result = nullptr;
   Sent sent;
-  if (Status status = Send(client, batch, plan, &sent); !status.ok()) return status;
+  Client::Reception reception;  // ends before the connection that `sent` has
+  if (Status status = Send(client, batch, plan, &sent, &reception); !status.ok()) return status;
+  reception.PollUntil([&] { return sent.operation->ended(); });
   if (Status status = Await(sent, client->options.workerAddress); !status.ok()) return status;
   return DeliverEnded(*sent.operation, result);
 }

@@ -104,7 +104,7 @@ hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_
     made->options.workerAddress = given.worker_address;
     if (given.token != nullptr) made->options.token = given.token;
     made->options.connectTimeoutMs = Or(given.connect_timeout_ms, 9000);
-    made->options.spinMicros = Or(given.spin_micros, 20);
+    made->options.spinMicros = Or(given.spin_micros, 50);
     made->requestTimeoutMs = Or(given.request_timeout_ms, made->options.connectTimeoutMs);
     made->subscribeTimeoutMs = Or(given.subscribe_timeout_ms, 20'000);
     made->subscribeManyMs = Or(given.subscribe_many_ms, 60'000);

@@ -132,13 +132,14 @@ Status Connection::MakeCall(layout::Op op, const hbmesh_batch& batch, const std:
   return CheckObjectCall(call);
 }
 
-Status Connection::Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id) {
+Status Connection::Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id,
+                          Client::Reception* reception) {
   auto made = std::make_shared<Operation>(flat.call.op, flat.call.keyCount);
   for (int attempt = 0;; ++attempt) {
     Status status;
     {
       const std::lock_guard lock(mutex_);
-      status = client_->Submit(flat.call, Registration::kKnownOnly, id);
+      status = client_->Submit(flat.call, Registration::kKnownOnly, id, reception);
       if (status.ok()) operations_.emplace(*id, made);
     }
     if (status.ok()) {

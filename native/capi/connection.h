@@ -42,7 +42,8 @@ class Connection {
   [[nodiscard]] Status MakeCall(layout::Op op, const hbmesh_batch& batch, const std::vector<std::string>* keys,
                                 FlatCall* flat) const;
   // Registers memory where needed, and submits. Errors are those of Client::Submit and RegisterDeviceMemory.
-  [[nodiscard]] Status Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id);
+  [[nodiscard]] Status Submit(const FlatCall& flat, std::shared_ptr<Operation>* operation, uint64_t* id,
+                              Client::Reception* reception);
   [[nodiscard]] Client& client() { return *client_; }
   // Why the session ended from the other side; kOk while it lives.
   [[nodiscard]] Status lost() const;

@@ -122,7 +122,9 @@ struct CallPlan {
   Status fault = Status::Ok();                     // what is wrong with the call's numbers; told once there is a worker
 };
 
-[[nodiscard]] Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent);
+// `reception`: see Client::Submit.
+[[nodiscard]] Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& plan, Sent* sent,
+                          Client::Reception* reception = nullptr);
 // Waits for the end, and asks for it when the time is over. kOk: there is a status a key.
 [[nodiscard]] Status Await(const Sent& sent, const std::string& workerAddress);
 // Hands the result over. Without `result`: the first failing key's status.

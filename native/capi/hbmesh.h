@@ -125,7 +125,7 @@ typedef struct hbmesh_client_options {
   uint32_t request_timeout_ms;     /* how long a call may take, its waiting and its bytes apart; 0: as connect */
   uint32_t subscribe_timeout_ms;   /* devices' default wait for one key; 0: 20,000 */
   uint32_t subscribe_many_ms;      /* ... and for several; 0: 60,000 */
-  uint32_t spin_micros;            /* how long the receiving thread polls after an answer before it sleeps; 0: 20 */
+  uint32_t spin_micros;            /* how long a call polls for its answer before it sleeps; 0: 50 */
   uint64_t floor_bytes_per_second; /* slowest transfer that is still waited for; 0: 100,000,000 */
   const char* worker_address;      /* IP:PORT of the worker on this machine, as in "127.0.0.1:31501" */
   const char* token;               /* what the worker wants to be told; NULL: nothing */

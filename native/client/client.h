@@ -67,6 +67,37 @@ struct ClientCallbacks {
 
 class Client {
  public:
+  // For a thread that submits a request and waits for its end: it receives by itself from the submission on, unless
+  // another thread does, so that the answer wakes nobody. Completions and events of any request may then come on this
+  // thread.
+  class Reception {
+   public:
+    Reception() = default;
+    ~Reception() { GiveBack(); }
+    Reception(const Reception&) = delete;
+    Reception& operator=(const Reception&) = delete;
+
+    // Does the calling thread receive.
+    [[nodiscard]] bool holds() const { return client_ != nullptr; }
+    // Polls until `done` says so, for spinMicros at the most; then the client's own thread receives again.
+    template <typename Done>
+    void PollUntil(const Done& done) {
+      while (!done() && Poll()) {
+      }
+      GiveBack();
+    }
+
+   private:
+    friend class Client;
+
+    // False: the time is over, or the session, or another thread receives.
+    bool Poll();
+    void GiveBack();
+
+    Client* client_ = nullptr;
+    uint64_t untilNs_ = 0;  // set by the first Poll
+  };
+
   // Errors are those of OpenSession, and kNotSupported when the worker's backend is not the exporter's. The exporter
   // may be null (then no device memory can be used); it is borrowed and outlives the client.
   [[nodiscard]] static Status Connect(const ClientOptions& options, DeviceExporter* exporter, ClientCallbacks callbacks,
@@ -79,7 +110,9 @@ class Client {
   // completion: kInvalid (the call, its pointers), kNotReady (kKnownOnly and memory is not registered yet), kTryAgain
   // (too many requests wait), kOutOfRange (larger than the queue), kClientWorkerDisconnect, kShuttingDown,
   // kNotSupported (fork). With kAllowed the call may block for a round trip to register memory.
-  [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id);
+  // `reception`: the caller is going to wait for the end, see below; null: it isn't.
+  [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id,
+                              Reception* reception = nullptr);
   // Asks for the end of a request. It still completes: with kRpcCancelled, or with its answer if that was on its way.
   // An id that is not outstanding is ignored.
   void Cancel(uint64_t id);

@@ -1,6 +1,7 @@
 #include "client/session_pump.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -18,14 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 // Messages that are handled before OnTurn is called, so that a flood delays nobody for long.
 constexpr int kMessagesPerTurn = 256;
-
-void CpuRelax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 void ClearEvent(int fd) {
   uint64_t count = 0;
@@ -83,11 +76,40 @@ bool SessionPump::Drain(bool* receivedAny) {
   return true;
 }
 
-void SessionPump::Sleep(int timeoutMs, bool* broken) {
+bool SessionPump::TakeOver() {
+  if (!receiving_.try_lock()) return false;
+  if (over_) {
+    receiving_.unlock();
+    return false;
+  }
+  channel_->EndSleep();
+  return true;
+}
+
+bool SessionPump::Poll() {
+  if (over_) return false;
+  bool receivedAny = false;
+  over_ = !Drain(&receivedAny);
+  if (!receivedAny) ::sched_yield();
+  // The pump's thread has what is left to do: to end, or to wake up in time for the next turn.
+  if (over_ || (receivedAny && handler_->OnTurn() >= 0)) Nudge();
+  return !over_;
+}
+
+void SessionPump::GiveBack() {
+  while (asleep_ && !over_ && !channel_->PrepareSleep()) Poll();
+  receiving_.unlock();
+}
+
+void SessionPump::Sleep(int timeoutMs, bool* broken, std::unique_lock<std::mutex>& receiving) {
   if (channel_->PrepareSleep()) {
+    asleep_ = true;
+    receiving.unlock();
     std::array<pollfd, 3> entries = {pollfd{channel_->peerWakeFd(), POLLIN, 0}, pollfd{nudge_.get(), POLLIN, 0},
                                      pollfd{socket_, POLLRDHUP, 0}};
     const int ready = ::poll(entries.data(), entries.size(), timeoutMs);
+    receiving.lock();
+    asleep_ = false;
     if (ready > 0) {
       if (entries[0].revents != 0) ClearEvent(entries[0].fd);
       if (entries[1].revents != 0) ClearEvent(entries[1].fd);
@@ -98,10 +120,16 @@ void SessionPump::Sleep(int timeoutMs, bool* broken) {
 }
 
 void SessionPump::Run() {
+  std::unique_lock receiving(receiving_);
+  Receive(receiving);
+  over_ = true;
+}
+
+void SessionPump::Receive(std::unique_lock<std::mutex>& receiving) {
   Clock::time_point spinUntil = Clock::now();
   int turnInMs = -1;
   bool socketEnded = false;
-  while (!stop_.load(std::memory_order_relaxed)) {
+  while (!over_ && !stop_.load(std::memory_order_relaxed)) {
     bool receivedAny = false;
     if (!Drain(&receivedAny)) return;
     const bool nudged = nudged_.exchange(false, std::memory_order_acquire);
@@ -115,10 +143,10 @@ void SessionPump::Run() {
       return;
     }
     if (Clock::now() < spinUntil) {
-      CpuRelax();
+      ::sched_yield();  // not a pause: on a machine whose cores are taken the sidecar may wait for this one
       continue;
     }
-    Sleep(turnInMs, &socketEnded);
+    Sleep(turnInMs, &socketEnded, receiving);
   }
 }
 

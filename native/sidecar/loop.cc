@@ -1,5 +1,6 @@
 #include "sidecar/loop.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -15,14 +16,6 @@ namespace {
 
 constexpr uint64_t kWakeWatch = 0;            // in epoll_event::data; watches count from 1
 constexpr uint64_t kSocketCheckNs = 200'000;  // while busy or spinning, sockets are looked at this often
-
-void Relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -98,7 +91,7 @@ void Loop::Run(LoopWork& work) {
     }
     if (ran || worked) continue;
     if (now - lastWork < spinNs_) {
-      Relax();
+      ::sched_yield();  // not a pause: on a machine whose cores are taken a client may wait for this one
       continue;
     }
     Sleep(work);

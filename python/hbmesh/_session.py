@@ -39,7 +39,7 @@ class Session:
         subscribe_timeout_ms: int = 20_000,
         subscribe_many_timeout_ms: int = 60_000,
         floor_bytes_per_second: int = 100_000_000,
-        spin_micros: int = 20,
+        spin_micros: int = 50,
     ) -> None:
         encoded_token = encoded_text(token, "token")
         if encoded_text(host, "host") == b"" or check_uint(port, "port", 65_535) == 0:

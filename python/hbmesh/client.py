@@ -37,7 +37,7 @@ class Client(Session):
         subscribe_timeout_ms: how long a subscription of one key waits, unless it says otherwise.
         subscribe_many_timeout_ms: the same for several keys.
         floor_bytes_per_second: slowest transfer that is still waited for.
-        spin_micros: how long the receiving thread polls after an answer before it sleeps.
+        spin_micros: how long a call polls for its answer before it sleeps.
     """
 
     # ---- Host objects ------------------------------------------------------------------------------------------------
