@@ -68,6 +68,60 @@ Fd Dial(const SocketAddress& address) {
   return made;
 }
 
+tcp::Hello HelloOf(uint32_t lane, uint32_t lanes, uint32_t flags) {
+  tcp::Hello hello{};
+  hello.magic = tcp::kMagic;
+  hello.version = tcp::kVersion;
+  hello.endpoint[0] = 5;
+  hello.lane = lane;
+  hello.lanes = lanes;
+  hello.flags = flags;
+  return hello;
+}
+
+tcp::HelloReply ReplyOf(uint32_t step, uint32_t code) {
+  tcp::HelloReply reply{};
+  reply.magic = tcp::kMagic;
+  reply.version = tcp::kVersion;
+  reply.step = step;
+  reply.code = code;
+  return reply;
+}
+
+Bytes BytesOf(const auto& record) {
+  const auto* first = reinterpret_cast<const std::byte*>(&record);
+  return {first, first + sizeof record};
+}
+
+// What comes next: a record with small numbers in its fields, which is where bounds go wrong, or any bytes.
+enum class Part : uint8_t { kHello, kProof, kReply, kAny, kParts };
+
+Bytes PartOf(Input& input) {
+  switch (static_cast<Part>(input.Byte() % static_cast<uint8_t>(Part::kParts))) {
+    case Part::kHello: {
+      const uint8_t lane = input.Byte();
+      const uint8_t lanes = input.Byte();
+      const uint8_t flags = input.Byte();
+      return BytesOf(
+          HelloOf(lane % (tcp::kLanesMax + 3), lanes % (tcp::kLanesMax + 3), flags < 0xC0 ? flags % 2 : flags));
+    }
+    case Part::kProof:
+      return BytesOf(tcp::Proof{});
+    case Part::kReply: {
+      const uint8_t step = input.Byte();
+      const uint8_t code = input.Byte();
+      tcp::HelloReply reply = ReplyOf(step % 5, code < 0x80 ? 0 : code % 32);
+      const size_t text = input.Take<uint16_t>() % (2 * sizeof reply.text);
+      std::fill_n(reply.text, std::min(text, sizeof reply.text), 'x');  // half of them without an end
+      return BytesOf(reply);
+    }
+    default: {
+      const std::span<const std::byte> some = input.Some(input.Byte());
+      return {some.begin(), some.end()};
+    }
+  }
+}
+
 void Call(Server& server, Input& input) {
   const uint32_t before = server.sink.accepted.load();
   const size_t count = 1 + input.Byte() % 2;
@@ -75,7 +129,7 @@ void Call(Server& server, Input& input) {
   for (size_t i = 0; i < count; ++i) {
     callers.push_back(Dial(server.address));
     for (int part = 0; part < 3 && !input.empty(); ++part) {
-      const std::span<const std::byte> said = input.Some(input.Byte());
+      const Bytes said = PartOf(input);
       (void)::send(callers.back().get(), said.data(), said.size(), MSG_NOSIGNAL);
     }
     ::shutdown(callers.back().get(), SHUT_WR);
@@ -130,49 +184,35 @@ class Liar {
   SocketAddress address_;
 };
 
-tcp::Hello HelloOf(uint32_t lane, uint32_t lanes, uint32_t flags) {
-  tcp::Hello hello{};
-  hello.magic = tcp::kMagic;
-  hello.version = tcp::kVersion;
-  hello.endpoint[0] = 5;
-  hello.lane = lane;
-  hello.lanes = lanes;
-  hello.flags = flags;
-  return hello;
-}
-
 }  // namespace
 
 std::vector<Bytes> Seeds() {
+  const auto part = [](Part what) { return static_cast<uint8_t>(what); };
   SeedWriter one;
-  one.PutByte(0)
-      .PutByte(0)
-      .PutByte(sizeof(tcp::Hello))
-      .Put(HelloOf(0, 1, 0))
-      .PutByte(sizeof(tcp::Proof))
-      .Put(tcp::Proof{});
+  one.PutByte(0).PutByte(0).PutByte(part(Part::kHello)).PutByte(0).PutByte(1).PutByte(0).PutByte(part(Part::kProof));
   SeedWriter two;
   two.PutByte(0).PutByte(1);
-  for (uint32_t lane = 0; lane < 2; ++lane) {
-    two.PutByte(sizeof(tcp::Hello)).Put(HelloOf(lane, 2, 0)).PutByte(sizeof(tcp::Proof)).Put(tcp::Proof{}).PutByte(0);
+  for (uint8_t lane = 0; lane < 2; ++lane) {
+    two.PutByte(part(Part::kHello)).PutByte(lane).PutByte(2).PutByte(0).PutByte(part(Part::kProof));
+    two.PutByte(part(Part::kAny)).PutByte(0);
   }
   SeedWriter guarded;
-  guarded.PutByte(1).PutByte(0).PutByte(sizeof(tcp::Hello)).Put(HelloOf(0, 1, tcp::kHasToken));
-  guarded.PutByte(sizeof(tcp::Proof)).Put(tcp::Proof{});
+  guarded.PutByte(1).PutByte(0).PutByte(part(Part::kHello)).PutByte(0).PutByte(1).PutByte(tcp::kHasToken);
+  guarded.PutByte(part(Part::kProof));
+  SeedWriter raw;
+  raw.PutByte(0).PutByte(0).PutByte(part(Part::kAny)).PutByte(sizeof(tcp::Hello)).Put(HelloOf(0, 1, 0));
+  raw.PutByte(part(Part::kAny)).PutByte(sizeof(tcp::Proof)).Put(tcp::Proof{});
+  const auto reply = [&](SeedWriter& to, tcp::Step step, uint8_t code, uint16_t text) {
+    to.PutByte(part(Part::kReply)).PutByte(static_cast<uint8_t>(step)).PutByte(code).Put(text);
+  };
   SeedWriter lie;
-  tcp::HelloReply reply{};
-  reply.magic = tcp::kMagic;
-  reply.version = tcp::kVersion;
-  reply.step = static_cast<uint32_t>(tcp::Step::kChallenge);
-  tcp::HelloReply accepted = reply;
-  accepted.step = static_cast<uint32_t>(tcp::Step::kAccepted);
-  lie.PutByte(2).PutByte(1).Put(reply).Put(accepted);
+  lie.PutByte(2).PutByte(0);
+  reply(lie, tcp::Step::kChallenge, 0, 0);
+  reply(lie, tcp::Step::kAccepted, 0, 0);
   SeedWriter refusal;
-  reply.code = 19;
-  reply.step = 0;
-  reply.text[0] = 'x';
-  refusal.PutByte(3).PutByte(0).Put(reply);
-  return {one.bytes(), two.bytes(), guarded.bytes(), lie.bytes(), refusal.bytes()};
+  refusal.PutByte(3).PutByte(0);
+  reply(refusal, tcp::Step::kChallenge, 0x80 + 19, 1);
+  return {one.bytes(), two.bytes(), guarded.bytes(), raw.bytes(), lie.bytes(), refusal.bytes()};
 }
 
 }  // namespace hbmesh::fuzz
@@ -188,7 +228,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Call(how == 0 ? *open : *guarded, input);
   } else {
     const uint32_t lanes = 1 + input.Byte() % 3;
-    liar->Answer(lanes, how == 2 ? open->options : guarded->options, input.rest());
+    Bytes said;
+    for (int part = 0; part < 4 && !input.empty(); ++part) {
+      const Bytes next = PartOf(input);
+      said.insert(said.end(), next.begin(), next.end());
+    }
+    liar->Answer(lanes, how == 2 ? open->options : guarded->options, said);
   }
   return 0;
 }

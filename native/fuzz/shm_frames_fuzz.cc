@@ -21,6 +21,28 @@ namespace {
 constexpr uint64_t kBytes = 8192;
 
 enum Kind : uint8_t { kSealed, kLoose, kReadOnly, kPipe, kNone, kKinds };
+// Half of what comes is as it should be: else little would come so far that it matters.
+Kind KindOf(uint8_t byte) { return byte < 0x80 ? kSealed : static_cast<Kind>(byte % kKinds); }
+uint8_t ByteOf(Kind kind) {
+  return kind == kSealed ? 0 : static_cast<uint8_t>(0x80 + (kKinds - 0x80 % kKinds + kind) % kKinds);
+}
+
+enum Step : uint8_t { kAsk, kOffer, kSay, kSteps };
+
+// Where bounds go wrong: at, before and after the ends of pages and memory; sometimes any.
+uint64_t Edge(Input& input) {
+  static constexpr uint64_t kEdges[] = {0,          1,      4095,       4096,          kBytes - 1000,
+                                        kBytes - 1, kBytes, kBytes + 1, kBytes + 4095, 2 * kBytes};
+  const uint8_t which = input.Byte();
+  return which < 0xE0 ? kEdges[which % std::size(kEdges)] : input.Number() * 512;
+}
+constexpr uint8_t kEdgeOfBytes = 6;
+
+// Mostly one of two, so that question, offer and revocation meet.
+uint32_t Region(Input& input) {
+  const uint8_t which = input.Byte();
+  return which < 0xE0 ? 1 + which % 2 : static_cast<uint32_t>(input.Number());
+}
 
 Fd NewDescriptor(Kind kind) {
   if (kind == kPipe) {
@@ -83,10 +105,15 @@ class Attack {
 
   void Run(Input& input) {
     for (int i = 0; i < 40 && !input.empty(); ++i) {
-      if (input.Byte() % 4 == 0) {
-        Ask(input);
-      } else {
-        Say(input);
+      switch (static_cast<Step>(input.Byte() % kSteps)) {
+        case kAsk:
+          Ask(input);
+          break;
+        case kOffer:
+          Offer(input);
+          break;
+        default:
+          Say(input);
       }
     }
     theirs_.Reset();
@@ -102,9 +129,25 @@ class Attack {
     const bool write = input.Byte() % 2 == 0;
     const uint64_t bytes = 1 + input.Below(static_cast<uint32_t>(target_.size()));
     const LocalPiece piece{target_.data(), bytes};
-    const RemoteRange range{
-        .region = static_cast<uint32_t>(input.Number()), .offset = input.Number() * 1000, .bytes = bytes};
+    const RemoteRange range{.region = Region(input), .offset = Edge(input), .bytes = bytes};
     if (link_->Submit(write, range, std::span(&piece, 1), asked_).ok()) ++asked_;
+  }
+  // A question and the offer that answers it: the range ends at the end of what is offered, or next to it.
+  void Offer(Input& input) {
+    shm::MapReply reply{};
+    reply.header = {.type = static_cast<uint32_t>(shm::PacketType::kMapReply), .region = ++offered_};
+    reply.writable = input.Byte() % 2;
+    reply.bytes = Edge(input);
+    reply.fdOffset = Edge(input);
+    const uint64_t bytes = 1 + input.Below(static_cast<uint32_t>(target_.size()));
+    const uint8_t over = input.Byte();
+    const uint64_t end = reply.bytes + (over < 0xC0 ? 0 : over % 3 - 1);
+    const LocalPiece piece{target_.data(), bytes};
+    const RemoteRange range{.region = offered_, .offset = end - bytes, .bytes = bytes};
+    if (link_->Submit(over % 2 == 0, range, std::span(&piece, 1), asked_).ok()) ++asked_;
+    const Fd descriptor = NewDescriptor(KindOf(input.Byte()));
+    const int number = descriptor.get();
+    (void)SendPacket(theirs_.get(), std::as_bytes(std::span(&reply, 1)), std::span(&number, 1)).ok();
   }
   void Say(Input& input) {
     const uint8_t how = input.Byte();
@@ -115,7 +158,7 @@ class Attack {
     } else {
       packet = Record(input, how);
     }
-    const auto kind = static_cast<Kind>(input.Byte() % kKinds);
+    const Kind kind = KindOf(input.Byte());
     if (packet.empty()) return;
     const Fd descriptor = kind == kNone ? Fd() : NewDescriptor(kind);
     const int number = descriptor.get();
@@ -124,13 +167,14 @@ class Attack {
   static Bytes Record(Input& input, uint8_t how) {
     shm::MapReply reply{};
     reply.header.type = 3 + how % 5;
-    reply.header.region = static_cast<uint32_t>(input.Number());
+    reply.header.region = Region(input);
     size_t bytes = sizeof reply.header;
     if (reply.header.type == static_cast<uint32_t>(shm::PacketType::kMapReply)) {
-      reply.code = input.Byte() % 4;
+      const uint8_t code = input.Byte();
+      reply.code = code < 0xE0 ? 0 : code % 4;
       reply.writable = input.Byte() % 2;
-      reply.bytes = input.Byte() % 2 == 0 ? kBytes : input.Number() * 1000;
-      reply.fdOffset = input.Number() * 512;
+      reply.bytes = Edge(input);
+      reply.fdOffset = Edge(input);
       bytes = sizeof reply;
     }
     const auto* first = reinterpret_cast<const std::byte*>(&reply);
@@ -145,23 +189,49 @@ class Attack {
   std::shared_ptr<ShmLink> link_;
   Fd theirs_;
   uint64_t asked_ = 0;
+  uint32_t offered_ = 1000;  // regions that only Offer asks for
 };
 
 }  // namespace
 
 std::vector<Bytes> Seeds() {
   SeedWriter reads;  // asks for 100 bytes of region 2, which is then offered, and revoked
-  reads.PutByte(0).PutByte(1).Put(uint16_t{99}).PutByte(2).PutByte(0);
-  reads.PutByte(1).PutByte(1).PutByte(2).PutByte(0).PutByte(1).PutByte(0).PutByte(0).PutByte(kSealed);
-  reads.PutByte(1).PutByte(2).PutByte(2).PutByte(kNone);
+  reads.PutByte(kAsk).PutByte(1).Put(uint16_t{99}).PutByte(1).PutByte(0);
+  reads.PutByte(kSay)
+      .PutByte(1)
+      .PutByte(1)
+      .PutByte(0)
+      .PutByte(1)
+      .PutByte(kEdgeOfBytes)
+      .PutByte(0)
+      .PutByte(ByteOf(kSealed));
+  reads.PutByte(kSay).PutByte(2).PutByte(1).PutByte(ByteOf(kNone));
   SeedWriter lends;  // asks for ours, gives it back
-  lends.PutByte(1).PutByte(5).PutByte(1).PutByte(kNone).PutByte(1).PutByte(3).PutByte(1).PutByte(kNone);
+  lends.PutByte(kSay)
+      .PutByte(5)
+      .PutByte(0)
+      .PutByte(ByteOf(kNone))
+      .PutByte(kSay)
+      .PutByte(3)
+      .PutByte(0)
+      .PutByte(ByteOf(kNone));
   SeedWriter message;
-  message.PutByte(1).PutByte(4).PutByte(8).Put(shm::PacketHeader{7, 0}).PutByte(1).PutByte(kLoose);
+  message.PutByte(kSay).PutByte(4).PutByte(8).Put(shm::PacketHeader{7, 0}).PutByte(1).PutByte(ByteOf(kLoose));
   SeedWriter loose;
-  loose.PutByte(0).PutByte(0).Put(uint16_t{10}).PutByte(3).PutByte(0);
-  loose.PutByte(1).PutByte(1).PutByte(3).PutByte(0).PutByte(1).PutByte(0).PutByte(0).PutByte(kLoose);
-  return {reads.bytes(), lends.bytes(), message.bytes(), loose.bytes()};
+  loose.PutByte(kAsk).PutByte(0).Put(uint16_t{10}).PutByte(0).PutByte(0);
+  loose.PutByte(kSay)
+      .PutByte(1)
+      .PutByte(0)
+      .PutByte(0)
+      .PutByte(1)
+      .PutByte(kEdgeOfBytes)
+      .PutByte(0)
+      .PutByte(ByteOf(kLoose));
+  SeedWriter offers;  // memory of which a part is offered, and all of it
+  for (const uint8_t bytes : {3, 6}) {
+    offers.PutByte(kOffer).PutByte(1).PutByte(bytes).PutByte(0).Put(uint16_t{99}).PutByte(0).PutByte(ByteOf(kSealed));
+  }
+  return {reads.bytes(), lends.bytes(), message.bytes(), loose.bytes(), offers.bytes()};
 }
 
 }  // namespace hbmesh::fuzz
