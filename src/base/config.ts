@@ -68,6 +68,11 @@ export interface WorkerConfig extends EtcdFiles {
   deadAfterMs: number;
   /** How long the sidecar outlives its control process, for the next one to take it over. Default 60,000. */
   orphanGraceMs: number;
+  /**
+   * A sidecar that lives and has not answered for so long is killed, and started again with its objects; after a third of that the worker is not ready, and no change of the ring waits for it. Default
+   * 30,000; 0: it is left alone.
+   */
+  sidecarHangMs: number;
   /** How long a question to an owner may take, its waiting apart, before its keys are given up. Default 5,000. */
   requestTimeoutMs: number;
   /** How long a new sidecar may take to answer. Default 30,000, and 10 more for each MiB of the arena, which it touches first. */
@@ -110,6 +115,7 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   spinMicros: 0,
   deadAfterMs: 30_000,
   orphanGraceMs: 60_000,
+  sidecarHangMs: 30_000,
   requestTimeoutMs: 5_000,
   sidecarStartTimeoutMs: 30_000,
   sidecarRestartsMax: 5,
@@ -131,6 +137,7 @@ const RANGES: readonly [keyof WorkerConfig, number, number][] = [
   ["spinMicros", 0, 10_000],
   ["deadAfterMs", 0, 3_600_000],
   ["orphanGraceMs", 0, 3_600_000],
+  ["sidecarHangMs", 0, 3_600_000],
   ["requestTimeoutMs", 100, 600_000],
   ["sidecarStartTimeoutMs", 100, 600_000],
   ["sidecarRestartsMax", 0, 1_000],

@@ -54,15 +54,28 @@ export function signalProcess(found: FoundProcess, signal: NodeJS.Signals): bool
   }
 }
 
+/** Of its main thread, as /proc names it: R runs or could, S sleeps, D waits for a disk, T is stopped. Undefined: there is no such process. */
+export function stateOf(pid: number): string | undefined {
+  try {
+    return statFields(pid)[0];
+  } catch {
+    return undefined;
+  }
+}
+
 /** Throws when there is no such process, or only what is left of it. */
 function startTicksOf(pid: number): bigint {
-  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-  // The name, in parentheses, may have blanks; what follows has none: state is field 3, the start field 22.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const fields = statFields(pid);
   if (fields[0] === "Z" || fields[0] === "X") {
     throw new Error(`process ${pid} has ended`);
   }
   return BigInt(fields[19] ?? "");
+}
+
+/** The name, in parentheses, may have blanks; what follows has none: state is field 3, the start field 22. */
+function statFields(pid: number): string[] {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
 /** Linux counts a process's start in hundredths of a second. */

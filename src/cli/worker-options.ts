@@ -37,6 +37,7 @@ export interface WorkerOptions extends RoomOptions {
   spin_us: number;
   dead_after_ms: number;
   orphan_grace_ms: number;
+  sidecar_hang_ms: number;
   sim_bandwidth_mb_per_s: number;
   sim_latency_us: number;
   sidecar: boolean;
@@ -89,6 +90,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     spinMicros: options.spin_us,
     deadAfterMs: options.dead_after_ms,
     orphanGraceMs: options.orphan_grace_ms,
+    sidecarHangMs: options.sidecar_hang_ms,
     tenantsFile: options.tenants_file,
     clusterTokenFile: options.cluster_token_file,
     tlsCert: options.tls_cert,
@@ -169,6 +171,12 @@ function withPlaceOptions(command: Command): void {
       "how long the sidecar outlives the control process, for the next one to take it over",
       wholeNumber(0, 3_600_000),
       60_000,
+    )
+    .option(
+      "--sidecar_hang_ms <N>",
+      "a sidecar that lives and has not answered for so long is killed and started again, with its objects; 0: never",
+      wholeNumber(0, 3_600_000),
+      30_000,
     );
 }
 

@@ -196,6 +196,12 @@ export class ClientSession {
     if (stopped !== undefined && wasCutShort(decoded, stopped)) {
       throw stopped;
     }
+    for (const answer of decoded.answers) {
+      if (stopped !== undefined && answer.code === StatusCode.RPC_CANCELLED) {
+        // The sidecar only knows that it was told to stop.
+        Object.assign(answer, { code: stopped.code, message: stopped.message });
+      }
+    }
     return { decoded, context, decoder: connection.decoder };
   }
 

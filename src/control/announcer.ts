@@ -43,6 +43,10 @@ export interface AnnouncerOptions {
   departed: Departed;
   /** These were told to an owner, and are gone meanwhile. */
   onGone: (objects: readonly DroppedObject[]) => void;
+  /** The sidecar lives, and does not answer: what it holds can't be told. */
+  isHung: () => boolean;
+  /** How long what can't be told, or a member that vanished, may come back. */
+  deadAfterMs: number;
   /** How long a member that this one saw vanish may still come back. */
   doubtMs: () => number;
   concluder: Concluder;
@@ -76,6 +80,8 @@ export class Announcer {
   readonly #options: AnnouncerOptions;
   readonly #told: Told;
   readonly #copies: Copies;
+  /** The view for which the sidecar is still to say what it holds. */
+  #untold: MembershipView | undefined;
   #run = new AbortController();
   #running: Promise<void> = Promise.resolve();
 
@@ -85,7 +91,15 @@ export class Announcer {
     this.#copies = new Copies(options);
   }
 
+  /** Does not wait for it any longer: concludes without what it holds, so that owners know that they can't tell. When it answers again, or another one does, this member's record is written again. */
+  sidecarHangs(): void {
+    if (this.#untold !== undefined) {
+      this.setView(this.#untold);
+    }
+  }
+
   setView(view: MembershipView): void {
+    this.#untold = view;
     this.#run.abort();
     const run = new AbortController();
     // One listener for each owner that is being told.
@@ -106,6 +120,12 @@ export class Announcer {
     await this.#running;
   }
 
+  /** How long what owners don't find may still be announced. */
+  get #doubtMs(): number {
+    const { isHung, deadAfterMs, doubtMs } = this.#options;
+    return isHung() ? deadAfterMs : doubtMs();
+  }
+
   /** Never rejects. */
   async #announce(view: MembershipView, signal: AbortSignal): Promise<void> {
     const { clock, log, departed } = this.#options;
@@ -114,11 +134,12 @@ export class Announcer {
     while (!signal.aborted) {
       const watch = departed.watch();
       try {
-        const sidecar = this.#options.sidecar();
+        const sidecar = this.#options.isHung() ? undefined : this.#options.sidecar();
         const isNews = this.#told.planFor(view);
         const run: Run = { view, signal, sidecar, watch, isNews, behind: new Map(), copies: [] };
         await this.#tellHeld(run);
         if (!signal.aborted) {
+          this.#untold = undefined;
           await this.#conclude(run);
         }
         return;
@@ -141,7 +162,7 @@ export class Announcer {
   }
 
   async #conclude(run: Run): Promise<void> {
-    const { decisions, log, doubtMs, concluder, onConcluded } = this.#options;
+    const { decisions, log, concluder, onConcluded } = this.#options;
     const { directory } = decisions;
     const { view, signal, behind } = run;
     const untold = [...behind.keys()];
@@ -156,7 +177,7 @@ export class Announcer {
     }
     const catchingUp = [...behind].map(([owner, parts]) => this.#catchUp(run, owner, parts));
     const { highestGeneration } = directory;
-    const said = await concluder.conclude(view, { untold, doubtMs: doubtMs(), highestGeneration, signal });
+    const said = await concluder.conclude(view, { untold, doubtMs: this.#doubtMs, highestGeneration, signal });
     if (said !== undefined) {
       // Before this member gives one under this ring: another owner may have given, or buried, higher ones of the same keys.
       directory.raiseGeneration(said.highestGeneration);
@@ -312,10 +333,10 @@ export class Announcer {
 
   /** Rejects if the owner can't be asked, or is not at this epoch. */
   async #ask(run: Run, owner: number, part: Part, last: boolean): Promise<Results> {
-    const { calls, doubtMs } = this.#options;
+    const { calls } = this.#options;
     const { keys, records, family } = part;
     const question: Question = { method: "announce", keys, family, signal: run.signal };
-    const told = { keys, records, existence: 0, waitMs: last ? doubtMs() : 0, last };
+    const told = { keys, records, existence: 0, waitMs: last ? this.#doubtMs : 0, last };
     const said = await calls.askOwner(owner, run.view.epoch, told, question);
     if (said.t === "results") {
       return said.results;

@@ -24,6 +24,10 @@ export interface SpawnedSidecar {
    * outlive the sidecar. It stays open when the sidecar dies, until `stop` is called.
    */
   readonly storeFd: number | undefined;
+  /** State of the process's loop as /proc names it: R runs or could, S sleeps, T is stopped. Default: not known. */
+  state?(): string | undefined;
+  /** Ends a sidecar that does not answer, at once (SIGKILL); its port then closes. Default: the port is closed. */
+  kill?(): void;
   /** Ends the sidecar if it still runs, and keeps its memory for a successor. Default: it ends with its port. */
   end?(): Promise<void>;
   /** Ends the sidecar if it still runs, waits for its end, and releases what belongs to it. Called once, also after it died. */

@@ -110,7 +110,8 @@ class ControlProcessImpl implements ControlProcess {
     // Nobody can choose keys that make the directory slow.
     const hashSeed = (BigInt(random.nextBelow(2 ** 32)) << 32n) | BigInt(random.nextBelow(2 ** 32));
     const decisions = dependencies.decisions ?? createDecisions({ hashSeed });
-    const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs: config.requestTimeoutMs };
+    const { requestTimeoutMs, deadAfterMs } = config;
+    const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs, deadAfterMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
     this.#peers = new Peers(this.#network, (id) => this.#deaths.suspect(id));
     this.#holderOptions = {
@@ -123,17 +124,9 @@ class ControlProcessImpl implements ControlProcess {
     };
     this.#holders = new Holders(this.#holderOptions);
     this.#graves = new Graves({ ...shared, peers: this.#peers, holders: this.#holders, checkKeys });
-    const patienceMs = Math.floor(config.requestTimeoutMs * OWNER_PATIENCE_SHARE);
-    const { deadAfterMs } = config;
+    const patienceMs = Math.floor(requestTimeoutMs * OWNER_PATIENCE_SHARE);
     const mayDecide = (): boolean => this.#guard.mayDecide;
-    this.#owner = new DirectoryOwner({
-      ...shared,
-      holders: this.#holders,
-      checkKeys,
-      patienceMs,
-      deadAfterMs,
-      mayDecide,
-    });
+    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, mayDecide });
     this.#calls = new OwnerCalls({
       ...shared,
       peers: this.#peers,
@@ -152,6 +145,7 @@ class ControlProcessImpl implements ControlProcess {
       sidecar,
       departed: this.#departed,
       onGone: (objects) => this.#forgetter.add(objects),
+      isHung: () => this.#supervisor?.isHung === true,
       doubtMs: () => this.#owner.vanished.ownDoubtMs,
       concluder: new Concluder({ ...shared, peers: this.#peers, collector: this.#collector }),
       onConcluded: (epoch, missing, doubtMs) => this.#owner.conclude(epoch, missing, doubtMs),
@@ -244,8 +238,8 @@ class ControlProcessImpl implements ControlProcess {
   async health(): ReturnType<ControlProcess["health"]> {
     const reason = this.#reason();
     const supervisor = this.#supervisor;
-    const figures =
-      supervisor?.isUp === true ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const asks = supervisor?.isUp === true && !supervisor.isHung;
+    const figures = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
@@ -276,8 +270,9 @@ class ControlProcessImpl implements ControlProcess {
         ? "the worker has moved its objects to others, and waits to be stopped"
         : `the worker is leaving and moves its objects to others: ${objectsLeft} of ${objects} are left`;
     }
-    if (this.#supervisor !== undefined && !this.#supervisor.isUp) {
-      return "the sidecar is being restarted";
+    const sidecarReason = this.#supervisor?.notReadyReason ?? "";
+    if (sidecarReason !== "") {
+      return sidecarReason;
     }
     if (this.#membership.view === undefined) {
       return "the worker has not joined its cluster yet";
@@ -395,6 +390,7 @@ class ControlProcessImpl implements ControlProcess {
       spawn,
       takeOver,
       restartsMax: this.config.sidecarRestartsMax,
+      hangMs: this.config.sidecarHangMs,
       onRequest: (message) => this.#requests?.take(message),
       onUp: (link) => {
         this.#requests = new SidecarRequests(requestOptions, () => link);
@@ -406,6 +402,8 @@ class ControlProcessImpl implements ControlProcess {
         }
       },
       onDown: (reason) => this.#requests?.end(reason),
+      onHung: () => this.#announcer.sidecarHangs(),
+      onBack: () => void this.#announceRestart(),
       onGiveUp: (reason) => this.#failed.resolve(reason),
     });
   }

@@ -9,6 +9,7 @@ import type { Logger } from "../base/log.js";
 import type { PortMessage } from "../sidecar/port.js";
 import type { SpawnedSidecar, SpawnSidecar, TakeOverSidecar } from "./contract.js";
 import { SidecarLink } from "./sidecar-link.js";
+import { SidecarWatch } from "./sidecar-watch.js";
 
 export interface SupervisorOptions {
   clock: Clock;
@@ -19,10 +20,16 @@ export interface SupervisorOptions {
   takeOver?: TakeOverSidecar | undefined;
   /** Restarts within RESTART_WINDOW_MS before it gives up. */
   restartsMax: number;
+  /** A sidecar that has not answered for so long is killed (sidecar-watch.ts); 0: none is. */
+  hangMs: number;
   onRequest: (message: PortMessage, link: SidecarLink) => void;
   /** Called at each start, the first included. */
   onUp: (link: SidecarLink) => void;
   onDown: (reason: HbmeshError) => void;
+  /** It does not answer, and lives. */
+  onHung: () => void;
+  /** It answers again. */
+  onBack: () => void;
   /** No further restart. */
   onGiveUp: (reason: HbmeshError) => void;
 }
@@ -30,6 +37,8 @@ export interface SupervisorOptions {
 const RESTART_WINDOW_MS = 60_000;
 const RESTART_PAUSE_MS = 200;
 const SHUTDOWN_TIMEOUT_MS = 10_000;
+/** The longest that a timer takes. */
+const NEVER_MS = 2 ** 31 - 1;
 
 type State = { t: "starting" } | { t: "up"; spawned: SpawnedSidecar; link: SidecarLink } | { t: "ended" };
 
@@ -39,6 +48,7 @@ export class SidecarSupervisor {
   readonly #restarts: number[] = [];
   #state: State = { t: "starting" };
   #work: Promise<void> = Promise.resolve();
+  #watch: SidecarWatch | undefined;
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
@@ -58,6 +68,16 @@ export class SidecarSupervisor {
     return this.#state.t === "up";
   }
 
+  /** It is up, and does not answer. */
+  get isHung(): boolean {
+    return this.#watch?.isHung === true;
+  }
+
+  /** Why it can't do its work, for people; or empty. */
+  get notReadyReason(): string {
+    return this.isUp ? (this.#watch?.reason ?? "") : "the sidecar is being restarted";
+  }
+
   /**
    * Takes over what an earlier control process left running, else starts a sidecar. Rejects when the first one doesn't start: that is a fault of the configuration, which a restart would
    * repeat.
@@ -74,6 +94,7 @@ export class SidecarSupervisor {
   /** Ends the sidecar, after its transfers. Never rejects. */
   async close(): Promise<void> {
     this.#ending.abort();
+    this.#watch?.end();
     await this.#work;
     if (this.#state.t === "up") {
       const { spawned, link } = this.#state;
@@ -91,6 +112,7 @@ export class SidecarSupervisor {
     const { clock, workerAddress, onRequest, onUp } = this.#options;
     const link = new SidecarLink(spawned.port, { clock, workerAddress });
     this.#state = { t: "up", spawned, link };
+    this.#watch = this.#createWatch(spawned, link);
     onUp(link);
     // Last: what the port has kept is for those who were told of the link, and a port that closed meanwhile is a death.
     link.attach(
@@ -99,11 +121,30 @@ export class SidecarSupervisor {
     );
   }
 
+  #createWatch(spawned: SpawnedSidecar, link: SidecarLink): SidecarWatch | undefined {
+    const { clock, log, hangMs, onHung, onBack } = this.#options;
+    if (hangMs === 0) {
+      return undefined;
+    }
+    return new SidecarWatch({
+      clock,
+      log,
+      hangMs,
+      // It ends with the port, or with an answer.
+      ask: () => link.stats(NEVER_MS),
+      stateOf: () => spawned.state?.(),
+      onHung,
+      onBack,
+      onKill: () => (spawned.kill === undefined ? spawned.port.close() : spawned.kill()),
+    });
+  }
+
   #died(spawned: SpawnedSidecar, reason: HbmeshError): void {
     if (this.#state.t !== "up" || this.#state.spawned !== spawned || this.#ending.signal.aborted) {
       return;
     }
     this.#state = { t: "starting" };
+    this.#watch?.end();
     this.#options.log.error({ cause: reason.message }, "the sidecar is gone");
     this.#options.onDown(reason);
     this.#work = this.#restart(spawned);

@@ -76,6 +76,8 @@ export interface SidecarProcess {
   readonly pid: number;
   /** Resolves when it has ended, for whatever reason; never rejects. */
   readonly exited: Promise<SidecarExit>;
+  /** SIGKILL, now. */
+  kill(): void;
   /** SIGTERM, then SIGKILL after the time limit; resolves when it has ended. May be called again, and after it ended. */
   stop(): Promise<SidecarExit>;
 }
@@ -248,6 +250,10 @@ class RunningSidecar implements SidecarProcess {
       lines.close();
       ready.destroy();
     }
+  }
+
+  kill(): void {
+    this.#child.kill("SIGKILL");
   }
 
   async stop(): Promise<SidecarExit> {

@@ -1,5 +1,6 @@
 /** A sidecar process together with the queue to it: what a control process starts, and starts again after a crash. */
 import { closeSync } from "node:fs";
+import { stateOf } from "../base/processes.js";
 import { connectSidecar, type NativeSidecarPort } from "./native-port.js";
 import type { SidecarPort } from "./port.js";
 import { type SidecarProcess, type SidecarProcessOptions, startSidecarProcess } from "./sidecar-process.js";
@@ -9,6 +10,10 @@ export interface StartedSidecar {
   readonly process: SidecarProcess;
   /** The store's memory, for the next sidecar; open until stop(). */
   readonly storeFd: number;
+  /** As /proc names it; undefined: not known. */
+  state(): string | undefined;
+  /** SIGKILL, now: for one that does not answer. */
+  kill(): void;
   /** As stop(), but the store's memory stays open for a successor. */
   end(): Promise<void>;
   /** Closes the port, ends the process and waits for its end, then closes the store's descriptor. May be called again. */
@@ -45,6 +50,8 @@ export async function startSidecar(options: SidecarProcessOptions, adoptFd?: num
     port,
     process,
     storeFd,
+    state: () => stateOf(process.pid),
+    kill: () => process.kill(),
     end,
     stop: () => {
       stopped ??= stop();

@@ -7,7 +7,7 @@ import { closeSync } from "node:fs";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { findProcesses } from "../base/processes.js";
+import { findProcesses, stateOf } from "../base/processes.js";
 import { type ConnectSidecarOptions, connectSidecar, type NativeSidecarPort } from "./native-port.js";
 import {
   type SidecarExit,
@@ -74,6 +74,8 @@ export async function takeOverSidecar(
     port,
     process,
     storeFd,
+    state: () => stateOf(process.pid),
+    kill: () => process.kill(),
     end,
     stop: () => {
       stopped ??= end().then(() => dependencies.closeFd(storeFd));
@@ -118,6 +120,12 @@ class ForeignProcess implements SidecarProcess {
 
   get exited(): Promise<SidecarExit> {
     return this.#awaitEnd(Number.POSITIVE_INFINITY).then(() => GONE);
+  }
+
+  kill(): void {
+    if (this.pid > 0) {
+      this.#signal(this.pid, "SIGKILL");
+    }
   }
 
   stop(): Promise<SidecarExit> {

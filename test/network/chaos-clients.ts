@@ -12,6 +12,8 @@ import { type HostProcess, type Outcome, WRONG_BYTES } from "./host-process.js";
 
 const ABSENT = 0;
 const STEP_PAUSE_MS = 10;
+/** The sidecar did not even say that it stopped. */
+const SILENT = "WORKER_TIMEOUT";
 
 export interface ChaosKey {
   name: string;
@@ -173,7 +175,7 @@ export class ChaosClient {
     for (const [index, key] of keys.entries()) {
       this.#judgeWrite(key, versions[index] as number, before[index] as Set<number>, outcomes[index] as Outcome, kind);
     }
-    this.#noteConnection(outcomes);
+    await this.#noteConnection(outcomes);
   }
 
   #judgeWrite(key: ChaosKey, version: number, before: Set<number>, { code, message }: Outcome, kind: string): void {
@@ -190,7 +192,7 @@ export class ChaosClient {
       }
       change(key, before);
       key.isOpen = false;
-    } else if (TRANSIENT.includes(code)) {
+    } else if (TRANSIENT.includes(code) || code === SILENT) {
       this.#refused(code);
       this.#counts.uncertain += 1;
     } else {
@@ -221,7 +223,7 @@ export class ChaosClient {
         this.#judgeRefusal(key, outcome);
       }
     }
-    this.#noteConnection(outcomes);
+    await this.#noteConnection(outcomes);
   }
 
   #judgeBytes(key: ChaosKey, version: number): void {
@@ -235,7 +237,7 @@ export class ChaosClient {
   }
 
   #judgeRefusal(key: ChaosKey, { code, message }: Outcome): void {
-    if (TRANSIENT.includes(code)) {
+    if (TRANSIENT.includes(code) || code === SILENT) {
       this.#refused(code);
     } else {
       this.#violations.push(`reading ${key.name} at host ${this.host} failed with ${code}: ${message}`);
@@ -247,8 +249,12 @@ export class ChaosClient {
     this.#counts.codes[code] = (this.#counts.codes[code] ?? 0) + 1;
   }
 
-  #noteConnection(outcomes: readonly Outcome[]): void {
+  async #noteConnection(outcomes: readonly Outcome[]): Promise<void> {
     this.#isConnected = !outcomes.some(({ code }) => NEEDS_CONNECT.includes(code));
+    if (outcomes.some(({ code }) => code === SILENT)) {
+      // Its worker was stopped for longer than a request may take, and may still use the memory of the call.
+      await this.kill();
+    }
   }
 }
 

@@ -97,6 +97,16 @@ export const FAULTS: readonly Fault[] = [
     },
   },
   {
+    name: "sidecar stopped",
+    async run({ net }, host, _other, brokenMs) {
+      const pid = await net.untilSidecar(host);
+      signal(pid, "SIGSTOP");
+      await delay(brokenMs);
+      // It may have been killed, for its silence.
+      signal(pid, "SIGCONT");
+    },
+  },
+  {
     name: "one etcd of three killed",
     async run({ net, random }, _host, _other, brokenMs) {
       const index = random.nextBelow(ETCD_MEMBERS);

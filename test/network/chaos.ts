@@ -28,7 +28,7 @@ const FILES_MAX = 256;
 export async function runChaos(options: ChaosOptions): Promise<void> {
   const { seed, faults, brokenMsMax, clientsPerHost, keysPerClient } = options;
   // However long a start takes on a busy machine: what a worker that is away holds is never a sure miss.
-  const flags = ["--dead_after_ms", "3600000", "--replica_percent", "20"];
+  const flags = ["--dead_after_ms", "3600000", "--replica_percent", "20", "--sidecar_hang_ms", "6000"];
   const net = await NetworkFixture.start({ etcd: 3, arenaMb: 64, flagsOf: () => flags });
   try {
     await net.untilWhole();

@@ -293,7 +293,12 @@ describe("time limits and cancellation", () => {
 
     const late = client.mGetH2D(["a", "b"], [list(), list()]);
     await clock.advance(9_001);
-    expect((await late).failedKeys).toEqual(["b"]);
+    const { failedKeys, statuses } = await late;
+    expect(failedKeys).toEqual(["b"]);
+    expect(statuses[1]).toMatchObject({
+      code: StatusCode.RPC_DEADLINE_EXCEEDED,
+      message: expect.stringMatching(/^waited \d+ ms for worker/),
+    });
 
     hang({ code: 0, payload: objectReply([cancelled, cancelled]) });
     const nothing = expect(client.mGetH2D(["a", "b"], [list(), list()])).rejects.toMatchObject({

@@ -149,6 +149,8 @@ beforeEach(() => {
     requestTimeoutMs: 1_000,
     departed,
     onGone: (those) => void gone.push(...those),
+    isHung: () => false,
+    deadAfterMs: 0,
     doubtMs: () => 0,
     concluder: { conclude: async () => undefined } as unknown as Concluder,
     onConcluded: nothing,
