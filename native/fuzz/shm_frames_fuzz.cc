@@ -1,8 +1,8 @@
 // What a peer on this host says on the socket of the shm transport: ShmLink, with descriptors of all kinds, while it
 // reads and writes the peer's memory.
 //
-// Must hold: each request completes once; memory that could shrink is not mapped; the link ends with its peer, and lets
-// go of all memory.
+// Must hold: each request completes once, and fails if it is for bytes that were not offered; memory that could shrink
+// is not mapped; the link ends with its peer, and lets go of all memory.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -77,6 +77,7 @@ class Sink final : public TransportSink {
     changed_.wait(lock, [this] { return ended_; });
   }
   [[nodiscard]] size_t completed() const { return completed_.size(); }
+  [[nodiscard]] bool succeeded(uint64_t token) const { return completed_.at(token) == StatusCode::kOk; }
 
  private:
   std::mutex mutex_;
@@ -120,6 +121,7 @@ class Attack {
     sink_.WaitEnd();
     link_->Close();
     FUZZ_CHECK(sink_.completed() == asked_);
+    for (const uint64_t token : refused_) FUZZ_CHECK(token >= asked_ || !sink_.succeeded(token));
     link_.reset();
     shared_->memory->Remove(1);  // waits for ever if a use was forgotten
   }
@@ -144,6 +146,9 @@ class Attack {
     const uint64_t end = reply.bytes + (over < 0xC0 ? 0 : over % 3 - 1);
     const LocalPiece piece{target_.data(), bytes};
     const RemoteRange range{.region = offered_, .offset = end - bytes, .bytes = bytes};
+    const bool fits =
+        bytes <= end && end <= reply.bytes && reply.bytes <= kBytes && reply.fdOffset <= kBytes - reply.bytes;
+    if (!fits) refused_.push_back(asked_);
     if (link_->Submit(over % 2 == 0, range, std::span(&piece, 1), asked_).ok()) ++asked_;
     const Fd descriptor = NewDescriptor(KindOf(input.Byte()));
     const int number = descriptor.get();
@@ -189,7 +194,8 @@ class Attack {
   std::shared_ptr<ShmLink> link_;
   Fd theirs_;
   uint64_t asked_ = 0;
-  uint32_t offered_ = 1000;  // regions that only Offer asks for
+  std::vector<uint64_t> refused_;   // tokens of requests for bytes that are not offered, or are not there
+  uint32_t offered_ = 0x7E57'0000;  // regions that only Offer asks for
 };
 
 }  // namespace
