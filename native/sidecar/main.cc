@@ -37,6 +37,13 @@ struct Flags {
   hbmesh::SimOptions sim;
 };
 
+// A size in KiB or MiB, 2^shift bytes each. Its range is one of these, not of bytes: a transformation would come before
+// the check.
+CLI::Option* AddSize(CLI::App& app, const std::string& name, uint64_t& bytes, uint32_t shift, const std::string& text) {
+  return app.add_option_function<uint64_t>(
+      name, [&bytes, shift](const uint64_t& size) { bytes = size << shift; }, text);
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   SidecarOptions& options = flags.options;
   app.add_option("--worker_address", options.workerAddress, "IP:PORT of the worker; names the session socket")
@@ -83,23 +90,20 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--max_inflight", options.inflightMax, "requests of one client under way; more get TRY_AGAIN")
       ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
-  app.add_option("--max_inflight_mb", options.inflightBytesMax,
-                 "MiB of their messages, beyond one; default 256; more get TRY_AGAIN")
-      ->check(CLI::Range(1, 1 << 20))
-      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 20); });
+  AddSize(app, "--max_inflight_mb", options.inflightBytesMax, 20,
+          "MiB of their messages, beyond one; default 256; more get TRY_AGAIN")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_option("--max_sessions", options.sessionsMax, "processes connected at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_option("--floor_mb_s", options.floorMbPerSecond, "a transfer slower than this many MB/s is given up")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  app.add_option("--slice_kb", options.sliceBytes, "largest piece of a remote read, KiB; default 1024")
-      ->check(CLI::Range(4, 1 << 20))
-      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 10); });
-  app.add_option("--at_once_mb", options.atOnceBytesMax,
-                 "sets up to this size, MiB, tell the owners of the keys while they are copied; default 512, 0: none")
-      ->check(CLI::Range(0, 1 << 20))
-      ->transform([](const std::string& text) { return std::to_string(std::stoull(text) << 20); });
+  AddSize(app, "--slice_kb", options.sliceBytes, 10, "largest piece of a remote read, KiB; default 1024")
+      ->check(CLI::Range(4, 1 << 20));
+  AddSize(app, "--at_once_mb", options.atOnceBytesMax, 20,
+          "sets up to this size, MiB, tell the owners of the keys while they are copied; default 512, 0: none")
+      ->check(CLI::Range(0, 1 << 20));
   app.add_option("--key_rule", options.keyRule, "which keys are allowed")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))
