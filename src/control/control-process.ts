@@ -344,6 +344,7 @@ class ControlProcessImpl implements ControlProcess {
     return new LeaseGuard({
       clock: this.#clock,
       log: this.#log,
+      random: this.#random,
       peers: this.#peers,
       view: () => this.#membership.view,
       leaseUntilMs: () => this.#membership.leaseUntilMs,

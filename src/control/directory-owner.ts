@@ -112,7 +112,7 @@ export class DirectoryOwner {
         decisions.directory.forgetMember(id);
       }
     }
-    const own = before?.members.get(view.selfId)?.revision;
+    const own = before?.members.get(before.selfId)?.revision;
     const isBack = own !== undefined && own !== view.members.get(view.selfId)?.revision;
     // Its lease had ended, and others owned its keys meanwhile: what it knew may be undone. Everyone tells it anew.
     decisions.directory.forgetForeign(isBack ? 0 : view.selfId);

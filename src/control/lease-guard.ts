@@ -2,11 +2,12 @@
  * LeaseGuard: may this member decide for the keys that it owns? Once its lease has ended others own them, though it may not have heard of it: it was stopped, or does not reach the store. From the time at which its
  * lease may have ended, by its own clock, it gives no answer as an owner that claims something (a miss, a removal, a set), until it has joined again.
  *
- * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts) every WITNESS_MS; if most of them have the same ring, and their leases may have ended too, it
+ * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts) about every WITNESS_MS, each at times of its own, and in a large cluster half as often once they agree; if most of them have the same ring, and their leases may have ended too, it
  * goes on. Two of them that are cut off together with it from everyone else would be wrong witnesses.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import type { Logger } from "../base/log.js";
+import type { RandomSource } from "../base/random.js";
 import type { WitnessReply } from "../gen/hbmesh/v1/directory_pb.js";
 import { collectorsOf } from "./collector.js";
 import type { MembershipView } from "./membership.js";
@@ -17,6 +18,7 @@ export type Witness = Omit<WitnessReply, "$typeName" | "$unknown">;
 export interface LeaseGuardOptions {
   clock: Clock;
   log: Logger;
+  random: RandomSource;
   peers: Peers;
   view: () => MembershipView | undefined;
   /** Until when the lease lasts, by this member's clock. */
@@ -30,6 +32,11 @@ export interface LeaseGuardOptions {
 const WITNESS_MS = 300;
 /** So long an excuse lasts from when it was asked for. */
 const EXCUSE_MS = 1_000;
+/** Shares of WITNESS_MS between two looks, the least and the most: what ended for all at once is not asked for by all at once. */
+const SPREAD_MIN = 0.75;
+const SPREAD_MAX = 1.25;
+/** Above so many members, those that are excused ask half as often: all of them ask the same three. */
+const MEMBERS_MANY = 100;
 
 const ALONE_MESSAGE = "the store can't be reached, by others neither: going on with the last ring";
 
@@ -80,8 +87,11 @@ export class LeaseGuard {
   /** Looks again when the lease may have ended, and often from then on. */
   #arm(): void {
     if (!this.#closed) {
-      const { clock, leaseUntilMs } = this.#options;
-      this.#timer ??= clock.setTimer(Math.max(WITNESS_MS, leaseUntilMs() - clock.monotonicMs()), () => {
+      const { clock, random, leaseUntilMs, view } = this.#options;
+      const isMany = (view()?.members.size ?? 0) > MEMBERS_MANY;
+      const spread = SPREAD_MIN + (SPREAD_MAX - SPREAD_MIN) * random.nextFraction();
+      const waitMs = WITNESS_MS * spread * (isMany && this.#isExcused ? 2 : 1);
+      this.#timer ??= clock.setTimer(Math.max(waitMs, leaseUntilMs() - clock.monotonicMs()), () => {
         this.#timer = undefined;
         void this.#look();
         this.#arm();

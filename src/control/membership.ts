@@ -10,6 +10,9 @@
  * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
  * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
  *
+ * A store that has lost its data gives ids, and revisions, from the beginning. So a record is only ever written where none of another worker is: who finds its id taken goes on under another one. And who comes back puts back
+ * what must be there for all: the counter, above all ids that it knows, and the settings.
+ *
  * A view is published at once; only when many changes come in a row it takes several of them, the more the larger the cluster is: a thousand that start would else build a ring of a thousand a thousand times.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -21,6 +24,7 @@ import type { Logger } from "../base/log.js";
 import type { RandomSource } from "../base/random.js";
 import { type Member, MemberSchema } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { Store, WatchBatch } from "../metadata/store.js";
+import { MemberIds } from "./member-ids.js";
 
 export interface MemberEntry {
   member: Member;
@@ -66,7 +70,6 @@ export interface MembershipOptions {
   onEvicted: (reason: HbmeshError) => void;
 }
 
-const MEMBER_ID_MAX = 65_535;
 const LEAVES_SUFFIX = "/leaves";
 const RETRY_MS = 500;
 const WARN_INTERVAL_MS = 10_000;
@@ -75,22 +78,22 @@ const VIEWS_AT_ONCE = 8;
 const VIEW_INTERVAL_MS = 100;
 /** Above so many members a view counts for several: what a ring costs grows with them. */
 const MEMBERS_PER_VIEW = 250;
-/** Longest wait after so many processes took the id that this one wanted; each time twice as long. */
-const ID_RETRY_MS = 4;
-const ID_RETRIES_MAX = 5;
 /** How long joining waits to see its own record. */
 const JOIN_TIMEOUT_MS = 10_000;
 
 export class Membership {
   readonly #options: MembershipOptions;
-  readonly #prefix: string;
+  readonly #ids: MemberIds;
   readonly #ending = new AbortController();
   readonly #known = new Map<string, MemberEntry>();
-  /** Ids are never used again, so this is bounded. */
+  /** Ids that left as planned, until a store that has lost its data gives one again. */
   readonly #left = new Set<number>();
+  /** Of the record that was written before, if any. */
+  #lastRevision: bigint | undefined;
   readonly #firstSnapshot = createDeferred<void>();
   readonly #joined: Deferred<void> = createDeferred<void>();
   #selfId = 0;
+  #self: SelfDescription | undefined;
   #leaseId: bigint | undefined;
   #leaseUntilMs = Number.NEGATIVE_INFINITY;
   /** Of the record that was written last; undefined while another one is being written. */
@@ -110,7 +113,7 @@ export class Membership {
 
   constructor(options: MembershipOptions) {
     this.#options = options;
-    this.#prefix = `hbmesh/${options.clusterName}/`;
+    this.#ids = new MemberIds(options, this.#ending.signal);
   }
 
   /** Undefined before join(). */
@@ -136,15 +139,8 @@ export class Membership {
 
   /** Resolves once this member's record is in the view. On failure nothing of it is left in the store. */
   async join(): Promise<void> {
-    const { keyRule, tokenMark, clusterName } = this.#options;
-    await this.#agree("key_rule", keyRule, (agreed) => {
-      return `cluster ${clusterName} has the key rule ${agreed} and this worker ${keyRule}; start it with the cluster's`;
-    });
-    await this.#agree("cluster_token", tokenMark, () => {
-      const remedy = "start all workers of a cluster with the same --cluster_token_file, or all without";
-      return `cluster ${clusterName} has another cluster token than this worker, or one of both has none; ${remedy}`;
-    });
-    this.#selfId = await this.#takeId();
+    await this.#ids.agree();
+    this.#selfId = await this.#ids.take();
     this.#tasks.push(this.#watch());
     const limits = { clock: this.#options.clock, timeoutMs: JOIN_TIMEOUT_MS, signal: this.#ending.signal };
     await withDeadline(this.#firstSnapshot.promise, { ...limits, what: "reading the members from the store" });
@@ -161,7 +157,7 @@ export class Membership {
 
   /** Takes the record of another member out, whose process is dead. */
   async removeDead(id: number): Promise<void> {
-    await this.#options.store.delete(`${this.#prefix}members/${id}`, { signal: this.#ending.signal });
+    await this.#options.store.delete(`${this.#ids.membersPrefix}${id}`, { signal: this.#ending.signal });
   }
 
   /** The others learn at once that this member is gone. Never rejects. */
@@ -170,7 +166,7 @@ export class Membership {
     this.#publishTimer?.cancel();
     await Promise.all([...this.#tasks, this.#writing]);
     if (this.#leaseId !== undefined) {
-      const leaves = `${this.#prefix}members/${this.#selfId}${LEAVES_SUFFIX}`;
+      const leaves = `${this.#ownKey}${LEAVES_SUFFIX}`;
       const written = { leaseId: this.#leaseId, timeoutMs: 2_000 };
       // Without it the others wait for a while whether this member comes back.
       await this.#options.store.put(leaves, new Uint8Array(0), written).catch(() => {});
@@ -183,65 +179,34 @@ export class Membership {
     }
   }
 
-  /** What all members must have alike. The first one writes it; who comes with something else is refused before it is seen by the others. */
-  async #agree(setting: string, own: string, describe: (agreed: string) => string): Promise<void> {
-    const { store } = this.#options;
-    const key = `${this.#prefix}settings/${setting}`;
-    const { written } = await store.put(key, Buffer.from(own), { expectedRevision: 0n });
-    if (written) {
-      return;
-    }
-    const entry = await store.get(key);
-    const agreed = entry === undefined ? own : Buffer.from(entry.value).toString("utf8");
-    if (agreed !== own) {
-      throw new HbmeshError(StatusCode.INVALID, describe(agreed));
-    }
+  get #ownKey(): string {
+    return `${this.#ids.membersPrefix}${this.#selfId}`;
   }
 
-  /** Those that start at the same time draw apart: all at once they would ask the store as often as there are pairs of them. */
-  async #takeId(): Promise<number> {
-    const { store, clock, random } = this.#options;
-    const key = `${this.#prefix}next_member_id`;
-    for (let retries = 0; ; retries++) {
-      const entry = await store.get(key, { signal: this.#ending.signal });
-      const id = entry === undefined ? 1 : Number(Buffer.from(entry.value).toString("utf8"));
-      if (!Number.isInteger(id) || id < 1) {
-        throw new HbmeshError(
-          StatusCode.DATA_INCONSISTENCY,
-          `the store's ${key} is no member id; delete it while no worker runs`,
-        );
-      }
-      if (id > MEMBER_ID_MAX) {
-        const message = `all ${MEMBER_ID_MAX} member ids of the cluster were used; start it anew under another cluster name`;
-        throw new HbmeshError(StatusCode.OUT_OF_RANGE, message);
-      }
-      const next = Buffer.from(String(id + 1));
-      if ((await store.put(key, next, { expectedRevision: entry?.modifyRevision ?? 0n })).written) {
-        return id;
-      }
-      const longestMs = ID_RETRY_MS * 2 ** Math.min(retries, ID_RETRIES_MAX);
-      await pause(clock, random.nextFraction() * longestMs, this.#ending.signal);
-    }
+  #isOwn({ workerAddress, linkAddress }: Member): boolean {
+    // They don't change: the link's is known before it joins.
+    this.#self ??= this.#options.describeSelf();
+    return workerAddress === this.#self.workerAddress && linkAddress === this.#self.linkAddress;
   }
 
   /** One write at a time: two leases must not race for the record. */
   #writeSelf(): Promise<void> {
     const work = this.#writing.then(async () => {
-      const { store, clock, leaseMs, describeSelf, onRenewed } = this.#options;
+      const { clock, store, leaseMs, onRenewed } = this.#options;
       const { signal } = this.#ending;
       this.#recordRevision = undefined;
-      const member = create(MemberSchema, { id: this.#selfId, ...describeSelf() });
-      const value = toBinary(MemberSchema, member);
       for (let attempt = 0; ; attempt++) {
         const askedMs = clock.monotonicMs();
         if (this.#leaseId === undefined) {
+          if (this.#view !== undefined) {
+            await this.#ids.putBack();
+          }
           this.#leaseId = await store.grantLease(leaseMs, { signal });
           this.#leaseUntilMs = askedMs + leaseMs;
         }
         try {
-          const record = { leaseId: this.#leaseId, signal };
-          const { revision } = await store.put(`${this.#prefix}members/${this.#selfId}`, value, record);
-          this.#recordRevision = revision;
+          this.#recordRevision = await this.#putRecord(this.#leaseId);
+          this.#lastRevision = this.#recordRevision;
           onRenewed();
           return;
         } catch (reason) {
@@ -255,6 +220,30 @@ export class Membership {
     });
     this.#writing = work.catch(() => {});
     return work;
+  }
+
+  /** Where no other worker has written its own. Returns the revision, which is none that this record had before: a store that has lost its data counts anew. */
+  async #putRecord(leaseId: bigint): Promise<bigint> {
+    const { store, log, describeSelf } = this.#options;
+    const { signal } = this.#ending;
+    for (;;) {
+      const there = await store.get(this.#ownKey, { signal });
+      if (there !== undefined && !this.#isOwn(decodeMember(there.value))) {
+        const before = this.#selfId;
+        this.#selfId = await this.#ids.take();
+        log.error(
+          { before, member: this.#selfId },
+          "another worker has this one's member id; going on under a new one",
+        );
+        continue;
+      }
+      const value = toBinary(MemberSchema, create(MemberSchema, { id: this.#selfId, ...describeSelf() }));
+      const record = { leaseId, expectedRevision: there?.modifyRevision ?? 0n, signal };
+      const { written, revision } = await store.put(this.#ownKey, value, record);
+      if (written && revision !== this.#lastRevision) {
+        return revision;
+      }
+    }
   }
 
   /** Records of earlier processes with this worker address: they are dead, since this process has the address. */
@@ -323,7 +312,7 @@ export class Membership {
   async #watch(): Promise<void> {
     const { store, clock } = this.#options;
     const { signal } = this.#ending;
-    const prefix = `${this.#prefix}members/`;
+    const prefix = this.#ids.membersPrefix;
     while (!signal.aborted) {
       try {
         for await (const batch of store.watch(prefix, { signal })) {
@@ -342,12 +331,13 @@ export class Membership {
     if (batch.snapshot) {
       this.#known.clear();
     }
-    const own = `${this.#prefix}members/${this.#selfId}`;
+    const own = this.#ownKey;
     let changedAt = 0n;
     let ownEndedAt: bigint | undefined;
     for (const { entry, deleted } of batch.events) {
+      const id = this.#ids.idOf(entry.key);
       if (entry.key.endsWith(LEAVES_SUFFIX)) {
-        this.#left.add(Number(entry.key.slice(entry.key.lastIndexOf("members/") + 8, -LEAVES_SUFFIX.length)));
+        this.#left.add(id);
         continue;
       }
       const before = this.#known.get(entry.key);
@@ -356,7 +346,12 @@ export class Membership {
         this.#known.delete(entry.key);
         ownEndedAt = entry.key === own ? entry.modifyRevision : ownEndedAt;
       } else {
-        this.#known.set(entry.key, { member: decodeMember(entry.value), revision: entry.modifyRevision });
+        const member = decodeMember(entry.value);
+        this.#known.set(entry.key, { member, revision: entry.modifyRevision });
+        ownEndedAt = entry.key === own && !this.#isOwn(member) ? entry.modifyRevision : ownEndedAt;
+        if (before?.member.workerAddress !== member.workerAddress) {
+          this.#left.delete(id);
+        }
       }
       changedAt = entry.modifyRevision > changedAt ? entry.modifyRevision : changedAt;
     }
@@ -370,7 +365,7 @@ export class Membership {
     if (changedAt === 0n) {
       return;
     }
-    if (this.#known.has(own)) {
+    if (this.#hasRecord) {
       this.#publishSoon(changedAt);
     } else if (ownEndedAt !== undefined && this.#view !== undefined && !this.#ending.signal.aborted) {
       // Once: what others write until this member's next record is seen is no reason for another one.
@@ -389,7 +384,9 @@ export class Membership {
         return;
       }
     }
-    if (endedAt === undefined || this.#recordRevision === undefined || this.#recordRevision < endedAt) {
+    const isAnothers = this.#known.has(this.#ownKey) && !this.#hasRecord;
+    const isOld = endedAt === undefined || this.#recordRevision === undefined || this.#recordRevision < endedAt;
+    if (isOld || isAnothers) {
       this.#recordRevision = undefined;
       await this.#writeSelf();
     }
@@ -408,10 +405,15 @@ export class Membership {
     this.#publishTimer ??= clock.setTimer((this.#viewCost - this.#credit) * VIEW_INTERVAL_MS, () => {
       this.#publishTimer = undefined;
       // Without its own record this member has no place in a view; it writes it again.
-      if (this.#known.has(`${this.#prefix}members/${this.#selfId}`) && !this.#ending.signal.aborted) {
+      if (this.#hasRecord && !this.#ending.signal.aborted) {
         this.#publish();
       }
     });
+  }
+
+  get #hasRecord(): boolean {
+    const own = this.#known.get(this.#ownKey);
+    return own !== undefined && this.#isOwn(own.member);
   }
 
   get #viewCost(): number {

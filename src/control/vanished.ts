@@ -25,7 +25,8 @@ export class Vanished {
     const untilMs = this.#clock.monotonicMs() + this.#deadAfterMs;
     for (const [id, { member }] of this.#view?.members ?? []) {
       // Without transports it has no sidecar, and held nothing.
-      if (!view.members.has(id) && !view.left.has(id) && member.transports.length > 0) {
+      const isThere = view.members.get(id)?.member.workerAddress === member.workerAddress;
+      if (!isThere && !view.left.has(id) && member.transports.length > 0) {
         this.#missing.set(member.workerAddress, { id, untilMs });
       }
     }

@@ -77,6 +77,14 @@ export class EtcdMembers {
     await ended;
   }
 
+  /** As killAll, and all of their data is lost. */
+  async loseAll(): Promise<void> {
+    await this.killAll();
+    for (const index of this.#each((each) => each)) {
+      rmSync(this.#dataOf(index), { recursive: true, force: true });
+    }
+  }
+
   async close(): Promise<void> {
     await this.killAll();
     rmSync(this.#folder, { recursive: true, force: true });
@@ -86,12 +94,16 @@ export class EtcdMembers {
     return Array.from({ length: this.#count }, (_, index) => make(index));
   }
 
+  #dataOf(index: number): string {
+    return join(this.#folder, `${index}`);
+  }
+
   #flags(index: number): string[] {
     const client = `http://${hubAddress(index)}:${CLIENT_PORT}`;
     const peer = (each: number): string => `http://${hubAddress(each)}:${PEER_PORT}`;
     const flags = {
       name: `e${index}`,
-      "data-dir": join(this.#folder, `${index}`),
+      "data-dir": this.#dataOf(index),
       "listen-client-urls": client,
       "advertise-client-urls": client,
       "listen-peer-urls": peer(index),

@@ -183,14 +183,18 @@ export class NetworkFixture {
   }
 
   /** Worker addresses that it knows as members, sorted; undefined: it does not answer. */
-  async members(host: number): Promise<{ epoch: bigint; addresses: string[] } | undefined> {
-    const said = await this.#api<{ epoch?: string; members?: { workerAddress: string }[] }>(
+  async members(host: number): Promise<{ epoch: bigint; addresses: string[]; ids: number[] } | undefined> {
+    const said = await this.#api<{ epoch?: string; members?: { workerAddress: string; id: number }[] }>(
       host,
       "ClusterService/ListMembers",
     );
     return said === undefined
       ? undefined
-      : { epoch: BigInt(said.epoch ?? 0), addresses: (said.members ?? []).map((m) => m.workerAddress).sort() };
+      : {
+          epoch: BigInt(said.epoch ?? 0),
+          addresses: (said.members ?? []).map((m) => m.workerAddress).sort(),
+          ids: (said.members ?? []).map((m) => m.id),
+        };
   }
 
   /** All of these hosts are members as each of them sees it, and answer with certainty. */

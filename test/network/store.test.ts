@@ -5,7 +5,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { until } from "../cluster/commands.js";
 import { etcdMissing } from "../cluster/etcd.js";
-import { NetworkFixture } from "./fixture.js";
+import { kill, NetworkFixture } from "./fixture.js";
 import { namespacesMissing } from "./hosts.js";
 import { goOnWithoutStore } from "./store-away.js";
 
@@ -57,6 +57,29 @@ describe.skipIf(missing !== undefined)(`etcd that fails ${missing ?? ""}`, { tim
     await net.untilWhole();
     for (const host of net.all) {
       await net.fillPatiently(host, 5);
+    }
+  });
+
+  it("all of its data lost while workers run: they are members again, each with an id of its own, also one that is started meanwhile", async () => {
+    for (const joins of [false, true]) {
+      if (joins) {
+        await kill(net.worker(3).pid);
+      }
+      await net.etcd.loseAll();
+      await net.etcd.startAll();
+      if (joins) {
+        await net.startWorker(3);
+      }
+      await net.untilWhole();
+      const ids = await Promise.all(net.all.map(async (host) => (await net.members(host))?.ids));
+      expect(new Set(ids[0]).size, "all ids are different").toBe(net.all.length);
+      expect(ids[1]).toEqual(ids[0]);
+      expect(ids[2]).toEqual(ids[0]);
+      await net.expectAllFound();
+      for (const host of net.all) {
+        await net.fillPatiently(host, 5);
+      }
+      await net.expectAllFound();
     }
   });
 

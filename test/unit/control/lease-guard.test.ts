@@ -1,0 +1,74 @@
+/**
+ * Goal: members whose leases ended at once don't ask the same three witnesses at once, nor more often than needed; and what they are told lasts until they ask again.
+ * Method: guards in virtual time, whose witnesses agree; when each is asked.
+ */
+import { describe, expect, it } from "vitest";
+import { createVirtualClock } from "../../../src/base/clock.js";
+import { createSilentLogger } from "../../../src/base/log.js";
+import { createSeededRandom } from "../../../src/base/random.js";
+import { LeaseGuard } from "../../../src/control/lease-guard.js";
+import type { MembershipView } from "../../../src/control/membership.js";
+import type { Peers } from "../../../src/control/peers.js";
+
+const WATCHED_MS = 30_000;
+const STEP_MS = 5;
+
+/** Times at which a guard asked its first witness, and whether it could decide all the time after its first answers. */
+async function watch(
+  seed: number,
+  memberCount: number,
+): Promise<{ gapsMs: number[]; firstMs: number; holds: boolean }> {
+  const clock = createVirtualClock();
+  const members = new Map(Array.from({ length: memberCount }, (_, at) => [at + 1, {}]));
+  const view = { epoch: 7n, selfId: memberCount, members } as unknown as MembershipView;
+  const askedMs: number[] = [];
+  const get = (id: number): unknown => ({
+    directory: {
+      witness: async () => {
+        if (id === 1) {
+          askedMs.push(clock.monotonicMs());
+        }
+        return { epoch: 7n, leaseOver: true };
+      },
+    },
+  });
+  const guard = new LeaseGuard({
+    clock,
+    log: createSilentLogger(),
+    random: createSeededRandom(seed),
+    peers: { get } as unknown as Peers,
+    view: () => view,
+    leaseUntilMs: () => 0,
+    isRecordCurrent: () => true,
+    onResume: () => {},
+  });
+  guard.renewed();
+  let holds = true;
+  for (let passedMs = 0; passedMs < WATCHED_MS; passedMs += STEP_MS) {
+    await clock.advance(STEP_MS);
+    holds &&= askedMs.length === 0 || guard.mayDecide;
+  }
+  guard.close();
+  const gapsMs = askedMs.slice(1).map((atMs, index) => atMs - (askedMs[index] as number));
+  return { gapsMs, firstMs: askedMs[0] as number, holds };
+}
+
+describe("asking witnesses", () => {
+  it.each([
+    { memberCount: 100, leastMs: 225, mostMs: 375 },
+    { memberCount: 101, leastMs: 450, mostMs: 750 },
+  ])("$memberCount members: every $leastMs to $mostMs ms, and no gap in which it may not decide", async (expected) => {
+    const { gapsMs, holds } = await watch(1, expected.memberCount);
+    // The first answers are not known yet when the second look is set.
+    const settled = gapsMs.slice(1);
+    expect(Math.min(...settled)).toBeGreaterThanOrEqual(expected.leastMs - STEP_MS);
+    expect(Math.max(...settled)).toBeLessThanOrEqual(expected.mostMs + STEP_MS);
+    expect(new Set(settled).size).toBeGreaterThan(5);
+    expect(holds).toBe(true);
+  });
+
+  it("members draw apart", async () => {
+    const firsts = await Promise.all(Array.from({ length: 20 }, (_, seed) => watch(seed + 1, 101)));
+    expect(new Set(firsts.map(({ firstMs }) => firstMs)).size).toBeGreaterThan(10);
+  });
+});
