@@ -2,8 +2,9 @@
  * Transfer plans: cuts what is read of each source into slices, gives each slice a lane, and puts them in the order in
  * which they should be started.
  *
- * A slice is at most `sliceBytesMax` long and ends at a blob's end, unless one blob alone is larger: such a blob is cut
- * into about equal pieces of its own. Each slice goes to the lane of its source that has the fewest bytes so far, so lanes
+ * A slice is at most `sliceBytesMax` long, or in a large plan a share of what a lane gets, up to eight times as much: each
+ * costs both sides a request and a completion. It ends at a blob's end, unless one blob alone is larger: such a blob is
+ * cut into about equal pieces of its own. Each slice goes to the lane of its source that has the fewest bytes so far, so lanes
  * differ by no more than one slice. Slices of the sources alternate, so that all of them are busy from the start.
  */
 import {
@@ -23,6 +24,9 @@ export const LANES_MAX: u32 = 256;
 const SLICES_MAX: u64 = 1 << 22;
 /** Pieces of a large blob end at multiples of this, so that copies stay aligned. */
 const PIECE_ALIGNMENT: u64 = 4096;
+/** A plan large enough for longer slices has so many for each lane: few enough, and still about the same number for all. */
+const SLICES_EACH_LANE: u64 = 4;
+const LONG_SLICE: u64 = 8;
 /** Sum of a key's blobs, exclusive: far above any memory, far below where sums overflow. */
 const BYTES_LIMIT: u64 = 1 << 56;
 
@@ -44,6 +48,8 @@ let blobSizes: usize = 0;
 let blobEnds: usize = 0;
 let members: usize = 0;
 let sliceBytesMax: u64 = 0;
+/** Of all keys; the largest number when it would be more. */
+let totalBytes: u64 = 0;
 
 /** Input: u64 x blobs sizes │ u32 x keys members │ u32 x keys exclusive ends of their blobs. Result: SliceRecords. */
 export function makePlan(input: usize, length: u32, keys: u32, blobs: u32, sliceMax: u64, lanes: u32): u32 {
@@ -57,6 +63,13 @@ export function makePlan(input: usize, length: u32, keys: u32, blobs: u32, slice
   sliceBytesMax = sliceMax;
   const checked = checkShapes(keys, blobs);
   if (checked != CALL_OK) return checked;
+  // Divided before it is compared: the other way round it could overflow.
+  const share = totalBytes / lanes / SLICES_EACH_LANE;
+  if (share / LONG_SLICE >= sliceMax) {
+    sliceBytesMax = sliceMax * LONG_SLICE;
+  } else if (share > sliceMax) {
+    sliceBytesMax = share;
+  }
   const sources = allocateScratch(<u64>min(keys, MEMBER_ID_MAX) * SOURCE_BYTES);
   const numbers = allocateScratch(<u64>keys << 2);
   if (sources == 0 || numbers == 0 || !beginNumbers(keys)) return CALL_OUT_OF_MEMORY;
@@ -74,6 +87,7 @@ export function makePlan(input: usize, length: u32, keys: u32, blobs: u32, slice
 
 function checkShapes(keys: u32, blobs: u32): u32 {
   let start: u32 = 0;
+  totalBytes = 0;
   for (let key: u32 = 0; key < keys; key += 1) {
     planFaultIndex = key;
     const end = load<u32>(blobEnds + (<usize>key << 2));
@@ -87,6 +101,7 @@ function checkShapes(keys: u32, blobs: u32): u32 {
       if (bytes >= BYTES_LIMIT) return CALL_MALFORMED_RECORDS;
     }
     start = end;
+    totalBytes = totalBytes > u64.MAX_VALUE - bytes ? u64.MAX_VALUE : totalBytes + bytes;
   }
   planFaultIndex = keys;
   return start == blobs ? CALL_OK : CALL_MALFORMED_RECORDS;

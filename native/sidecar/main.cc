@@ -99,7 +99,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--floor_mb_s", options.floorMbPerSecond, "a transfer slower than this many MB/s is given up")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  AddSize(app, "--slice_kb", options.sliceBytes, 10, "largest piece of a remote read, KiB; default 1024")
+  AddSize(app, "--slice_kb", options.sliceBytes, 10,
+          "piece of a remote read, KiB; of a large one up to 8 times as much; default 1024")
       ->check(CLI::Range(4, 1 << 20));
   AddSize(app, "--at_once_mb", options.atOnceBytesMax, 20,
           "sets up to this size, MiB, tell the owners of the keys while they are copied; default 512, 0: none")

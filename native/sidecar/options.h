@@ -50,7 +50,7 @@ struct SidecarOptions {
   // Sets up to this size are committed while their bytes are copied. Of larger ones others would wait for the bytes too
   // long, and a round trip more costs them little.
   uint64_t atOnceBytesMax = 512ULL << 20;
-  uint64_t sliceBytes = 1ULL << 20;  // largest piece of a remote read
+  uint64_t sliceBytes = 1ULL << 20;  // piece of a remote read; of a large one up to 8 times as much (asm/batch.ts)
 };
 
 }  // namespace hbmesh::sidecar

@@ -60,6 +60,28 @@ describe("examples", () => {
     expect(plan([{ member: 1, blobs: [999] }], 1000, 1).length).toBe(1);
   });
 
+  const KB = 1024;
+
+  test.each([
+    // Four slices for each of the two lanes are as many as there have to be.
+    { blobs: 8, largest: 100 },
+    { blobs: 9, largest: 100 },
+    { blobs: 16, largest: 200 },
+    { blobs: 63, largest: 700 },
+    { blobs: 64, largest: 800 },
+    { blobs: 200, largest: 800 },
+  ])("$blobs blobs of 100 KiB over 2 lanes, slices of 100 KiB or more: up to $largest KiB", ({ blobs, largest }) => {
+    const slices = plan([{ member: 1, blobs: Array<number>(blobs).fill(100 * KB) }], 100 * KB, 2);
+    expect(Math.max(...slices.map(({ bytes }) => Number(bytes))) / KB).toBe(largest);
+    expect(slices.reduce((sum, { bytes }) => sum + Number(bytes), 0)).toBe(blobs * 100 * KB);
+  });
+
+  test("sizes that sum up to more than a number holds make the longest slices", () => {
+    const keys = Array.from({ length: 600 }, () => ({ member: 1, blobs: [2 ** 55] }));
+    const slices = plan(keys, 2 ** 50, 1);
+    expect(new Set(slices.map(({ bytes }) => Number(bytes)))).toEqual(new Set([2 ** 53]));
+  });
+
   test("slices of the sources alternate", () => {
     const keys = [
       { member: 5, blobs: [10, 10, 10] },
@@ -96,7 +118,9 @@ describe("properties of random requests", () => {
     "shape %#: covers each key once, within limits, lanes balanced",
     ({ keys, sliceBytesMax, lanes }) => {
       const slices = plan(keys, sliceBytesMax, lanes);
-      checkCover(keys, slices, sliceBytesMax);
+      const total = keys.reduce((sum, { blobs }) => blobs.reduce((part, size) => part + size, sum), 0);
+      const share = Math.floor(Math.floor(total / lanes) / 4);
+      checkCover(keys, slices, Math.min(Math.max(share, sliceBytesMax), 8 * sliceBytesMax));
       checkLanes(slices, lanes);
       checkInterleaving(slices);
     },
