@@ -20,10 +20,14 @@ const variants = ["address", "thread"];
 /** What clients, sidecars and copies do with each other; the rest of test/api asks the control process. */
 const apiFiles = ["host-objects", "publish-subscribe", "device-cache", "layers", "replicas", "middle", "bad-input"];
 const reportLinesMax = 60;
+/** Of one API test or hook: a sanitized sidecar takes several times as long. */
+const testMsMax = 300_000;
+const suppressions = `suppressions=${join(root, "native/tsan.supp")}`;
 
 function runNative(folder) {
   const args = ["--test-dir", folder, "-j", String(availableParallelism()), "--output-on-failure"];
-  const result = spawnSync("ctest", args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+  const env = { ...process.env, TSAN_OPTIONS: suppressions };
+  const result = spawnSync("ctest", args, { cwd: root, env, encoding: "utf8", maxBuffer: 1 << 28 });
   process.stdout.write(result.stdout);
   const total = Number(result.stdout.match(/out of (\d+)/)?.[1] ?? 0);
   const failed = Number(result.stdout.match(/(\d+) tests? failed/)?.[1] ?? 0);
@@ -54,10 +58,11 @@ function runApi(folder) {
     HBMESH_NATIVE_DIR: native,
     ASAN_OPTIONS: options,
     UBSAN_OPTIONS: `${options}:print_stacktrace=1`,
-    TSAN_OPTIONS: options,
+    TSAN_OPTIONS: `${options}:${suppressions}`,
   };
   const files = apiFiles.map((name) => `test/api/${name}.test.ts`);
-  const args = ["run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...files];
+  const limits = [`--testTimeout=${testMsMax}`, `--hookTimeout=${testMsMax}`];
+  const args = ["run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...limits, ...files];
   spawnSync(join(root, "node_modules/.bin/vitest"), args, { cwd: root, env, stdio: "inherit" });
   const counts = existsSync(report) ? JSON.parse(readFileSync(report, "utf8")) : undefined;
   const found = readdirSync(reports);

@@ -317,7 +317,8 @@ TEST(Capi, DeathOfTheSidecarEndsFuturesAndInitConnectsAnew) {
 }
 
 TEST(Capi, LayersComeWithATicket) {
-  layout::Entry request{};
+  layout::Entry request{};  // of the sidecar's thread
+  test::Inbox<layout::Entry> requests;
   test::Inbox<layout::Entry> cancels;
   Fixture fixture([&](FakeSidecar& self, Message& message) {
     if (Is(message, Op::kCancel)) {
@@ -326,6 +327,7 @@ TEST(Capi, LayersComeWithATicket) {
       return;
     }
     request = message.entry;
+    requests.Put(request);
     const std::string ticket = "7-1-0123456789abcdef0123456789abcdef";
     std::vector<KeyEvent> events;
     for (uint32_t i = 0; i < 3; ++i) {
@@ -337,7 +339,7 @@ TEST(Capi, LayersComeWithATicket) {
   fixture.batch.keys = nullptr;
   hbmesh_ticket* ticket = nullptr;
   ASSERT_EQ(hbmesh_reserve_layers(fixture.client, &fixture.batch, 0, &ticket), HBMESH_OK) << hbmesh_last_message();
-  EXPECT_EQ(request.args[0], 600'000U);
+  EXPECT_EQ(requests.Wait(1).at(0).args[0], 600'000U);
   EXPECT_STREQ(hbmesh_ticket_text(ticket), "7-1-0123456789abcdef0123456789abcdef");
   EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 1, kLongMs), HBMESH_OK);
   EXPECT_EQ(hbmesh_ticket_wait_layer(ticket, 0, 0), HBMESH_FUTURE_TIMEOUT);

@@ -185,7 +185,7 @@ class AbandonedGetTest : public ::testing::TestWithParam<uint32_t> {  // percent
     (void)control->Ask(Op::kPeers, 0, std::move(payload), {}, true);
     client = std::make_unique<Client>(options.workerAddress);
     region = client->MustRegister(0, memory);
-    directory.known["far"] = {5, kPayloadBytes, {{2, 3}}, 0, 0};
+    directory.Add("far", {5, kPayloadBytes, {{2, 3}}, 0, 0});
   }
   ~AbandonedGetTest() override {
     sidecar->RequestStop();

@@ -162,8 +162,8 @@ TEST(AtOnceTest, AnObjectThatThisWorkerLostIsNotSaidToExist) {
   FakeDirectory directory;
   Worker worker(directory, 1);
   Introduce({worker.control.get()}, {worker.process.workerAddress()});
-  directory.known["a"] = {5, 8192, {{1, 3}}, 0, 0};          // the owner has not heard of its end yet
-  directory.known["b"] = {6, 8192, {{1, 4}, {2, 0}}, 0, 0};  // another worker has it, too
+  directory.Add("a", {5, 8192, {{1, 3}}, 0, 0});          // the owner has not heard of its end yet
+  directory.Add("b", {6, 8192, {{1, 4}, {2, 0}}, 0, 0});  // another worker has it, too
   Client client(worker.process.workerAddress());
   DeviceMemory memory(1 << 20);
   const uint32_t region = client.MustRegister(0, memory);

@@ -408,7 +408,7 @@ TEST_P(ManyToManyTest, SixteenDevicesEachToEach) {
           << other << " to " << me;
     }
   }
-  EXPECT_TRUE(directory.known.empty());
+  EXPECT_TRUE(directory.IsEmpty());
   ExpectNoHolds();
 }
 

@@ -65,6 +65,16 @@ bool FakeDirectory::Knows(const std::string& key) {
   return known.contains(key);
 }
 
+bool FakeDirectory::IsEmpty() {
+  const std::lock_guard lock(mutex);
+  return known.empty();
+}
+
+void FakeDirectory::Add(const std::string& key, Known one) {
+  const std::lock_guard lock(mutex);
+  known[key] = std::move(one);
+}
+
 void FakeControl::Hold(layout::Op op) {
   const std::lock_guard lock(mutex_);
   held_.insert(op);

@@ -148,7 +148,7 @@ TEST(SetDoubtTest, ARefusalOfTheRepeatedCommitDecidesNothing) {
 
 TEST(SetDoubtTest, ASetAtOnceThatItsOwnerKnowsIsSealed) {
   DoubtfulSet doubtful(0);
-  doubtful.directory.known["a"] = {77, 8192, {{1, 0}}, 0, 0};  // the store's first slot
+  doubtful.directory.Add("a", {77, 8192, {{1, 0}}, 0, 0});  // the store's first slot
   doubtful.StartControl();
   doubtful.ExpectSealed();
   EXPECT_EQ(doubtful.worker.control->Asked(Op::kCommit), 0) << "it may have been deleted since: never again";
@@ -163,7 +163,7 @@ TEST(SetDoubtTest, ASetAtOnceThatItsOwnerDoesNotKnowEnds) {
 
 TEST(SetDoubtTest, ASetAtOnceThatAnotherOneWonEnds) {
   DoubtfulSet doubtful(1);
-  doubtful.directory.known["a"] = {99, 8192, {{7, 1}}, 0, 0};
+  doubtful.directory.Add("a", {99, 8192, {{7, 1}}, 0, 0});
   doubtful.StartControl();
   doubtful.ExpectGone();
 }

@@ -183,6 +183,9 @@ class FakeDirectory {
   std::vector<layout::ResultRecord> missing;  // what was reported, guarded by mutex
   uint64_t forgotten = 0;                     // locations that were to be forgotten, guarded by mutex
   [[nodiscard]] bool Knows(const std::string& key);
+  [[nodiscard]] bool IsEmpty();
+  // As if somebody had committed it.
+  void Add(const std::string& key, Known one);
 };
 
 // A control process: answers its sidecar's questions from the directory, in a thread.

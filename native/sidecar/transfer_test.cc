@@ -303,7 +303,7 @@ TEST(TransferTest, ClientKilledInTheMiddleOfASetLeavesNothing) {
   worker.control->Unhold(Op::kReserve);
   Eventually([&] { return worker.control->Stats().arenaUsedBytes == 0; }, "its memory is free again");
   EXPECT_EQ(worker.control->Stats().objects, 0U);
-  EXPECT_TRUE(directory.known.empty());
+  EXPECT_TRUE(directory.IsEmpty());
 }
 
 TEST(TransferTest, ControlKilledThenLocalHitsGoOnAndANewOneTakesOver) {

@@ -243,8 +243,11 @@ TEST_P(MalformedPeer, TcpPeerThatDribblesAWriteDoesNotKeepTheMemory) {
     pollfd gone{socket.get(), 0, 0};
     while (!over.load() && ::poll(&gone, 1, 20) == 0) Say(socket.get(), std::byte{1});
   });
-  // The first byte is there: the write is under way.
-  Eventually([&] { return target.data()[0] == std::byte{1}; });
+  // The first byte is there: the write is under way. By the file, since the mapping is the writer's now.
+  Eventually([&] {
+    std::byte first{};
+    return ::pread(target.fd.get(), &first, 1, 0) == 1 && first == std::byte{1};
+  });
   transport_->UnregisterMemory(region.id);
   EXPECT_NE(sink_.WaitDisconnect(endpoint->id()).message().find("did not let go of memory region"), std::string::npos);
   over.store(true);
