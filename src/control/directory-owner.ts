@@ -252,7 +252,7 @@ export class DirectoryOwner {
     const bytes = this.#options.decisions.directory.remove(request.keys, family);
     const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
     this.#ends.note(versions, "removed", request.memberId);
-    await this.#options.holders.dropEverywhere(versions, request.epoch);
+    await this.#options.holders.dropEverywhere(versions, request.epoch, true);
     const results = this.vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
     return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
   }
@@ -421,7 +421,7 @@ export class DirectoryOwner {
       ...version,
       locations: version.locations.filter(({ member }) => member !== exceptMember),
     }));
-    return this.#options.holders.dropEverywhere(versions, this.#view?.epoch ?? 0n);
+    return this.#options.holders.dropEverywhere(versions, this.#view?.epoch ?? 0n, false);
   }
 
   /** What a member that is gone would put in, nobody would ever take out. */

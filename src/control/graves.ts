@@ -1,5 +1,5 @@
 /**
- * Graves: versions that were ended while a holder of them could not be told, or not all holders may be known, and so may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops
+ * Graves: versions that were deleted while a holder of them could not be told, or not all holders may be known, and so may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops
  * that it owes; but a key may have another owner by then, which knows neither. So each change of the ring tells graves to those who own their keys now; and since the owner may die before that, it gives each to HEIRS other
  * members at once, which do the same.
  *
@@ -67,7 +67,7 @@ export class Graves {
 
   /** Returns those of which something was not known. */
   #keep(versions: readonly DroppedVersion[]): DroppedVersion[] {
-    const news: DroppedVersion[] = [];
+    const news = new Map<string, DroppedVersion>();
     for (const { key, generation, locations } of versions) {
       const before = this.#graves.get(key);
       const known = before?.generation === generation ? before.locations : [];
@@ -80,7 +80,7 @@ export class Graves {
         this.#graves.delete(key);
         const version = { key, generation, locations: [...known, ...further] };
         this.#graves.set(key, version);
-        news.push(version);
+        news.set(key, version);
       }
     }
     for (const key of this.#graves.keys()) {
@@ -89,7 +89,7 @@ export class Graves {
       }
       this.#graves.delete(key);
     }
-    return news;
+    return [...news.values()];
   }
 
   /** Tells those who own the keys now. Resolves when each has taken its graves, or does not answer soon; then it is told again and again. Never rejects. */
@@ -172,7 +172,7 @@ export class Graves {
     this.#keep(versions);
     // Both what the former owner could not drop, and what was announced here before this came.
     const known = versionsThatEnded(keys, new Results(bytes, told.count));
-    void holders.dropEverywhere([...versions, ...known], this.#view.epoch);
+    void holders.dropEverywhere([...versions, ...known], this.#view.epoch, true);
     return { results: new Uint8Array(0) };
   }
 

@@ -54,6 +54,7 @@ export type HeldExplanation = Omit<ExplainHeldReply, "$typeName" | "$unknown">;
 /** An object that a holder could not be told to drop, and the ring under which it should have been. */
 interface OwedDrop extends DroppedObject {
   epoch: bigint;
+  isRemoved: boolean;
 }
 
 /** Objects that one holder may still have to drop; the oldest are forgotten first. */
@@ -152,16 +153,20 @@ export class Holders {
   /**
    * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder has answered, can't be reached, or has taken a third of a request's time.
    * Never rejects: what could not be dropped is kept in mind, tried again, and refused when its holder announces it.
+   *
+   * `isRemoved`: the keys were deleted. Of a version that was replaced others are not told: the newer one tells that it is old, and if that one's setter dies before it is sealed, the older one, which the setter has still, is all
+   * that is left.
    */
-  async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint): Promise<void> {
+  async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint, isRemoved: boolean): Promise<void> {
+    const { inDoubt, onOwed } = this.#options;
     // Whoever may come back must not bring them back, whatever becomes of this member once it has answered.
-    const buried = this.#options.inDoubt() ? this.#options.onOwed(versions.map(withoutLocations)) : undefined;
+    const buried = isRemoved && inDoubt() ? onOwed(versions.map(withoutLocations)) : undefined;
     const byMember = new Map<number, OwedDrop[]>();
     for (const { key, generation, locations } of versions) {
       for (const { member, slot } of locations) {
         const objects = byMember.get(member) ?? [];
         byMember.set(member, objects);
-        objects.push({ key, generation, slot, epoch });
+        objects.push({ key, generation, slot, epoch, isRemoved });
       }
     }
     await Promise.all([buried, ...[...byMember].map(([member, objects]) => this.#dropAt(member, objects))]);
@@ -272,7 +277,8 @@ export class Holders {
       return;
     }
     const { log, peers, onOwed } = this.#options;
-    void onOwed(objects.map(({ key, generation, slot }) => ({ key, generation, locations: [{ member, slot }] })));
+    const removed = objects.filter(({ isRemoved }) => isRemoved);
+    void onOwed(removed.map(({ key, generation, slot }) => ({ key, generation, locations: [{ member, slot }] })));
     if (this.#view?.members.has(member) !== true) {
       return;
     }

@@ -4,6 +4,7 @@
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
+import { Op } from "../../../src/control/layout-constants.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
 
 const KEYS = Array.from({ length: 30 }, (_, index) => `key-${index}`);
@@ -153,5 +154,25 @@ describe("deletes while a worker is away", () => {
     await cluster.clock.advance(2_000);
     expect(c.memory.objects.size).toBe(0);
     expect(await contentsAt(a)).toEqual(all(undefined));
+  });
+});
+
+describe("a replace whose setter's sidecar dies while a holder of the old version does not answer", () => {
+  beforeEach(setWithCopies);
+
+  it("leaves the old or the new version, also when the keys get other owners", async () => {
+    c.sidecar.deafTo.add(Op.drop);
+    const replacing = a.sidecar.set(KEYS, "new", 2, BLOBS).catch(() => []);
+    await cluster.clock.advance(500);
+    a.sidecar.die("SIGKILL");
+    await cluster.drive(replacing);
+    await cluster.clock.advance(5_000);
+    c.sidecar.deafTo.clear();
+    await cluster.ready();
+    const d = await cluster.start(4, SETTINGS);
+    for (const worker of [a, b, c, d]) {
+      const contents = await contentsAt(worker);
+      expect(contents.filter((content) => content !== "set" && content !== "new")).toEqual([]);
+    }
   });
 });

@@ -165,7 +165,7 @@ describe("drops that are owed", () => {
     holders.setView({ epoch: 1n, selfId: 1, members: new Map([[1, {} as never]]) } as unknown as MembershipView);
     const object = { slot: 3, generation: 7n };
     const locations: Location[] = [{ member: 1, slot: object.slot }];
-    await holders.dropEverywhere([{ key: "k", generation: object.generation, locations }], 1n);
+    await holders.dropEverywhere([{ key: "k", generation: object.generation, locations }], 1n, true);
     expect(holders.owesDrop(1, object)).toBe(true);
     await clock.advance(1_000);
     expect(answers).toEqual([]);
