@@ -113,7 +113,7 @@ enum class Op : uint16_t {
   kMeta = 37,      // Reply: ResultRecord, then u32 counts and u64 blob sizes as in ObjectReply
   kReportMissing = 38,    // Records: ResultRecord as it was looked up. No reply
   kSessions = 39,         // one-way: args: sessions open
-  kAddLocation = 40,      // args: 0 | family. Records: CommitRecord. This worker serves these objects too. Reply:
+  kAddLocation = 40,      // args: 1 if it stays, 0: a copy | family. Records: CommitRecord. A further location. Reply:
                           // ResultRecord
   kForgetLocations = 41,  // Records: ResultRecord, location 0 is this worker's own. It no longer has them. No reply
   kExplainOwner = 42,     // One key. Reply payload: JSON text of what the owner knows
@@ -121,7 +121,7 @@ enum class Op : uint16_t {
   // Control -> sidecar, reply sidecar -> control.
   kDrop = 64,      // Records: HeldObject. Reply: u32 codes
   kDescribe = 65,  // Records: HeldObject. Reply: u32 codes, then counts, blob sizes, and u32 HeldFlags
-  kListHeld = 66,  // Reply with kFlagMore: KeyBatch and CommitRecords of everything sealed
+  kListHeld = 66,  // Reply with kFlagMore (args: 0 | family | 1: copies): KeyBatch, CommitRecords of all that is sealed
   kPeers = 67,     // one-way. Payload: text, one `id address transport=address ...` a line
   kStats = 68,     // Reply payload: SidecarStats
   kShutdown = 69,  // args: 1 = drain transfers first. Reply, then the sidecar exits 0
