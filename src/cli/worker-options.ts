@@ -222,7 +222,12 @@ function withTransferOptions(command: Command): void {
       `connections to each other worker (default: ${LANES}, or one for each of --remote_h2d_device_ids)`,
       wholeNumber(1, 16),
     )
-    .option("--slice_kb <N>", "piece of a transfer; of a large one up to 8 times as much", wholeNumber(4, 1_048_576), 1_024)
+    .option(
+      "--slice_kb <N>",
+      "piece of a transfer; of a large one up to 8 times as much",
+      wholeNumber(4, 1_048_576),
+      1_024,
+    )
     .option("--spin_us <N>", "how long the sidecar polls before it sleeps", wholeNumber(0, 10_000), 0)
     .option("--sim_bandwidth_mb_per_s <N>", "slow the simulated devices down to this; 0: don't", wholeNumber(0, 1e9), 0)
     .option("--sim_latency_us <N>", "delay each simulated copy by this", wholeNumber(0, 60_000_000), 0);
