@@ -357,7 +357,8 @@ export class Membership {
     }
     if (batch.snapshot) {
       this.#firstSnapshot.resolve();
-      if (this.#view !== undefined) {
+      // While it joins, too: a record that was written while the watch was broken never comes as a change.
+      if (this.#view !== undefined || this.#hasRecord) {
         await this.#returnOrEnd();
       }
       return;
