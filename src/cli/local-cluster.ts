@@ -6,9 +6,9 @@
  * ended, and a sidecar ends with its control process (orphan grace 0).
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { findFreePorts } from "../base/free-port.js";
 import { type HostedStore, hostEmbeddedStore } from "./embedded-store.js";
 
 export type TransportChoice = "auto" | "tcp" | "shm";
@@ -186,20 +186,5 @@ async function pickAddresses(count: number, port: number): Promise<string[]> {
   if (port !== 0) {
     return Array.from({ length: count }, (_, index) => `127.0.0.1:${port + index}`);
   }
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve, reject) => {
-        server.once("error", reject);
-        server.listen(0, "127.0.0.1", resolve);
-      });
-      return server;
-    }),
-  );
-  const addresses = servers.map((server) => {
-    const where = server.address();
-    return `127.0.0.1:${typeof where === "object" && where !== null ? where.port : 0}`;
-  });
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return addresses;
+  return (await findFreePorts(count)).map((free) => `127.0.0.1:${free}`);
 }

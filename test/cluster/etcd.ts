@@ -1,12 +1,12 @@
 /** A real etcd (Debian's etcd-server) for a test: on free ports, with a directory of its own, and gone with everything that it wrote. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createSystemClock } from "../../src/base/clock.js";
 import { pause } from "../../src/base/deadline.js";
 import type { EtcdFiles } from "../../src/base/etcd-access.js";
+import { findFreePorts } from "../../src/base/free-port.js";
 import { createEtcdStore } from "../../src/metadata/index.js";
 import type { TlsFiles } from "../support/certificates.js";
 
@@ -24,11 +24,7 @@ export interface Etcd {
 }
 
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
+  return (await findFreePorts(1))[0] ?? 0;
 }
 
 export interface EtcdTls {
