@@ -192,7 +192,7 @@ bool Client::Impl::TakeEvents(Message* message, Status* broken) {
       payload = std::move(rest);
     }
   }
-  // Only this thread takes replies, and a request that was sent stays until its last one: the order is kept.
+  // One thread at a time takes replies, and a request that was sent stays until its last one: the order is kept.
   if (broken->ok() && callbacks_.onEvents) callbacks_.onEvents({message->entry.id, std::move(payload)});
   return true;
 }

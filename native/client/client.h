@@ -110,7 +110,7 @@ class Client {
   // completion: kInvalid (the call, its pointers), kNotReady (kKnownOnly and memory is not registered yet), kTryAgain
   // (too many requests wait), kOutOfRange (larger than the queue), kClientWorkerDisconnect, kShuttingDown,
   // kNotSupported (fork). With kAllowed the call may block for a round trip to register memory.
-  // `reception`: the caller is going to wait for the end, see below; null: it isn't.
+  // `reception`: the caller is going to wait for the end, see Reception; null: it isn't.
   [[nodiscard]] Status Submit(const ObjectCall& call, Registration registration, uint64_t* id,
                               Reception* reception = nullptr);
   // Asks for the end of a request. It still completes: with kRpcCancelled, or with its answer if that was on its way.

@@ -1,6 +1,6 @@
 // What is behind a Client: requests under way, registered memory, the session and who receives on it.
 //
-// Thread rule: as Client. OnMessage, OnTurn and OnBroken are the pump's.
+// Thread rule: as Client. OnMessage, OnTurn and OnBroken are called by the pump, for whoever receives: one at a time.
 #pragma once
 
 #include <unistd.h>

@@ -24,6 +24,23 @@ uint64_t TotalBytes(std::span<const iovec> parts) {
   return total;
 }
 
+// What the socket takes without waiting.
+struct Attempt {
+  size_t sent = 0;
+  int error = 0;
+  bool broken = false;  // it takes nothing any more
+};
+
+Attempt TrySend(int socket, std::span<const iovec> parts) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts.data());
+  message.msg_iovlen = parts.size();
+  const ssize_t result = ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (result >= 0) return {static_cast<size_t>(result), 0, false};
+  const int error = errno;
+  return {0, error, error != EAGAIN && error != EWOULDBLOCK && error != EINTR};
+}
+
 Status SendError(int error) {
   if (error == EAGAIN || error == EWOULDBLOCK) {
     return {StatusCode::kRpcPeerDead, "the peer took no bytes for longer than the stall timeout"};
@@ -45,27 +62,21 @@ Status TcpSender::SendSmall(const tcp::FrameHeader& header, std::span<const std:
     }
     sending_ = true;
   }
-  msghdr message{};
-  message.msg_iov = const_cast<iovec*>(parts);
-  message.msg_iovlen = payload.empty() ? 1 : 2;
-  const ssize_t sent = ::sendmsg(socket_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  const int error = sent < 0 ? errno : 0;
-  const bool broken = sent < 0 && error != EAGAIN && error != EWOULDBLOCK && error != EINTR;
+  const Attempt attempt = TrySend(socket_, std::span(parts, payload.empty() ? 1 : 2));
   const std::lock_guard lock(mutex_);
   sending_ = false;
-  const size_t done = sent > 0 ? static_cast<size_t>(sent) : 0;
-  if (!broken && done < TotalBytes(parts)) {
+  if (!attempt.broken && attempt.sent < TotalBytes(parts)) {
     // Before what others queued meanwhile: a frame that was begun must be ended first.
     SmallFrame rest;
     for (const iovec& part : parts) {
       const auto* bytes = static_cast<const std::byte*>(part.iov_base);
       rest.bytes.insert(rest.bytes.end(), bytes, bytes + part.iov_len);
     }
-    rest.sent = done;
+    rest.sent = attempt.sent;
     small_.push_front(std::move(rest));
   }
   if (!small_.empty() || !bulk_.empty()) wake_.notify_one();
-  return broken ? SendError(error) : Status::Ok();
+  return attempt.broken ? SendError(attempt.error) : Status::Ok();
 }
 
 void TcpSender::QueueSmall(const tcp::FrameHeader& header) {
@@ -88,27 +99,22 @@ Status TcpSender::SendQueued() {
   }
   std::vector<iovec> parts;
   AppendFrames(frames, &parts);
-  msghdr message{};
-  message.msg_iov = parts.data();
-  message.msg_iovlen = parts.size();
-  const ssize_t result = ::sendmsg(socket_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  const int error = result < 0 ? errno : 0;
-  const bool broken = result < 0 && error != EAGAIN && error != EWOULDBLOCK && error != EINTR;
+  const Attempt attempt = TrySend(socket_, parts);
   const std::lock_guard lock(mutex_);
   sending_ = false;
-  size_t sent = result > 0 ? static_cast<size_t>(result) : 0;
+  size_t sent = attempt.sent;
   size_t first = 0;
   while (first < frames.size() && sent >= frames[first].bytes.size() - frames[first].sent) {
     sent -= frames[first].bytes.size() - frames[first].sent;
     ++first;
   }
-  if (!broken && first < frames.size()) {
+  if (!attempt.broken && first < frames.size()) {
     frames[first].sent += sent;
     small_.insert(small_.begin(), std::make_move_iterator(frames.begin() + static_cast<ptrdiff_t>(first)),
                   std::make_move_iterator(frames.end()));
   }
   if (!small_.empty() || !bulk_.empty()) wake_.notify_one();
-  return broken ? SendError(error) : Status::Ok();
+  return attempt.broken ? SendError(attempt.error) : Status::Ok();
 }
 
 Status TcpSender::SendBulk(TcpBulk bulk) {
