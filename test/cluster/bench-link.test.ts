@@ -4,9 +4,9 @@
  * Method: start the waiting side on a free port as a user would, and the measuring side against it. No figure is judged.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { createServer } from "node:net";
 import { describe, expect, it } from "vitest";
 import { hbmesh, mainPath, until } from "./commands.js";
+import { freePort } from "./etcd.js";
 
 interface Waiting {
   port: string;
@@ -29,16 +29,8 @@ function start(...args: string[]): Omit<Waiting, "port"> {
   return { process: child, output: () => output, ended };
 }
 
-async function freePort(): Promise<string> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, resolve));
-  const where = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return String(typeof where === "object" && where !== null ? where.port : 0);
-}
-
 async function waitingSide(...args: string[]): Promise<Waiting> {
-  const port = await freePort();
+  const port = String(await freePort());
   const started = start("-p", port, ...args);
   await until("the waiting side listens", () => started.output().includes(`client to connect on port ${port}`));
   return { port, ...started };
@@ -114,7 +106,7 @@ describe("hbmesh bench link", () => {
   });
 
   it("says that nobody waits, or that the port is taken", async () => {
-    const port = await freePort();
+    const port = String(await freePort());
     const alone = await hbmesh("bench", "link", "127.0.0.1", "-p", port);
     expect(alone.code).toBe(1);
     expect(alone.stderr).toContain(`hbmesh: RPC_UNAVAILABLE: connecting to 127.0.0.1:${port}: Connection refused`);
