@@ -1,13 +1,11 @@
 #include "base/copy_pool.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "base/copy.h"
+#include "base/time_slice.h"
 
 namespace hbmesh {
 namespace {
@@ -52,31 +50,6 @@ void CopyChunk(std::span<const CopyPart> parts, const Chunk& chunk) {
     left -= bytes;
     offset = 0;
   }
-}
-
-// First version of the kernel's struct sched_attr; glibc has none before 2.41.
-struct SchedAttr {
-  uint32_t size;
-  uint32_t policy;
-  uint64_t flags;
-  int32_t nice;
-  uint32_t priority;
-  uint64_t runtimeNs;
-  uint64_t deadlineNs;
-  uint64_t periodNs;
-};
-static_assert(sizeof(SchedAttr) == 48);
-constexpr uint64_t kSliceNs = 100'000'000;
-
-// Asks for a long time slice: the share of the core stays the same, but threads with the usual slice, which answer
-// somebody, run as soon as they wake (EEVDF, Linux 6.12). Else those wait for milliseconds while a large copy has every
-// core: a control process that reserves its keys, above all. Older kernels ignore or refuse it, which does no harm.
-void PreferLatencyOfOthers() {
-  SchedAttr attr{};
-  attr.size = sizeof(attr);
-  if (::syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) != 0 || attr.policy != 0) return;
-  attr.runtimeNs = kSliceNs;
-  (void)::syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
 inline void Pause() {
@@ -142,7 +115,7 @@ Status CopyPool::Submit(std::span<const CopyPart> parts, Done done) {
 }
 
 void CopyPool::Work() {
-  PreferLatencyOfOthers();
+  AskForTimeSlice(TimeSlice::kLong);
   while (std::shared_ptr<Job> job = NextJob()) RunChunks(*job);
 }
 

@@ -157,7 +157,7 @@ class Liar {
   void Answer(uint32_t lanes, const TransportOptions& options, std::span<const std::byte> said) {
     std::thread answering([&] {
       std::vector<Fd> taken;
-      for (uint32_t lane = 0; lane < lanes; ++lane) {
+      for (uint32_t lane = 0; lane < tcp::ConnectionsOf(lanes); ++lane) {
         taken.emplace_back(TEMP_FAILURE_RETRY(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)));
         const linger none{1, 0};
         (void)::setsockopt(taken.back().get(), SOL_SOCKET, SO_LINGER, &none, sizeof none);
@@ -175,7 +175,7 @@ class Liar {
     const Fd writable(pipes[1]);
     const Status status = ConnectLanes(address_, lanes, options, readable.get(), &sockets);
     if (options.token) FUZZ_CHECK(!status.ok());
-    FUZZ_CHECK(status.ok() == (sockets.size() == lanes));
+    FUZZ_CHECK(status.ok() == (sockets.size() == tcp::ConnectionsOf(lanes)));
     answering.join();
   }
 
@@ -190,10 +190,10 @@ std::vector<Bytes> Seeds() {
   const auto part = [](Part what) { return static_cast<uint8_t>(what); };
   SeedWriter one;
   one.PutByte(0).PutByte(0).PutByte(part(Part::kHello)).PutByte(0).PutByte(1).PutByte(0).PutByte(part(Part::kProof));
-  SeedWriter two;
+  SeedWriter two;  // a whole endpoint: a lane, and the connection for requests
   two.PutByte(0).PutByte(1);
   for (uint8_t lane = 0; lane < 2; ++lane) {
-    two.PutByte(part(Part::kHello)).PutByte(lane).PutByte(2).PutByte(0).PutByte(part(Part::kProof));
+    two.PutByte(part(Part::kHello)).PutByte(lane).PutByte(1).PutByte(0).PutByte(part(Part::kProof));
     two.PutByte(part(Part::kAny)).PutByte(0);
   }
   SeedWriter guarded;

@@ -5,6 +5,7 @@
 
 #include "base/event_fd.h"
 #include "base/log.h"
+#include "base/time_slice.h"
 #include "store/spiller.h"
 
 namespace hbmesh::sidecar {
@@ -134,6 +135,7 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
 }
 
 Status Sidecar::Run() {
+  AskForTimeSlice(TimeSlice::kShort);
   loop_.Run(*this);
   return result_;
 }

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/event_fd.h"
+#include "base/time_slice.h"
 #include "transport/endpoint_id.h"
 #include "transport/request_check.h"
 
@@ -109,6 +110,7 @@ void ShmLink::Run(const std::function<Status(int, Fd*)>& connect, uint64_t token
     shared_->sink->OnComplete(token, status);
     if (!status.ok()) return;
   }
+  AskForTimeSlice(TimeSlice::kShort);
   Finish(Serve());
 }
 

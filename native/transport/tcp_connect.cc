@@ -118,12 +118,12 @@ Status ConnectLanes(const SocketAddress& address, uint32_t lanes, const Transpor
       ::getrandom(hello.nonce, sizeof hello.nonce, 0) != static_cast<ssize_t>(sizeof hello.nonce)) {
     return StatusFromErrno(errno, "drawing a random endpoint number");
   }
-  std::vector<Fd> made(lanes);
-  for (uint32_t lane = 0; lane < lanes; ++lane) {
+  std::vector<Fd> made(tcp::ConnectionsOf(lanes));
+  for (uint32_t lane = 0; lane < made.size(); ++lane) {
     hello.lane = lane;
     if (Status status = ConnectOne(attempt, hello, &made[lane]); !status.ok()) return status;
   }
-  for (uint32_t lane = 0; lane < lanes; ++lane) {
+  for (uint32_t lane = 0; lane < made.size(); ++lane) {
     hello.lane = lane;
     if (Status status = AnswerChallenge(attempt, hello, made[lane].get()); !status.ok()) return status;
   }

@@ -24,8 +24,9 @@ TcpLink::TcpLink(std::string peer, uint32_t lanes, const TransportOptions& optio
 bool TcpLink::Attach(std::vector<Fd> sockets) {
   const std::lock_guard lock(mutex_);
   if (closing_) return false;
-  for (uint32_t lane = 0; lane < sockets.size(); ++lane) {
-    lanes_.push_back(std::make_unique<TcpLane>(std::move(sockets[lane]), lane, options_, memory_.get(), this));
+  for (Fd& socket : sockets) {
+    const auto kind = lanes_.size() < laneCount_ ? TcpReceiver::Kind::kLane : TcpReceiver::Kind::kRequests;
+    lanes_.push_back(std::make_unique<TcpLane>(std::move(socket), kind, options_, memory_.get(), this));
   }
   attached_.store(true, std::memory_order_release);
   return true;
@@ -37,7 +38,7 @@ void TcpLink::Start() {
     const std::lock_guard lock(mutex_);
     if (closing_) return;
     threadsStarted_ = true;
-    threads_.store(2 * laneCount_, std::memory_order_release);
+    threads_.store(2 * tcp::ConnectionsOf(laneCount_), std::memory_order_release);
     for (const auto& lane : lanes_) {
       missing += missing > 0 ? 2 : 2 - lane->Start([this](const Status& reason) { OnThreadEnd(reason); });
     }
@@ -75,16 +76,17 @@ void TcpLink::Close() {
   if (!started) Finish();
 }
 
-Status TcpLink::FindLane(uint32_t lane, TcpLane** found) {
+Status TcpLink::Check() {
   if (!attached_.load(std::memory_order_acquire)) {
     return {StatusCode::kNotReady,
             "the endpoint to " + peer_ + " is not connected; wait for the completion of Connect"};
   }
   const std::lock_guard lock(mutex_);
   if (broken_) return {StatusCode::kRpcPeerDead, "the connection to " + peer_ + " is broken: " + reason_.message()};
-  *found = lanes_[lane % laneCount_].get();
   return Status::Ok();
 }
+
+TcpSender* TcpLink::SenderOf(uint32_t lane) { return lane < laneCount_ ? lanes_[lane]->sender() : nullptr; }
 
 void TcpLink::OnLaneComplete(uint64_t token, Status status) { sink_->OnComplete(token, std::move(status)); }
 
@@ -162,33 +164,37 @@ Status TcpEndpoint::StartConnect(const SocketAddress& address, const TransportOp
 
 Status TcpEndpoint::Read(const RemoteRange& source, std::span<const LocalPiece> target, uint32_t lane, uint64_t token) {
   if (Status status = CheckRequest(source, target); !status.ok()) return status;
-  TcpLane* found = nullptr;
-  if (Status status = link_->FindLane(lane, &found); !status.ok()) return status;
-  return found->Read(source, target, token);
+  if (Status status = link_->Check(); !status.ok()) return status;
+  tcp::FrameHeader request;
+  if (Status status = link_->lane(lane).ExpectRead(source, target, token, &request); !status.ok()) return status;
+  request.lane = static_cast<uint16_t>(lane % lanes());
+  link_->requests().SendRequests(std::span(&request, 1));
+  return Status::Ok();
 }
 
 size_t TcpEndpoint::ReadEach(std::span<const ReadRequest> requests, Status* status) {
-  std::vector<TcpLane*> lanes;
-  size_t accepted = 0;
-  for (; accepted < requests.size(); ++accepted) {
-    const ReadRequest& request = requests[accepted];
-    TcpLane* lane = nullptr;
+  *status = link_->Check();
+  starting_.clear();
+  for (size_t at = 0; status->ok() && at < requests.size(); ++at) {
+    const ReadRequest& request = requests[at];
+    tcp::FrameHeader frame;
     *status = CheckRequest(request.source, request.target);
-    if (status->ok()) *status = link_->FindLane(request.lane, &lane);
-    if (status->ok()) *status = lane->QueueRead(request.source, request.target, request.token);
+    if (status->ok()) {
+      *status = link_->lane(request.lane).ExpectRead(request.source, request.target, request.token, &frame);
+    }
     if (!status->ok()) break;
-    if (std::ranges::find(lanes, lane) == lanes.end()) lanes.push_back(lane);
+    frame.lane = static_cast<uint16_t>(request.lane % lanes());
+    starting_.push_back(frame);
   }
-  for (TcpLane* lane : lanes) lane->SendQueued();
-  return accepted;
+  if (!starting_.empty()) link_->requests().SendRequests(starting_);
+  return starting_.size();
 }
 
 Status TcpEndpoint::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                           uint64_t token) {
   if (Status status = CheckRequest(target, source); !status.ok()) return status;
-  TcpLane* found = nullptr;
-  if (Status status = link_->FindLane(lane, &found); !status.ok()) return status;
-  return found->Write(source, target, token);
+  if (Status status = link_->Check(); !status.ok()) return status;
+  return link_->lane(lane).Write(source, target, token);
 }
 
 Status TcpEndpoint::Send(std::span<const std::byte> message) {
@@ -196,9 +202,8 @@ Status TcpEndpoint::Send(std::span<const std::byte> message) {
     return {StatusCode::kOutOfRange, "a message of " + std::to_string(message.size()) + " bytes; the limit is " +
                                          std::to_string(tcp::kMessageBytesMax)};
   }
-  TcpLane* found = nullptr;
-  if (Status status = link_->FindLane(0, &found); !status.ok()) return status;
-  return found->Send(message);
+  if (Status status = link_->Check(); !status.ok()) return status;
+  return link_->requests().SendMessage(message);
 }
 
 }  // namespace hbmesh

@@ -1,4 +1,4 @@
-// TcpEndpoint: a peer over tcp, reached over one connection for each lane.
+// TcpEndpoint: a peer over tcp, reached over one connection for each lane and one for requests.
 //
 // TcpLink is what its threads share: the lanes, and how the endpoint ends. It ends as a whole: when one thread of one
 // lane stops, all are stopped; the last one completes what is outstanding (so that no byte moves after a completion)
@@ -35,7 +35,8 @@ class TcpLink final : public TcpLaneEvents {
   [[nodiscard]] const std::string& peer() const { return peer_; }
   [[nodiscard]] uint32_t laneCount() const { return laneCount_; }
 
-  // Takes the connected sockets, one for each lane. False: Close was called before, they are closed.
+  // Takes the connected sockets, one for each lane and that for requests. False: Close was called before, they are
+  // closed.
   bool Attach(std::vector<Fd> sockets);
   // Starts the lanes' threads, unless Close was called. Without enough of them the link breaks. REQUIRES: Attach.
   void Start();
@@ -44,11 +45,15 @@ class TcpLink final : public TcpLaneEvents {
   // Ends everything; completes what is outstanding. Returns when no event can follow.
   void Close();
 
-  // The lane for a request. Not kOk: not connected yet, or broken.
-  [[nodiscard]] Status FindLane(uint32_t lane, TcpLane** found);
+  // Whether there is a connection: not kOk before, and when it is broken.
+  [[nodiscard]] Status Check();
+  // REQUIRES of both: Check was kOk.
+  [[nodiscard]] TcpLane& lane(uint32_t lane) { return *lanes_[lane % laneCount_]; }
+  [[nodiscard]] TcpLane& requests() { return *lanes_[laneCount_]; }
 
   void OnLaneComplete(uint64_t token, Status status) override;
   void OnLaneMessage(std::span<const std::byte> message) override;
+  TcpSender* SenderOf(uint32_t lane) override;
 
  private:
   void OnThreadEnd(const Status& reason);
@@ -62,13 +67,13 @@ class TcpLink final : public TcpLaneEvents {
   const std::shared_ptr<MemoryTable> memory_;
   TransportSink* const sink_;
   std::mutex mutex_;
-  bool closing_ = false;               // guarded by mutex_
-  bool threadsStarted_ = false;        // guarded by mutex_
-  bool broken_ = false;                // guarded by mutex_
-  Status reason_;                      // guarded by mutex_: why it broke
-  std::atomic<bool> attached_{false};  // release: publishes lanes_, which doesn't change afterwards
-  std::atomic<uint32_t> threads_{0};   // not yet ended; acq_rel: the last one sees what the others did
-  std::vector<std::unique_ptr<TcpLane>> lanes_;
+  bool closing_ = false;                         // guarded by mutex_
+  bool threadsStarted_ = false;                  // guarded by mutex_
+  bool broken_ = false;                          // guarded by mutex_
+  Status reason_;                                // guarded by mutex_: why it broke
+  std::atomic<bool> attached_{false};            // release: publishes lanes_, which doesn't change afterwards
+  std::atomic<uint32_t> threads_{0};             // not yet ended; acq_rel: the last one sees what the others did
+  std::vector<std::unique_ptr<TcpLane>> lanes_;  // laneCount_, then the connection for requests
 };
 
 // The links of one transport that there are. Any thread.
@@ -105,7 +110,8 @@ class TcpEndpoint final : public Endpoint {
 
  private:
   const std::shared_ptr<TcpLink> link_;
-  Fd cancel_;  // eventfd: ends the connecting thread
+  std::vector<tcp::FrameHeader> starting_;  // ReadEach's
+  Fd cancel_;                               // eventfd: ends the connecting thread
   std::thread connecting_;
 };
 

@@ -8,17 +8,25 @@
 
 namespace hbmesh {
 
-TcpLane::TcpLane(Fd socket, uint32_t lane, const TransportOptions& options, MemoryTable* memory, TcpLaneEvents* events)
+TcpLane::TcpLane(Fd socket, TcpReceiver::Kind kind, const TransportOptions& options, MemoryTable* memory,
+                 TcpLaneEvents* events)
     : options_(options),
+      slice_(kind == TcpReceiver::Kind::kLane ? TimeSlice::kLong : TimeSlice::kShort),
       socket_(std::move(socket)),
       requests_(options.requestsPerLaneMax),
       sender_(socket_.get()),
-      receiver_(socket_.get(), lane, options, memory, &requests_, &sender_, events) {}
+      receiver_(socket_.get(), kind, options, memory, &requests_, &sender_, events) {}
 
 uint32_t TcpLane::Start(const std::function<void(Status)>& ended) {
   try {
-    sending_ = std::thread([this, ended] { ended(sender_.Run()); });
-    receiving_ = std::thread([this, ended] { ended(receiver_.Run()); });
+    sending_ = std::thread([this, ended] {
+      AskForTimeSlice(slice_);
+      ended(sender_.Run());
+    });
+    receiving_ = std::thread([this, ended] {
+      AskForTimeSlice(slice_);
+      ended(receiver_.Run());
+    });
   } catch (const std::system_error&) {
     return sending_.joinable() ? 1 : 0;
   }
@@ -35,32 +43,19 @@ void TcpLane::Join() {
   if (receiving_.joinable()) receiving_.join();
 }
 
-// A broken socket is noticed by the receiving thread too, which completes the request.
-Status TcpLane::Read(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token) {
-  tcp::FrameHeader header{};
-  if (Status status = AddRead(source, target, token, &header); !status.ok()) return status;
-  (void)sender_.SendSmall(header, {});
-  return Status::Ok();
+Status TcpLane::ExpectRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
+                           tcp::FrameHeader* request) {
+  *request = {};
+  request->magic = tcp::kMagic;
+  request->type = static_cast<uint16_t>(tcp::FrameType::kRead);
+  request->region = source.region;
+  request->offset = source.offset;
+  request->bytes = source.bytes;
+  return requests_.Add(token, false, target, source.bytes, &request->request);
 }
 
-Status TcpLane::QueueRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token) {
-  tcp::FrameHeader header{};
-  if (Status status = AddRead(source, target, token, &header); !status.ok()) return status;
-  sender_.QueueSmall(header);
-  return Status::Ok();
-}
-
-void TcpLane::SendQueued() { (void)sender_.SendQueued(); }
-
-Status TcpLane::AddRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
-                        tcp::FrameHeader* header) {
-  header->magic = tcp::kMagic;
-  header->type = static_cast<uint16_t>(tcp::FrameType::kRead);
-  header->region = source.region;
-  header->offset = source.offset;
-  header->bytes = source.bytes;
-  return requests_.Add(token, false, target, source.bytes, &header->request);
-}
+// A broken socket is noticed by the receiving threads too, which complete what is outstanding.
+void TcpLane::SendRequests(std::span<const tcp::FrameHeader> requests) { (void)sender_.SendFrames(requests); }
 
 Status TcpLane::Write(std::span<const LocalPiece> source, const RemoteRange& target, uint64_t token) {
   TcpBulk bulk;
@@ -76,9 +71,9 @@ Status TcpLane::Write(std::span<const LocalPiece> source, const RemoteRange& tar
   return Status::Ok();
 }
 
-Status TcpLane::Send(std::span<const std::byte> message) {
-  // Read requests wait in the same queue, at most requestsPerLaneMax of them.
-  if (sender_.queuedSmall() >= options_.messagesQueuedMax + options_.requestsPerLaneMax) {
+Status TcpLane::SendMessage(std::span<const std::byte> message) {
+  // Read requests wait in the same queue, at most requestsPerLaneMax of each lane.
+  if (sender_.queuedSmall() >= options_.messagesQueuedMax + tcp::kLanesMax * options_.requestsPerLaneMax) {
     return {StatusCode::kTryAgain,
             std::to_string(options_.messagesQueuedMax) + " messages are queued and the peer takes none; retry later"};
   }

@@ -1,5 +1,5 @@
 // TcpLane: one connection of an endpoint, with a thread that receives and one that sends. Two threads, so that sending
-// never keeps a lane from receiving.
+// never keeps a lane from receiving. The endpoint's connection for requests is one too, which carries no bytes.
 //
 // Thread rule: as Endpoint; events arrive from the lane's threads.
 #pragma once
@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/status.h"
+#include "base/time_slice.h"
 #include "transport/memory_table.h"
 #include "transport/request_table.h"
 #include "transport/tcp_receiver.h"
@@ -25,7 +26,8 @@ namespace hbmesh {
 
 class TcpLane {
  public:
-  TcpLane(Fd socket, uint32_t lane, const TransportOptions& options, MemoryTable* memory, TcpLaneEvents* events);
+  TcpLane(Fd socket, TcpReceiver::Kind kind, const TransportOptions& options, MemoryTable* memory,
+          TcpLaneEvents* events);
   // REQUIRES: Join was called, or Start never.
   ~TcpLane() = default;
 
@@ -36,20 +38,21 @@ class TcpLane {
   void Shutdown();
   void Join();
 
-  [[nodiscard]] Status Read(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token);
-  // As Read, but the peer hears of it with SendQueued only.
-  [[nodiscard]] Status QueueRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token);
-  void SendQueued();
+  // Expects the bytes of a Read on this lane, and fills *request, which is to be sent to the peer then; all but its
+  // lane.
+  [[nodiscard]] Status ExpectRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
+                                  tcp::FrameHeader* request);
   [[nodiscard]] Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint64_t token);
-  [[nodiscard]] Status Send(std::span<const std::byte> message);
+  // The connection for requests only.
+  void SendRequests(std::span<const tcp::FrameHeader> requests);
+  [[nodiscard]] Status SendMessage(std::span<const std::byte> message);
+  [[nodiscard]] TcpSender* sender() { return &sender_; }
   // REQUIRES: both threads are past receiving and sending.
   [[nodiscard]] std::vector<uint64_t> TakeOutstanding() { return requests_.TakeAll(); }
 
  private:
-  [[nodiscard]] Status AddRead(const RemoteRange& source, std::span<const LocalPiece> target, uint64_t token,
-                               tcp::FrameHeader* header);
-
   const TransportOptions options_;
+  const TimeSlice slice_;
   Fd socket_;
   RequestTable requests_;
   TcpSender sender_;

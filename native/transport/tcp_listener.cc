@@ -31,7 +31,7 @@ Status CheckHello(const tcp::Hello& hello) {
                                            " of the tcp transport, the caller version " +
                                            std::to_string(hello.version) + "; run the same release on both"};
   }
-  if (hello.lanes == 0 || hello.lanes > tcp::kLanesMax || hello.lane >= hello.lanes) {
+  if (hello.lanes == 0 || hello.lanes > tcp::kLanesMax || hello.lane > hello.lanes) {
     return {StatusCode::kInvalid, "lane " + std::to_string(hello.lane) + " of " + std::to_string(hello.lanes) +
                                       "; an endpoint has 1 to " + std::to_string(tcp::kLanesMax) + " lanes"};
   }
@@ -180,9 +180,9 @@ void TcpListener::Refuse(const Pending& pending, const Status& status) {
   (void)SendReply(pending.socket.get(), reply);
 }
 
-// Makes the endpoint once each of its lanes has connected.
+// Makes the endpoint once all of its connections are there.
 void TcpListener::TryAssemble(const tcp::Hello& hello) {
-  std::vector<PendingList::iterator> lanes(hello.lanes, pending_.end());
+  std::vector<PendingList::iterator> lanes(tcp::ConnectionsOf(hello.lanes), pending_.end());
   uint32_t found = 0;
   for (auto pending = pending_.begin(); pending != pending_.end(); ++pending) {
     if (!pending->proved || !SameEndpoint(pending->hello, hello) || pending->hello.lanes != hello.lanes) continue;
@@ -191,26 +191,27 @@ void TcpListener::TryAssemble(const tcp::Hello& hello) {
     place = pending;
     ++found;
   }
-  if (found < hello.lanes) return;
+  if (found < lanes.size()) return;
   Announce(hello, lanes);
   for (const auto& lane : lanes) pending_.erase(lane);
 }
 
 void TcpListener::Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes) {
+  const auto connections = static_cast<uint32_t>(lanes.size());
   if (accepted_->endpoints.load(std::memory_order_relaxed) >= options_.endpointsMax ||
-      accepted_->lanes.load(std::memory_order_relaxed) + hello.lanes > options_.lanesMax) {
-    const Status full(StatusCode::kTryAgain, "this side has as many peers as it takes (" +
-                                                 std::to_string(options_.endpointsMax) + ", with " +
-                                                 std::to_string(options_.lanesMax) + " connections); try again later");
+      accepted_->connections.load(std::memory_order_relaxed) + connections > options_.connectionsMax) {
+    const Status full(StatusCode::kTryAgain,
+                      "this side has as many peers as it takes (" + std::to_string(options_.endpointsMax) + ", with " +
+                          std::to_string(options_.connectionsMax) + " connections); try again later");
     for (const auto& lane : lanes) Refuse(*lane, full);
     return;
   }
   // Counts the endpoint for as long as anything holds its link.
   accepted_->endpoints.fetch_add(1, std::memory_order_relaxed);
-  accepted_->lanes.fetch_add(hello.lanes, std::memory_order_relaxed);
+  accepted_->connections.fetch_add(connections, std::memory_order_relaxed);
   auto* made = new TcpLink(SocketAddressName(lanes[0]->peer), hello.lanes, options_, memory_, sink_);
   const std::shared_ptr<TcpLink> link(made, [count = accepted_](TcpLink* gone) {
-    count->lanes.fetch_sub(gone->laneCount(), std::memory_order_relaxed);
+    count->connections.fetch_sub(tcp::ConnectionsOf(gone->laneCount()), std::memory_order_relaxed);
     delete gone;
     count->endpoints.fetch_sub(1, std::memory_order_relaxed);
   });

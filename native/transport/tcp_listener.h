@@ -41,7 +41,7 @@ class TcpListener {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A connection whose handshake isn't done, or one whose endpoint still lacks lanes.
+  // A connection whose handshake isn't done, or one whose endpoint still lacks some.
   struct Pending {
     Fd socket;
     SocketAddress peer;
@@ -70,10 +70,10 @@ class TcpListener {
   const std::shared_ptr<MemoryTable> memory_;
   const std::shared_ptr<TcpLinks> links_;
   TransportSink* const sink_;
-  // Endpoints that live, and their lanes; relaxed, they only bound them.
+  // Endpoints that live, and their connections; relaxed, they only bound them.
   struct Accepted {
     std::atomic<uint32_t> endpoints{0};
-    std::atomic<uint32_t> lanes{0};
+    std::atomic<uint32_t> connections{0};
   };
   std::shared_ptr<Accepted> accepted_ = std::make_shared<Accepted>();
   Fd listener_;

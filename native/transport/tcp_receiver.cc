@@ -48,7 +48,12 @@ Status TcpReceiver::Dispatch(const FrameHeader& header) {
   if (write_.active && header.type == static_cast<uint16_t>(FrameType::kWrite) && header.request != write_.request) {
     return Broken("a second write in the middle of one");
   }
-  switch (static_cast<FrameType>(header.type)) {
+  const auto type = static_cast<FrameType>(header.type);
+  const bool isRequest = type == FrameType::kRead || type == FrameType::kMessage;
+  if (isRequest != (kind_ == Kind::kRequests)) {
+    return Broken("a frame of type " + std::to_string(header.type) + ", which doesn't belong on this connection");
+  }
+  switch (type) {
     case FrameType::kRead:
       return OnRead(header);
     case FrameType::kData:
@@ -65,21 +70,23 @@ Status TcpReceiver::Dispatch(const FrameHeader& header) {
   return Broken("a frame of the unknown type " + std::to_string(header.type));
 }
 
-Status TcpReceiver::OnRead(const FrameHeader& header) {
+Status TcpReceiver::OnRead(const FrameHeader& header) const {
   if (header.payloadBytes != 0 || header.bytes == 0) return Broken("a malformed read request");
-  if (sender_->queuedBulk() >= bulkMax_) return Broken("more requests than are allowed");
+  TcpSender* const sender = events_->SenderOf(header.lane);
+  if (sender == nullptr) return Broken("a read request for a lane that there is not");
+  if (sender->queuedBulk() >= bulkMax_) return Broken("more requests than are allowed");
   TcpBulk bulk;
   std::byte* address = nullptr;
   const RemoteRange range{.region = header.region, .offset = header.offset, .bytes = header.bytes};
   if (Status status = memory_->Acquire(range, false, events_->id(), &bulk.use, &address); !status.ok()) {
-    return Answer(header.request, status);
+    return Answer(*sender, header.request, status);
   }
   bulk.header.magic = tcp::kMagic;
   bulk.header.type = static_cast<uint16_t>(FrameType::kData);
   bulk.header.request = header.request;
   bulk.pieces.push_back({address, header.bytes});
   bulk.bytes = header.bytes;
-  return sender_->SendBulk(std::move(bulk));
+  return sender->SendBulk(std::move(bulk));
 }
 
 Status TcpReceiver::OnData(const FrameHeader& header) {
@@ -137,11 +144,11 @@ Status TcpReceiver::OnWrite(const FrameHeader& header) {
   if (write_.received < write_.bytes) return Status::Ok();
   write_.active = false;
   write_.use.Release();
-  return Answer(write_.request, write_.status);
+  return Answer(*sender_, write_.request, write_.status);
 }
 
-Status TcpReceiver::Answer(uint64_t request, const Status& status) {
-  if (sender_->queuedSmall() >= smallMax_) return Broken("requests, but takes no answers");
+Status TcpReceiver::Answer(TcpSender& sender, uint64_t request, const Status& status) const {
+  if (sender.queuedSmall() >= smallMax_) return Broken("requests, but takes no answers");
   FrameHeader header{};
   header.magic = tcp::kMagic;
   header.type = static_cast<uint16_t>(status.ok() ? FrameType::kWritten : FrameType::kFailed);
@@ -149,7 +156,7 @@ Status TcpReceiver::Answer(uint64_t request, const Status& status) {
   header.code = static_cast<uint32_t>(status.code());
   const std::string text = status.message().substr(0, tcp::kTextBytesMax);
   header.payloadBytes = static_cast<uint32_t>(text.size());
-  return sender_->SendSmall(header, std::as_bytes(std::span(text)));
+  return sender.SendSmall(header, std::as_bytes(std::span(text)));
 }
 
 Status TcpReceiver::OnWritten(const FrameHeader& header) {
@@ -174,7 +181,7 @@ Status TcpReceiver::OnFailed(const FrameHeader& header) {
 }
 
 Status TcpReceiver::OnMessage(const FrameHeader& header) {
-  if (lane_ != 0 || header.payloadBytes > tcp::kMessageBytesMax) return Broken("a malformed message");
+  if (header.payloadBytes > tcp::kMessageBytesMax) return Broken("a malformed message");
   buffer_.resize(std::max<size_t>(buffer_.size(), header.payloadBytes));
   if (Status status = ReceiveInto(buffer_.data(), header.payloadBytes); !status.ok()) return status;
   events_->OnLaneMessage({buffer_.data(), header.payloadBytes});

@@ -1,10 +1,10 @@
-// TcpReceiver: everything that comes in on one lane. Payloads go from the socket straight to where they belong: into
-// the pieces of our Read, or into the registered memory that the peer writes to.
+// TcpReceiver: everything that comes in on one connection, a lane or that for requests. Payloads go from the socket
+// straight to where they belong: into the pieces of our Read, or into the registered memory that the peer writes to.
 //
 // Each call of recvmsg asks for the rest of a payload and the header behind it, so that a stream of frames costs about
 // one call for each.
 //
-// Thread rule: Run is the lane's receiving thread; nothing else is called from others.
+// Thread rule: Run is the connection's receiving thread; nothing else is called from others.
 #pragma once
 
 #include <sys/socket.h>
@@ -31,14 +31,19 @@ class TcpLaneEvents {
   [[nodiscard]] virtual uint64_t id() const = 0;  // of the endpoint
   virtual void OnLaneComplete(uint64_t token, Status status) = 0;
   virtual void OnLaneMessage(std::span<const std::byte> message) = 0;
+  // What goes out on a lane; null: there is no such lane.
+  [[nodiscard]] virtual TcpSender* SenderOf(uint32_t lane) = 0;
 };
 
 class TcpReceiver {
  public:
-  TcpReceiver(int socket, uint32_t lane, const TransportOptions& options, MemoryTable* memory, RequestTable* requests,
+  // What a connection is for decides which frames may come.
+  enum class Kind { kLane, kRequests };
+
+  TcpReceiver(int socket, Kind kind, const TransportOptions& options, MemoryTable* memory, RequestTable* requests,
               TcpSender* sender, TcpLaneEvents* events)
       : socket_(socket),
-        lane_(lane),
+        kind_(kind),
         // Our own requests and messages wait in the same queues as the answers to the peer's.
         bulkMax_(2 * static_cast<size_t>(options.requestsPerLaneMax)),
         smallMax_(options.messagesQueuedMax + 4 * static_cast<size_t>(options.requestsPerLaneMax)),
@@ -71,16 +76,16 @@ class TcpReceiver {
 
   [[nodiscard]] Status ReceiveFrames();
   [[nodiscard]] Status Dispatch(const tcp::FrameHeader& header);
-  [[nodiscard]] Status OnRead(const tcp::FrameHeader& header);
+  [[nodiscard]] Status OnRead(const tcp::FrameHeader& header) const;
   [[nodiscard]] Status OnData(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnWrite(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnWritten(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnFailed(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnMessage(const tcp::FrameHeader& header);
-  [[nodiscard]] Status Answer(uint64_t request, const Status& status);
+  [[nodiscard]] Status Answer(TcpSender& sender, uint64_t request, const Status& status) const;
 
   const int socket_;
-  const uint32_t lane_;
+  const Kind kind_;
   const size_t bulkMax_;
   const size_t smallMax_;
   MemoryTable* const memory_;

@@ -52,67 +52,30 @@ Status SendError(int error) {
 
 Status TcpSender::SendSmall(const tcp::FrameHeader& header, std::span<const std::byte> payload) {
   const iovec parts[] = {Part(&header, sizeof header), Part(payload.data(), payload.size())};
+  return SendParts(std::span(parts, payload.empty() ? 1 : 2));
+}
+
+Status TcpSender::SendFrames(std::span<const tcp::FrameHeader> frames) {
+  const iovec parts[] = {Part(frames.data(), frames.size_bytes())};
+  return SendParts(parts);
+}
+
+Status TcpSender::SendParts(std::span<const iovec> parts) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return Status::Ok();
     if (sending_ || !small_.empty() || !bulk_.empty()) {
-      PushSmallLocked(parts, 0);
+      small_.push_back(CopyOf(parts, 0));
       if (!sending_) wake_.notify_one();
       return Status::Ok();
     }
     sending_ = true;
   }
-  const Attempt attempt = TrySend(socket_, std::span(parts, payload.empty() ? 1 : 2));
-  const std::lock_guard lock(mutex_);
-  sending_ = false;
-  if (!attempt.broken && attempt.sent < TotalBytes(parts)) {
-    // Before what others queued meanwhile: a frame that was begun must be ended first.
-    SmallFrame rest;
-    for (const iovec& part : parts) {
-      const auto* bytes = static_cast<const std::byte*>(part.iov_base);
-      rest.bytes.insert(rest.bytes.end(), bytes, bytes + part.iov_len);
-    }
-    rest.sent = attempt.sent;
-    small_.push_front(std::move(rest));
-  }
-  if (!small_.empty() || !bulk_.empty()) wake_.notify_one();
-  return attempt.broken ? SendError(attempt.error) : Status::Ok();
-}
-
-void TcpSender::QueueSmall(const tcp::FrameHeader& header) {
-  const iovec parts[] = {Part(&header, sizeof header)};
-  const std::lock_guard lock(mutex_);
-  if (!stopping_) PushSmallLocked(parts, 0);
-}
-
-Status TcpSender::SendQueued() {
-  std::vector<SmallFrame> frames;
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_ || sending_ || small_.empty()) return Status::Ok();  // whoever sends takes them next
-    if (!bulk_.empty()) {
-      wake_.notify_one();
-      return Status::Ok();
-    }
-    TakeSmallLocked(&frames);
-    sending_ = true;
-  }
-  std::vector<iovec> parts;
-  AppendFrames(frames, &parts);
   const Attempt attempt = TrySend(socket_, parts);
   const std::lock_guard lock(mutex_);
   sending_ = false;
-  size_t sent = attempt.sent;
-  size_t first = 0;
-  while (first < frames.size() && sent >= frames[first].bytes.size() - frames[first].sent) {
-    sent -= frames[first].bytes.size() - frames[first].sent;
-    ++first;
-  }
-  if (!attempt.broken && first < frames.size()) {
-    frames[first].sent += sent;
-    small_.insert(small_.begin(), std::make_move_iterator(frames.begin() + static_cast<ptrdiff_t>(first)),
-                  std::make_move_iterator(frames.end()));
-  }
+  // Before what others queued meanwhile: a frame that was begun must be ended first.
+  if (!attempt.broken && attempt.sent < TotalBytes(parts)) small_.push_front(CopyOf(parts, attempt.sent));
   if (!small_.empty() || !bulk_.empty()) wake_.notify_one();
   return attempt.broken ? SendError(attempt.error) : Status::Ok();
 }
@@ -187,16 +150,15 @@ void TcpSender::Stop() {
   wake_.notify_all();
 }
 
-// REQUIRES: mutex_ is held.
-void TcpSender::PushSmallLocked(std::span<const iovec> parts, size_t skip) {
+TcpSender::SmallFrame TcpSender::CopyOf(std::span<const iovec> parts, size_t sent) {
   SmallFrame frame;
   frame.bytes.reserve(TotalBytes(parts));
   for (const iovec& part : parts) {
     const auto* bytes = static_cast<const std::byte*>(part.iov_base);
-    if (part.iov_len > 0) frame.bytes.insert(frame.bytes.end(), bytes, bytes + part.iov_len);
+    frame.bytes.insert(frame.bytes.end(), bytes, bytes + part.iov_len);
   }
-  frame.sent = skip;
-  small_.push_back(std::move(frame));
+  frame.sent = sent;
+  return frame;
 }
 
 // REQUIRES: mutex_ is held.

@@ -1,5 +1,5 @@
-// TcpSender: everything that goes out on one lane. Small frames pass large ones: a large one goes out in chunks, and
-// small ones go between two chunks.
+// TcpSender: everything that goes out on one connection, a lane or that for requests. Small frames pass large ones: a
+// large one goes out in chunks, and small ones go between two chunks.
 //
 // A small frame is sent at once by the thread that has it, if nothing is queued and the socket takes it without
 // waiting; this saves waking the lane's sending thread. Otherwise, and for large payloads, that thread (Run) does it.
@@ -45,9 +45,8 @@ class TcpSender {
   // A frame with a small payload, which is copied if it can't be sent at once. Never refuses: the caller bounds them.
   // Not kOk: the socket is broken.
   [[nodiscard]] Status SendSmall(const tcp::FrameHeader& header, std::span<const std::byte> payload);
-  // The same for several frames: they wait for SendQueued, which sends them together.
-  void QueueSmall(const tcp::FrameHeader& header);
-  [[nodiscard]] Status SendQueued();
+  // The same for several frames without payloads, together.
+  [[nodiscard]] Status SendFrames(std::span<const tcp::FrameHeader> frames);
   [[nodiscard]] Status SendBulk(TcpBulk bulk);
   [[nodiscard]] size_t queuedSmall() const;
   [[nodiscard]] size_t queuedBulk() const;
@@ -61,12 +60,13 @@ class TcpSender {
   void Stop();
 
  private:
-  struct SmallFrame {
+  struct SmallFrame {  // or several that were sent together
     std::vector<std::byte> bytes;
     size_t sent = 0;
   };
 
-  void PushSmallLocked(std::span<const iovec> parts, size_t skip);
+  static SmallFrame CopyOf(std::span<const iovec> parts, size_t sent);
+  [[nodiscard]] Status SendParts(std::span<const iovec> parts);
   void TakeSmallLocked(std::vector<SmallFrame>* frames);
   static void AppendFrames(std::span<const SmallFrame> frames, std::vector<iovec>* parts);
   [[nodiscard]] Status SendAll(std::vector<iovec>& parts) const;

@@ -1,24 +1,27 @@
-// What two tcp transports say to each other. A connection ("lane") begins with a handshake, then carries frames in both
-// directions: a FrameHeader, then payloadBytes bytes. Byte order is that of the hosts, little-endian (checked below);
-// all lengths are checked before they are used, and anything unexpected closes the endpoint.
+// What two tcp transports say to each other. An endpoint has a connection for each lane, for bytes, and one more for
+// requests: what is asked for or said there never waits behind bytes. Each begins with a handshake, then carries frames
+// in both directions: a FrameHeader, then payloadBytes bytes. Byte order is that of the hosts, little-endian (checked
+// below); all lengths are checked before they are used, and anything unexpected closes the endpoint.
 //
 //   caller                                            listener
 //   Hello                                  -------->
 //                                          <--------  HelloReply: kChallenge
 //   Proof                                  -------->
-//                                          <--------  HelloReply: kAccepted, when all lanes are there; or why not
+//                                          <--------  HelloReply: kAccepted, when all connections are there; or why not
 //
 // Where there is a cluster token, each end proves to have it before the other trusts it with anything: the listener in
 // its challenge, the caller with its Proof. Both are HMAC-SHA256 of the token over "hbmesh tcp listener" or
 // "hbmesh tcp caller", a zero byte, the Hello and the challenge's nonce. Without a token they are zeros.
 //
 //   reader                                            owner of the memory
-//   Read {request, region, offset, bytes}  -------->
+// over the connection for requests:
+//   Read {lane, request, region, offset, bytes} ----> answered on that lane
+//   Message + bytes                        -------->
+// over a lane:
 //                                          <--------  Data {request, offset} + bytes, in frames of up to kChunkBytesMax
 //                                          or <-----  Failed {request, code} + text
 //   Write {request, region, offset, bytes} + bytes ->  in frames; `offset` and `bytes` are those of the whole request
 //                                          <--------  Written {request}, or Failed
-//   Message + bytes                        -------->  lane 0 only
 #pragma once
 
 #include <bit>
@@ -30,19 +33,22 @@ namespace hbmesh::tcp {
 static_assert(std::endian::native == std::endian::little, "the wire format is little-endian");
 
 inline constexpr uint32_t kMagic = 0x31544248;  // "HBT1"
-inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersion = 3;
 inline constexpr uint32_t kLanesMax = 16;
 inline constexpr uint32_t kChunkBytesMax = 1 << 20;  // payload of one Data or Write frame: messages pass between two
 inline constexpr uint32_t kMessageBytesMax = 64 << 10;
 inline constexpr uint32_t kTextBytesMax = 512;
+
+// Of an endpoint.
+constexpr uint32_t ConnectionsOf(uint32_t lanes) { return lanes + 1; }
 
 inline constexpr uint32_t kHasToken = 1;  // flag of Hello and Challenge
 
 struct Hello {
   uint32_t magic;
   uint32_t version;
-  uint64_t endpoint[2];  // random, the same on all lanes of one endpoint
-  uint32_t lane;
+  uint64_t endpoint[2];  // random, the same on all connections of one endpoint
+  uint32_t lane;         // `lanes`: the connection for requests
   uint32_t lanes;
   uint32_t flags;
   uint32_t reserved;
@@ -79,8 +85,8 @@ enum class FrameType : uint16_t { kRead = 1, kData = 2, kWrite = 3, kWritten = 4
 
 struct FrameHeader {
   uint32_t magic;
-  uint16_t type;  // FrameType
-  uint16_t reserved;
+  uint16_t type;     // FrameType
+  uint16_t lane;     // Read: on which the bytes are to come
   uint64_t request;  // the requester's number, returned unchanged
   uint64_t offset;   // Read, Write: in the region; Data: in the request
   uint64_t bytes;    // Read, Write: of the whole request

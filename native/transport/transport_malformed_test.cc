@@ -90,23 +90,35 @@ class MalformedPeer : public testing::TestWithParam<std::string> {
     EXPECT_EQ(std::memcmp(bytes.data(), memory_.data() + 5, bytes.size()), 0);
   }
 
-  // A tcp connection past the handshake, as the only lane of an endpoint.
-  Fd DialTcpLane() {
-    Fd socket = Dial();
+  // The connections of an endpoint with one lane, past the handshake.
+  struct TcpPeer {
+    Fd lane;
+    Fd requests;
+  };
+  TcpPeer DialTcp() {
+    TcpPeer peer{Dial(), Dial()};
     tcp::Hello hello{};
     hello.magic = tcp::kMagic;
     hello.version = tcp::kVersion;
     hello.endpoint[0] = ++number_;
     hello.lanes = 1;
-    Say(socket.get(), hello);
-    for (const tcp::Step step : {tcp::Step::kChallenge, tcp::Step::kAccepted}) {
-      tcp::HelloReply reply{};
-      EXPECT_EQ(::recv(socket.get(), &reply, sizeof reply, MSG_WAITALL), static_cast<ssize_t>(sizeof reply));
-      EXPECT_EQ(reply.code, 0U);
-      EXPECT_EQ(reply.step, static_cast<uint32_t>(step));
-      if (step == tcp::Step::kChallenge) Say(socket.get(), tcp::Proof{});
+    const int sockets[] = {peer.lane.get(), peer.requests.get()};
+    for (const int socket : sockets) {
+      Say(socket, hello);
+      ++hello.lane;
     }
-    return socket;
+    for (const int socket : sockets) {
+      ExpectStep(socket, tcp::Step::kChallenge);
+      Say(socket, tcp::Proof{});
+    }
+    for (const int socket : sockets) ExpectStep(socket, tcp::Step::kAccepted);
+    return peer;
+  }
+  static void ExpectStep(int socket, tcp::Step step) {
+    tcp::HelloReply reply{};
+    EXPECT_EQ(::recv(socket, &reply, sizeof reply, MSG_WAITALL), static_cast<ssize_t>(sizeof reply));
+    EXPECT_EQ(reply.code, 0U);
+    EXPECT_EQ(reply.step, static_cast<uint32_t>(step));
   }
   Fd DialShm() {
     Fd socket = Dial();
@@ -148,11 +160,21 @@ TEST_P(MalformedPeer, RandomBytesAreClosed) {
   const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
   SCOPED_TRACE("HBMESH_SEED=" + std::to_string(seed));
   for (uint64_t round = 0; round < 30; ++round) {
-    const Fd socket = round % 3 == 0 ? Dial() : (GetParam() == "tcp" ? DialTcpLane() : DialShm());
+    TcpPeer peer;  // both are closed, whichever has the noise
+    Fd socket;
+    if (round % 3 == 0) {
+      socket = Dial();
+    } else if (GetParam() == "shm") {
+      socket = DialShm();
+    } else {
+      peer = DialTcp();
+    }
+    const int noisy = socket.valid() ? socket.get() : round % 3 == 1 ? peer.lane.get() : peer.requests.get();
     std::vector<std::byte> noise(2000);
     FillPattern(noise, seed + round);
-    (void)::send(socket.get(), noise.data(), noise.size(), MSG_NOSIGNAL);
-    ExpectClosed(socket.get());
+    (void)::send(noisy, noise.data(), noise.size(), MSG_NOSIGNAL);
+    ExpectClosed(noisy);
+    if (peer.lane.valid()) ExpectClosed(noisy == peer.lane.get() ? peer.requests.get() : peer.lane.get());
   }
   ExpectStillServes();
 }
@@ -181,30 +203,44 @@ TEST_P(MalformedPeer, AnotherVersionIsToldSo) {
 TEST_P(MalformedPeer, TcpFramesThatBreakTheRulesCloseTheirEndpoint) {
   if (GetParam() != "tcp") GTEST_SKIP() << "frames are those of tcp";
   using tcp::FrameType;
-  const std::vector<std::pair<std::string, std::function<void(tcp::FrameHeader&)>>> faults{
+  struct Fault {
+    std::string name;
+    std::function<void(tcp::FrameHeader&)> spoil;
+    bool onLane = true;
+  };
+  const std::vector<Fault> faults{
       {"magic", [](auto& header) { header.magic = 1; }},
       {"type", [](auto& header) { header.type = 99; }},
       {"payload over the limit",
        [](auto& header) { header = Frame(FrameType::kWrite), header.payloadBytes = UINT32_MAX; }},
       {"read with payload",
-       [](auto& header) { header = Frame(FrameType::kRead), header.bytes = 8, header.payloadBytes = 8; }},
-      {"read of nothing", [](auto& header) { header = Frame(FrameType::kRead); }},
+       [](auto& header) { header = Frame(FrameType::kRead), header.bytes = 8, header.payloadBytes = 8; }, false},
+      {"read of nothing", [](auto& header) { header = Frame(FrameType::kRead); }, false},
+      {"read for a lane that there is not",
+       [](auto& header) { header = Frame(FrameType::kRead), header.bytes = 8, header.lane = 1; }, false},
+      {"read over a lane", [](auto& header) { header = Frame(FrameType::kRead), header.bytes = 8; }},
+      {"message over a lane", [](auto& header) { header = Frame(FrameType::kMessage), header.payloadBytes = 8; }},
+      {"write over the connection for requests",
+       [](auto& header) { header = Frame(FrameType::kWrite), header.bytes = header.payloadBytes = 8; }, false},
+      {"magic on the connection for requests", [](auto& header) { header.magic = 1; }, false},
       {"data unasked", [](auto& header) { header = Frame(FrameType::kData), header.payloadBytes = 8; }},
       {"written unasked", [](auto& header) { header = Frame(FrameType::kWritten), header.request = 1ULL << 32; }},
       {"failed unasked", [](auto& header) { header = Frame(FrameType::kFailed), header.code = 3; }},
       {"write of more than announced",
        [](auto& header) { header = Frame(FrameType::kWrite), header.bytes = 4, header.payloadBytes = 8; }},
       {"message over the limit",
-       [](auto& header) { header = Frame(FrameType::kMessage), header.payloadBytes = tcp::kMessageBytesMax + 1; }},
+       [](auto& header) { header = Frame(FrameType::kMessage), header.payloadBytes = tcp::kMessageBytesMax + 1; },
+       false},
   };
-  for (const auto& [name, spoil] : faults) {
-    SCOPED_TRACE(name);
-    const Fd socket = DialTcpLane();
+  for (const Fault& fault : faults) {
+    SCOPED_TRACE(fault.name);
+    const TcpPeer peer = DialTcp();
     const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
     tcp::FrameHeader header = Frame(FrameType::kMessage);
-    spoil(header);
-    Say(socket.get(), header);
-    ExpectClosed(socket.get());
+    fault.spoil(header);
+    Say(fault.onLane ? peer.lane.get() : peer.requests.get(), header);
+    ExpectClosed(peer.lane.get());
+    ExpectClosed(peer.requests.get());
     EXPECT_EQ(sink_.WaitDisconnect(endpoint->id()).code(), StatusCode::kRpcPeerDead);
   }
   ExpectStillServes();
@@ -212,15 +248,15 @@ TEST_P(MalformedPeer, TcpFramesThatBreakTheRulesCloseTheirEndpoint) {
 
 TEST_P(MalformedPeer, TcpPeerThatStopsInTheMiddleOfAWriteLosesItsEndpoint) {
   if (GetParam() != "tcp") GTEST_SKIP() << "frames are those of tcp";
-  const Fd socket = DialTcpLane();
+  const TcpPeer peer = DialTcp();
   const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
   SharedMemory target(4096);
   const MemoryRegion region = target.Register(*transport_, true);
   tcp::FrameHeader header = Frame(tcp::FrameType::kWrite);
   header.region = region.id;
   header.bytes = header.payloadBytes = 1000;
-  Say(socket.get(), header);
-  ExpectClosed(socket.get());
+  Say(peer.lane.get(), header);
+  ExpectClosed(peer.lane.get());
   EXPECT_NE(sink_.WaitDisconnect(endpoint->id()).message().find("stall timeout"), std::string::npos);
   transport_->UnregisterMemory(region.id);  // returns: nobody uses it any more
 }
@@ -228,20 +264,20 @@ TEST_P(MalformedPeer, TcpPeerThatStopsInTheMiddleOfAWriteLosesItsEndpoint) {
 // A byte now and then keeps the stall timeout away, and would keep the memory, and who waits for it, for ever.
 TEST_P(MalformedPeer, TcpPeerThatDribblesAWriteDoesNotKeepTheMemory) {
   if (GetParam() != "tcp") GTEST_SKIP() << "frames are those of tcp";
-  const Fd socket = DialTcpLane();
+  const TcpPeer peer = DialTcp();
   const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
-  const Fd other = DialTcpLane();
+  const TcpPeer other = DialTcp();
   const std::unique_ptr<Endpoint> innocent = sink_.WaitAccepted();
   SharedMemory target(4096);
   const MemoryRegion region = target.Register(*transport_, true);
   tcp::FrameHeader header = Frame(tcp::FrameType::kWrite);
   header.region = region.id;
   header.bytes = header.payloadBytes = 4096;
-  Say(socket.get(), header);
+  Say(peer.lane.get(), header);
   std::atomic<bool> over = false;
   std::thread dribbling([&] {
-    pollfd gone{socket.get(), 0, 0};
-    while (!over.load() && ::poll(&gone, 1, 20) == 0) Say(socket.get(), std::byte{1});
+    pollfd gone{peer.lane.get(), 0, 0};
+    while (!over.load() && ::poll(&gone, 1, 20) == 0) Say(peer.lane.get(), std::byte{1});
   });
   // The first byte is there: the write is under way. By the file, since the mapping is the writer's now.
   Eventually([&] {
@@ -256,11 +292,34 @@ TEST_P(MalformedPeer, TcpPeerThatDribblesAWriteDoesNotKeepTheMemory) {
   ExpectStillServes();
 }
 
+// What is said passes the bytes, however long those wait for a peer that takes none.
+TEST_P(MalformedPeer, TcpMessagesDoNotWaitBehindBytes) {
+  if (GetParam() != "tcp") GTEST_SKIP() << "lanes with bytes of their own are those of tcp";
+  options_.stallTimeoutMs = 60'000;
+  transport_.reset();
+  SetUp();
+  const TcpPeer peer = DialTcp();
+  const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
+  tcp::FrameHeader read = Frame(tcp::FrameType::kRead);
+  read.region = region_.id;
+  read.bytes = kMemoryBytes;
+  // More than the buffers of a socket hold.
+  for (; read.request < 64; ++read.request) Say(peer.requests.get(), read);
+  ASSERT_TRUE(endpoint->Send(std::as_bytes(std::span("passed"))).ok());
+  tcp::FrameHeader message{};
+  char text[sizeof "passed"] = {};
+  ASSERT_EQ(::recv(peer.requests.get(), &message, sizeof message, MSG_WAITALL), static_cast<ssize_t>(sizeof message));
+  EXPECT_EQ(message.type, static_cast<uint16_t>(tcp::FrameType::kMessage));
+  ASSERT_EQ(message.payloadBytes, sizeof text);
+  ASSERT_EQ(::recv(peer.requests.get(), text, sizeof text, MSG_WAITALL), static_cast<ssize_t>(sizeof text));
+  EXPECT_STREQ(text, "passed");
+}
+
 // More connections than are taken are told so; those that are there go on.
-TEST_P(MalformedPeer, TcpFloodOfLanesEndsAtTheLimit) {
-  if (GetParam() != "tcp") GTEST_SKIP() << "lanes are those of tcp";
+TEST_P(MalformedPeer, TcpFloodOfConnectionsEndsAtTheLimit) {
+  if (GetParam() != "tcp") GTEST_SKIP() << "connections are those of tcp";
   TransportOptions few = options_;
-  few.lanesMax = 3;
+  few.connectionsMax = 5;
   CollectingSink sink;
   std::unique_ptr<Transport> small;
   ASSERT_TRUE(CreateTransport("tcp", few, &sink, &small).ok());
@@ -278,7 +337,7 @@ TEST_P(MalformedPeer, TcpFloodOfLanesEndsAtTheLimit) {
   EXPECT_EQ(connect(2, 1, &first).ToString(), Status::Ok().ToString());
   const Status refused = connect(2, 2, &second);
   EXPECT_EQ(refused.code(), StatusCode::kTryAgain);
-  EXPECT_NE(refused.message().find("with 3 connections"), std::string::npos) << refused.message();
+  EXPECT_NE(refused.message().find("with 5 connections"), std::string::npos) << refused.message();
   EXPECT_EQ(connect(1, 3, &third).ToString(), Status::Ok().ToString());
   EXPECT_TRUE(first->Send(std::as_bytes(std::span("still there"))).ok());
   EXPECT_EQ(sink.WaitMessage().bytes.size(), sizeof("still there"));

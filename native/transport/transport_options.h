@@ -21,8 +21,8 @@ struct TransportOptions {
   // then that peer counts as dead.
   uint32_t revokeTimeoutMs = 2000;
   uint32_t copyThreads = 0;  // shm: lanes of all endpoints together; 0: two, or one for each core if there are fewer
-  uint32_t endpointsMax = 1024;  // accepted and not closed; further peers are turned away
-  uint32_t lanesMax = 4096;      // tcp: of all accepted endpoints together; each has two threads and a descriptor
+  uint32_t endpointsMax = 1024;    // accepted and not closed; further peers are turned away
+  uint32_t connectionsMax = 5120;  // tcp: of all accepted endpoints together; each has two threads and a descriptor
   // tcp: what both ends must prove to have; null: nothing, and peers that have one are refused.
   std::shared_ptr<const ClusterToken> token;
 };
