@@ -12,11 +12,15 @@ namespace {
 
 constexpr size_t kBlobsMax = 1 << 20;  // of one device object
 constexpr size_t kReadsTogetherMax = 32;
+// Closes of objects wait for others of their kind, this many or this long: each message costs both sides a wake-up.
+constexpr size_t kClosesTogether = 16;
+constexpr uint64_t kCloseDelayNs = kNsPerMs;
 
 }  // namespace
 
 PeerLink::~PeerLink() {
   environment_.timers.Cancel(connectTimer_);
+  environment_.timers.Cancel(closeTimer_);
   if (connecting_) environment_.tokens.Withdraw(connectToken_);
 }
 
@@ -163,8 +167,14 @@ void PeerLink::ConsumeHold(uint64_t connection, uint64_t hold) {
 void PeerLink::CloseHold(uint64_t connection, uint64_t hold) {
   // The holder releases what belongs to an ended connection by itself.
   if (!connected_ || connection != connection_) return;
-  holds_.erase(hold);
+  const bool awaited = holds_.erase(hold) != 0;  // who lent memory may wait for it; an object only stays a bit longer
   closes_.push_back({hold});
+  closesDue_ = closesDue_ || awaited || closes_.size() >= kClosesTogether;
+  if (closesDue_ || closeTimer_.id != 0) return;
+  closeTimer_ = environment_.timers.Add(environment_.clock.NowNs() + kCloseDelayNs, [this] {
+    closeTimer_ = {};
+    closesDue_ = true;
+  });
 }
 
 void PeerLink::Reset(const Status& why) {
@@ -176,6 +186,8 @@ void PeerLink::Reset(const Status& why) {
   pushes_.clear();
   consumes_.clear();
   closes_.clear();
+  closesDue_ = false;
+  environment_.timers.Cancel(closeTimer_);
   const Status dead = Dead(why);
   const auto opening = std::exchange(opening_, {});
   const auto holds = std::exchange(holds_, {});
@@ -324,7 +336,11 @@ bool PeerLink::FlushMessages() {
   send(opens_, peer::Type::kOpen);
   send(pushes_, peer::Type::kPush);
   send(consumes_, peer::Type::kConsumed);
-  send(closes_, peer::Type::kClose);
+  if (closesDue_) {
+    send(closes_, peer::Type::kClose);
+    closesDue_ = !closes_.empty();
+    environment_.timers.Cancel(closeTimer_);
+  }
   return sent;
 }
 

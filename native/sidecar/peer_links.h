@@ -95,6 +95,7 @@ class PeerLink final : private CompletionTarget {
   // What the transport has not accepted yet of this target's reads and writes is given up; each completes now, with
   // kRpcCancelled. What it has accepted goes on.
   void CancelQueued(CompletionTarget* completion);
+  // The peer hears of it at once if it lent memory, within a millisecond or two if it was an object.
   void CloseHold(uint64_t connection, uint64_t hold);
 
   // Of the connection that is there: what carries the bytes, in how many lanes, and is it not what was asked for.
@@ -111,7 +112,7 @@ class PeerLink final : private CompletionTarget {
   // Sends what is collected. True if anything left.
   bool Flush();
   [[nodiscard]] bool waiting() const {
-    return connected_ && !(opens_.empty() && pushes_.empty() && consumes_.empty() && closes_.empty() && reads_.empty());
+    return connected_ && !(opens_.empty() && pushes_.empty() && consumes_.empty() && !closesDue_ && reads_.empty());
   }
 
  private:
@@ -163,11 +164,13 @@ class PeerLink final : private CompletionTarget {
   uint64_t connectToken_ = 0;
   TimerId connectTimer_;
   uint64_t lastOpen_ = 0;
-  std::unordered_map<uint64_t, Opening> opening_;   // not answered yet, by the tag of OpenRecord
-  std::deque<peer::OpenRecord> opens_;              // not sent yet
-  std::deque<peer::PushRecord> pushes_;             // not sent yet
-  std::deque<peer::CloseRecord> consumes_;          // not sent yet
-  std::deque<peer::CloseRecord> closes_;            // not sent yet
+  std::unordered_map<uint64_t, Opening> opening_;  // not answered yet, by the tag of OpenRecord
+  std::deque<peer::OpenRecord> opens_;             // not sent yet
+  std::deque<peer::PushRecord> pushes_;            // not sent yet
+  std::deque<peer::CloseRecord> consumes_;         // not sent yet
+  std::deque<peer::CloseRecord> closes_;           // not sent yet
+  bool closesDue_ = false;                         // they wait for no others any more
+  TimerId closeTimer_;
   std::unordered_map<uint64_t, MemoryHold> holds_;  // of device memory, on the connection that is there
   std::deque<PendingRead> reads_;                   // not accepted yet
   std::vector<ReadRequest> starting_;               // StartReads': kept for its memory
