@@ -6,12 +6,35 @@
 
 namespace hbmesh::sidecar {
 
+uint32_t CompletionGroups::Open() {
+  if (free_.empty()) return unused_ < underWay_.size() ? unused_++ : 0;
+  const uint32_t group = free_.back();
+  free_.pop_back();
+  return group;
+}
+
+void CompletionGroups::Close(uint32_t group) {
+  if (group != 0) free_.push_back(group);
+}
+
+void CompletionGroups::Begin(uint32_t group) {
+  if (group != 0) underWay_[group].fetch_add(1, std::memory_order_relaxed);
+}
+
+bool CompletionGroups::End(uint32_t group) {
+  return group == 0 || underWay_[group].fetch_sub(1, std::memory_order_relaxed) == 1;
+}
+
 void CompletionQueue::Push(LoopEvent event) {
+  const bool failed = !event.status.ok();
+  const uint32_t group = event.kind == LoopEvent::Kind::kComplete ? TokenTable::GroupOf(event.id) : 0;
   bool wake = false;
   {
+    // Counted while nobody else can push: the last one's wake-up must find the others' events.
     const std::lock_guard lock(mutex_);
     events_.push_back(std::move(event));
-    wake = std::exchange(asleep_, false);
+    const bool last = groups_->End(group);
+    wake = (last || failed) && std::exchange(asleep_, false);
   }
   if (wake) SignalEvent(wakeFd_);
 }
@@ -75,31 +98,40 @@ void TransportEvents::OnDisconnect(uint64_t endpointId, Status reason) {
   queue_.Push(std::move(event));
 }
 
-uint64_t TokenTable::Add(CompletionTarget* target, uint64_t tag) {
+uint64_t TokenTable::Add(CompletionTarget* target, uint64_t tag, uint32_t group) {
   if (free_.empty()) {
     free_.push_back(static_cast<uint32_t>(entries_.size()));
     entries_.emplace_back();
   }
   const uint32_t index = free_.back();
   free_.pop_back();
-  entries_[index].target = target;
-  entries_[index].tag = tag;
-  return (static_cast<uint64_t>(entries_[index].turn) << 32) | index;
+  Entry& entry = entries_[index];
+  entry.target = target;
+  entry.tag = tag;
+  entry.group = group;
+  groups_.Begin(group);
+  return (static_cast<uint64_t>((entry.turn << CompletionGroups::kBits) | group) << 32) | index;
 }
 
 TokenTable::Entry* TokenTable::Find(uint64_t token) {
   const auto index = static_cast<uint32_t>(token);
   if (index >= entries_.size()) return nullptr;
   Entry& entry = entries_[index];
-  return entry.target != nullptr && entry.turn == static_cast<uint32_t>(token >> 32) ? &entry : nullptr;
+  const bool same = static_cast<uint32_t>(token >> 32) == ((entry.turn << CompletionGroups::kBits) | entry.group);
+  return entry.target != nullptr && same ? &entry : nullptr;
+}
+
+void TokenTable::Free(Entry& entry) {
+  entry.target = nullptr;
+  entry.turn = (entry.turn + 1) % (1U << kTurnBits);
+  free_.push_back(static_cast<uint32_t>(&entry - entries_.data()));
 }
 
 void TokenTable::Withdraw(uint64_t token) {
   Entry* entry = Find(token);
   if (entry == nullptr) return;
-  entry->target = nullptr;
-  ++entry->turn;
-  free_.push_back(static_cast<uint32_t>(token));
+  (void)groups_.End(entry->group);  // the loop is awake
+  Free(*entry);
 }
 
 bool TokenTable::Complete(uint64_t token, const Status& status) {
@@ -107,7 +139,7 @@ bool TokenTable::Complete(uint64_t token, const Status& status) {
   if (entry == nullptr) return false;
   CompletionTarget* target = entry->target;
   const uint64_t tag = entry->tag;
-  Withdraw(token);  // before the call, which may add tokens
+  Free(*entry);  // before the call, which may add tokens
   target->OnCompletion(tag, status);
   return true;
 }

@@ -85,11 +85,14 @@ void GetTransfer::StartReads(uint32_t index, const peer::OpenedRecord& opened) {
   ++remote.reads;  // ours, until all slices were given away
   AddSource(*link, member, remote);
   if (remote.host == nullptr && link->carrier().capabilities().sharesOutReads) MergeSlices(&remote.slices);
+  // Bytes that nobody copies or checks as they come are of use when all of the call's are there.
+  const bool direct = remote.host == nullptr && !remote.payloadCrc32c.has_value();
+  if (direct && group_ == 0) group_ = core_.tokens.groups().Open();
   for (size_t at = 0; at < remote.slices.size(); ++at) {
     const layout::SliceRecord& slice = remote.slices[at];
     const RemoteRange source{opened.region, opened.offset + slice.offset, slice.bytes};
-    Status status =
-        link->Read(remote.connection, source, PiecesOf(remote, slice), slice.lane, this, MakeTag(kReadTag, index, at));
+    Status status = link->Read(remote.connection, source, PiecesOf(remote, slice), slice.lane, this,
+                               MakeTag(kReadTag, index, at), direct ? group_ : 0);
     if (!status.ok()) {
       remote.fault = std::move(status);
       break;

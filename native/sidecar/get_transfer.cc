@@ -19,6 +19,7 @@ GetTransfer::~GetTransfer() {
     core_.pending.Forget(this);
   }
   EndReturns({});
+  core_.tokens.groups().Close(group_);
 }
 
 void GetTransfer::Start() {

@@ -189,6 +189,7 @@ class GetTransfer final : public Request,
   std::unordered_map<uint32_t, Return> returns_;  // by key
   std::vector<Remote> remotes_;
   std::vector<Source> sources_;
+  uint32_t group_ = 0;  // of the reads that go straight to the device; 0: none yet
   uint64_t questionId_ = 0;
   std::optional<Status> stopped_;  // no further location is tried
 };

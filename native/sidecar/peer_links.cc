@@ -133,13 +133,13 @@ void PeerLink::OnConnected() {
 }
 
 Status PeerLink::Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target, uint32_t lane,
-                      CompletionTarget* completion, uint64_t tag) {
-  return Queue(connection, {source, std::move(target), lane, completion, tag, false});
+                      CompletionTarget* completion, uint64_t tag, uint32_t group) {
+  return Queue(connection, {source, std::move(target), lane, completion, tag, group, false});
 }
 
 Status PeerLink::Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source, uint32_t lane,
                        CompletionTarget* completion, uint64_t tag) {
-  return Queue(connection, {target, std::move(source), lane, completion, tag, true});
+  return Queue(connection, {target, std::move(source), lane, completion, tag, 0, true});
 }
 
 Status PeerLink::Queue(uint64_t connection, PendingRead request) {
@@ -308,7 +308,7 @@ size_t PeerLink::StartReads(Status* status) {
   starting_.clear();
   for (const PendingRead& read : reads_) {
     if (read.write || starting_.size() == kReadsTogetherMax) break;
-    const uint64_t token = environment_.tokens.Add(read.completion, read.tag);
+    const uint64_t token = environment_.tokens.Add(read.completion, read.tag, read.group);
     starting_.push_back({read.source, read.target, read.lane, token});
   }
   const size_t accepted = endpoint_->ReadEach(starting_, status);

@@ -86,9 +86,9 @@ class PeerLink final : private CompletionTarget {
   void ForgetMemory(PeerMemoryUser* user);
   // The bytes are there: ends the hold for good. OnMemoryClosed follows, or OnMemoryBroken when the connection ends.
   void ConsumeHold(uint64_t connection, uint64_t hold);
-  // Completes through `target` exactly once if kOk was returned.
+  // Completes through `target` exactly once if kOk was returned. `group`: of CompletionGroups.
   [[nodiscard]] Status Read(uint64_t connection, const RemoteRange& source, std::vector<LocalPiece> target,
-                            uint32_t lane, CompletionTarget* completion, uint64_t tag);
+                            uint32_t lane, CompletionTarget* completion, uint64_t tag, uint32_t group = 0);
   // The same in the other direction. Completion means that the bytes are visible to the peer.
   [[nodiscard]] Status Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source,
                              uint32_t lane, CompletionTarget* completion, uint64_t tag);
@@ -132,6 +132,7 @@ class PeerLink final : private CompletionTarget {
     uint32_t lane;
     CompletionTarget* completion;
     uint64_t tag;
+    uint32_t group;
     bool write;
   };
 

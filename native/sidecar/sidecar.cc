@@ -78,7 +78,7 @@ Status Sidecar::OpenDevices(const DeviceFactory& factory) {
 
 Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& transports) {
   if (Status status = loop_.Open(); !status.ok()) return status;
-  events_ = std::make_unique<CompletionQueue>(loop_.wakeFd());
+  events_ = std::make_unique<CompletionQueue>(loop_.wakeFd(), &tokens_.groups());
   deviceEvents_ = std::make_unique<DeviceEvents>(*events_);
   if (Status status = OpenStore(); !status.ok()) return status;
   EvictionPolicy eviction = options_.eviction;

@@ -1,5 +1,6 @@
 #include "transport/tcp_receiver.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -250,17 +251,23 @@ Status TcpReceiver::ReceiveParts(std::vector<iovec>& parts) {
   return Status::Ok();
 }
 
-// Between frames the peer may be silent as long as it likes; within one, the socket's timeout bounds its silence.
+// Between frames the peer may be silent as long as it likes; within one, the socket's timeout bounds its silence. A
+// blocking receive would be woken whenever the sending thread of this connection gets room, too; poll is not.
 Status TcpReceiver::ReceiveOnce(msghdr* message, bool betweenFrames, size_t* received) {
   for (;;) {
-    const ssize_t result = ::recvmsg(socket_, message, 0);
+    const ssize_t result = ::recvmsg(socket_, message, betweenFrames ? MSG_DONTWAIT : 0);
     if (result > 0) {
       *received = static_cast<size_t>(result);
       return Status::Ok();
     }
     if (result == 0) return {StatusCode::kRpcPeerDead, "the peer closed the connection"};
-    if (errno == EINTR || ((errno == EAGAIN || errno == EWOULDBLOCK) && betweenFrames)) continue;
+    if (errno == EINTR) continue;
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      if (betweenFrames) {
+        pollfd readable{socket_, POLLIN, 0};
+        (void)::poll(&readable, 1, -1);  // what it may fail with, receiving tells
+        continue;
+      }
       return {StatusCode::kRpcPeerDead,
               "the peer sent nothing for longer than the stall timeout in the middle of a frame"};
     }
