@@ -7,9 +7,10 @@ namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr uint32_t kSlicesPerLane = 4;  // under way, of one key
-constexpr uint32_t kCopiesMax = 4;      // under way in this worker, of one key
-constexpr uint64_t kMarker = 1;         // completion that ends a start in which nothing could be started
+constexpr uint64_t kBatchBytes = 32ULL << 20;
+constexpr uint32_t kBatchSlices = 64;
+constexpr uint32_t kBatchSlicesHere = 2;          // copies of this worker's
+constexpr uint64_t kSharedOutBytes = 8ULL << 20;  // a slice, where the transport cuts it by itself
 
 }  // namespace
 
@@ -47,7 +48,10 @@ void BlobMover::StartRemote(uint32_t member, uint64_t connection, std::span<cons
     path.lanes = link->lanes();
     if (link->fallback()) path.flags |= layout::kPathFallback;
   }
-  window_ = kSlicesPerLane * std::max(1U, path.lanes);
+  for (Batch& batch : batches_) batch.group = core_.tokens.groups().Open();
+  const bool sharesOut = link != nullptr && link->carrier().capabilities().sharesOutReads;
+  sliceBytesMax_ = sharesOut ? std::max(core_.options.sliceBytes, kSharedOutBytes) : core_.options.sliceBytes;
+  batchSlicesMax_ = kBatchSlices;
   Begin(path);
 }
 
@@ -60,52 +64,57 @@ void BlobMover::StartLocal(std::vector<DeviceBlob> blobs) {
   }
   layout::PathRecord path = MakePath(layout::TransportId::kLocal, call_.device(), 0, core_.options.workerAddress);
   path.lanes = core_.devices[call_.device()]->capabilities().copyThreads;
-  window_ = kCopiesMax;
+  sliceBytesMax_ = core_.options.sliceBytes;
+  batchSlicesMax_ = kBatchSlicesHere;
   Begin(path);
 }
 
 void BlobMover::Begin(layout::PathRecord path) {
   path_ = path;
   startNs_ = core_.clock.NowNs();
-  Fill();
-  if (outstanding_ != 0) return;
+  for (uint64_t batch = 0; batch < batches_.size(); ++batch) Fill(batch);
+  if (moving()) return;
   // Nothing was accepted. The listener learns it later, as all else.
-  ++outstanding_;
-  core_.copier.Copy(call_.device(), CopyKind::kDeviceToDevice, {}, this, kMarker);
+  ++batches_[0].underWay;
+  core_.copier.Copy(call_.device(), CopyKind::kDeviceToDevice, {}, this, 0);
 }
 
-void BlobMover::Fill() {
-  while (fault_.ok() && next_ < segments_.size() && outstanding_ < window_) {
+void BlobMover::Fill(uint64_t batch) {
+  uint64_t filled = 0;
+  while (fault_.ok() && next_ < segments_.size() && filled < kBatchBytes &&
+         batches_[batch].underWay < batchSlicesMax_) {
     const Segment& segment = segments_[next_];
     const uint64_t inSegment = nextInSegment_;
-    const uint64_t bytes = std::min(core_.options.sliceBytes, segment.bytes - inSegment);
+    const uint64_t bytes = std::min(sliceBytesMax_, segment.bytes - inSegment);
     nextInSegment_ += bytes;
     if (nextInSegment_ == segment.bytes) {
       ++next_;
       nextInSegment_ = 0;
     }
-    ++outstanding_;
+    filled += bytes;
+    ++batches_[batch].underWay;
     ++path_.slices;
     if (segment.address != nullptr) {
-      StartCopy(segment, inSegment, bytes);
-    } else if (Status status = StartSlice(segment, inSegment, bytes); !status.ok()) {
-      --outstanding_;
+      StartCopy(segment, inSegment, bytes, batch);
+    } else if (Status status = StartSlice(segment, inSegment, bytes, batch); !status.ok()) {
+      --batches_[batch].underWay;
       fault_ = std::move(status);
     }
   }
 }
 
-Status BlobMover::StartSlice(const Segment& segment, uint64_t inSegment, uint64_t bytes) {
+Status BlobMover::StartSlice(const Segment& segment, uint64_t inSegment, uint64_t bytes, uint64_t batch) {
   PeerLink* link = core_.peers.Find(member_);
   if (link == nullptr) return {StatusCode::kRpcPeerDead, "member " + std::to_string(member_) + " left the cluster"};
   const RemoteRange range{segment.region, segment.offset + inSegment, bytes};
   std::vector<LocalPiece> pieces = call_.PiecesOf(key_, segment.begin + inSegment, bytes);
   const uint32_t lane = key_ + path_.slices;
-  return direction_ == Direction::kPull ? link->Read(connection_, range, std::move(pieces), lane, this, 0)
-                                        : link->Write(connection_, range, std::move(pieces), lane, this, 0);
+  const uint32_t group = batches_[batch].group;
+  return direction_ == Direction::kPull ? link->Read(connection_, range, std::move(pieces), lane, this, batch, group)
+                                        : link->Write(connection_, range, std::move(pieces), lane, this, batch, group);
 }
 
-void BlobMover::StartCopy(const Segment& segment, uint64_t inSegment, uint64_t bytes) {
+void BlobMover::StartCopy(const Segment& segment, uint64_t inSegment, uint64_t bytes, uint64_t batch) {
   std::vector<CopyPiece> pieces;
   std::byte* other = segment.address + inSegment;
   for (const LocalPiece& mine : call_.PiecesOf(key_, segment.begin + inSegment, bytes)) {
@@ -113,18 +122,18 @@ void BlobMover::StartCopy(const Segment& segment, uint64_t inSegment, uint64_t b
     pieces.push_back({pull ? mine.address : other, pull ? other : mine.address, mine.bytes});
     other += mine.bytes;
   }
-  core_.copier.Copy(call_.device(), CopyKind::kDeviceToDevice, std::move(pieces), this, 0);
+  core_.copier.Copy(call_.device(), CopyKind::kDeviceToDevice, std::move(pieces), this, batch);
 }
 
-void BlobMover::OnCompletion(uint64_t /*tag*/, const Status& status) {
+void BlobMover::OnCompletion(uint64_t batch, const Status& status) {
   if (!status.ok() && fault_.ok()) fault_ = status;
-  // Before the own slice is given back: a refused one in Fill must not look like the end.
-  Fill();
-  if (--outstanding_ != 0) return;
-  if (next_ < segments_.size() && fault_.ok()) {
-    Fill();
-    if (outstanding_ != 0) return;
-  }
+  if (--batches_[batch].underWay != 0) return;
+  Fill(batch);
+  if (!moving()) End();
+}
+
+void BlobMover::End() {
+  for (Batch& batch : batches_) core_.tokens.groups().Close(std::exchange(batch.group, 0));
   path_.nanoseconds = core_.clock.NowNs() - startNs_;
   path_.bytes = fault_.ok() ? call_.objectBytes(key_) : 0;
   kept_.clear();

@@ -1,11 +1,13 @@
 // BlobMover: moves the bytes of one key between a caller's blobs and blobs of the same shape elsewhere: device memory
 // of this worker, or a peer's memory. Straight from device memory to device memory.
 //
-// A few slices are under way at a time, so that many moves share a link, and one that has to stop does so soon.
+// Two batches of slices are under way at a time, so that many moves share a link, and one that has to stop does so
+// soon. The loop hears of a batch when all of it has been moved, and starts the next while the other goes on.
 //
 // Thread rule: the loop. It must live until OnMoved.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -38,7 +40,7 @@ class BlobMover final : private CompletionTarget {
   void StartLocal(std::vector<DeviceBlob> blobs);
   // Begins no further slice; ends with this status when those under way ended.
   void Break(const Status& why);
-  [[nodiscard]] bool moving() const { return outstanding_ != 0; }
+  [[nodiscard]] bool moving() const { return batches_[0].underWay + batches_[1].underWay != 0; }
   // What carried the bytes; complete after OnMoved.
   [[nodiscard]] const layout::PathRecord& path() const { return path_; }
 
@@ -52,12 +54,19 @@ class BlobMover final : private CompletionTarget {
     std::byte* address;  // of this worker
   };
 
-  void OnCompletion(uint64_t tag, const Status& status) override;
+  struct Batch {
+    uint32_t underWay = 0;  // slices
+    uint32_t group = 0;     // of CompletionGroups
+  };
+
+  void OnCompletion(uint64_t batch, const Status& status) override;
   void Begin(layout::PathRecord path);
+  void End();
   void AddSegment(const Segment& segment);
-  void Fill();
-  [[nodiscard]] Status StartSlice(const Segment& segment, uint64_t inSegment, uint64_t bytes);
-  void StartCopy(const Segment& segment, uint64_t inSegment, uint64_t bytes);
+  // The next slices. REQUIRES: none of the batch is under way.
+  void Fill(uint64_t batch);
+  [[nodiscard]] Status StartSlice(const Segment& segment, uint64_t inSegment, uint64_t bytes, uint64_t batch);
+  void StartCopy(const Segment& segment, uint64_t inSegment, uint64_t bytes, uint64_t batch);
 
   Core& core_;
   const ObjectCall& call_;
@@ -71,8 +80,9 @@ class BlobMover final : private CompletionTarget {
   uint64_t connection_ = 0;
   size_t next_ = 0;  // segment to go on with
   uint64_t nextInSegment_ = 0;
-  uint32_t window_ = 0;
-  uint32_t outstanding_ = 0;
+  uint64_t sliceBytesMax_ = 0;
+  uint32_t batchSlicesMax_ = 0;
+  std::array<Batch, 2> batches_;
   Status fault_;
   uint64_t startNs_ = 0;
   layout::PathRecord path_{};

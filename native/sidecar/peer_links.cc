@@ -138,8 +138,8 @@ Status PeerLink::Read(uint64_t connection, const RemoteRange& source, std::vecto
 }
 
 Status PeerLink::Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source, uint32_t lane,
-                       CompletionTarget* completion, uint64_t tag) {
-  return Queue(connection, {target, std::move(source), lane, completion, tag, 0, true});
+                       CompletionTarget* completion, uint64_t tag, uint32_t group) {
+  return Queue(connection, {target, std::move(source), lane, completion, tag, group, true});
 }
 
 Status PeerLink::Queue(uint64_t connection, PendingRead request) {
@@ -297,7 +297,7 @@ bool PeerLink::FlushReads() {
 
 size_t PeerLink::StartWrite(Status* status) {
   const PendingRead& write = reads_.front();
-  const uint64_t token = environment_.tokens.Add(write.completion, write.tag);
+  const uint64_t token = environment_.tokens.Add(write.completion, write.tag, write.group);
   *status = endpoint_->Write(write.target, write.source, write.lane, token);
   if (!status->ok()) environment_.tokens.Withdraw(token);
   return status->ok() ? 1 : 0;

@@ -91,7 +91,7 @@ class PeerLink final : private CompletionTarget {
                             uint32_t lane, CompletionTarget* completion, uint64_t tag, uint32_t group = 0);
   // The same in the other direction. Completion means that the bytes are visible to the peer.
   [[nodiscard]] Status Write(uint64_t connection, const RemoteRange& target, std::vector<LocalPiece> source,
-                             uint32_t lane, CompletionTarget* completion, uint64_t tag);
+                             uint32_t lane, CompletionTarget* completion, uint64_t tag, uint32_t group = 0);
   // What the transport has not accepted yet of this target's reads and writes is given up; each completes now, with
   // kRpcCancelled. What it has accepted goes on.
   void CancelQueued(CompletionTarget* completion);
