@@ -1,6 +1,7 @@
 /**
- * Waiting with a limit: deadlines, AbortSignals, and promises that are settled from elsewhere.
+ * Waiting with a limit: deadlines, cancellation, and promises that are settled from elsewhere.
  */
+import type { CancelSignal } from "./cancel.js";
 import type { Clock } from "./clock.js";
 import { HbmeshError, StatusCode } from "./errors.js";
 
@@ -22,7 +23,7 @@ export function createDeferred<T>(): Deferred<T> {
 }
 
 /** What an aborted signal means as an error of ours: its reason if that is one, else RPC_CANCELLED. */
-export function abortError(signal: AbortSignal, what: string): HbmeshError {
+export function abortError(signal: CancelSignal, what: string): HbmeshError {
   return signal.reason instanceof HbmeshError
     ? signal.reason
     : new HbmeshError(StatusCode.RPC_CANCELLED, `${what} was cancelled by its caller`, { cause: signal.reason });
@@ -37,7 +38,7 @@ export function withDeadline<T>(
   options: {
     clock: Clock;
     timeoutMs?: number | undefined;
-    signal?: AbortSignal | undefined;
+    signal?: CancelSignal | undefined;
     what: string;
     code?: StatusCode;
   },
@@ -48,7 +49,7 @@ export function withDeadline<T>(
     return Promise.reject(abortError(signal, what));
   }
   return new Promise<T>((resolve, reject) => {
-    const onAbort = (): void => settle(() => reject(abortError(signal as AbortSignal, what)));
+    const onAbort = (): void => settle(() => reject(abortError(signal as CancelSignal, what)));
     const timer =
       timeoutMs === undefined
         ? undefined
@@ -76,7 +77,7 @@ export function withDeadline<T>(
 }
 
 /** Resolves after `delayMs`, or earlier (still resolving) when the signal aborts. */
-export function pause(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
+export function pause(clock: Clock, delayMs: number, signal?: CancelSignal): Promise<void> {
   if (signal?.aborted) {
     return Promise.resolve();
   }

@@ -2,6 +2,7 @@
  * Collector: where members say that they have announced everything, and learn when all have. Telling each owner itself would take a message for each pair of members at every change of the
  * ring; so they tell the first few members by id, which answer when everyone has told them. One of these is enough; there are several, so that a dead or cut-off one holds up nobody.
  */
+import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
 import { createDeferred, pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -60,7 +61,7 @@ export class Collector {
   }
 
   /** Answers when every member has concluded for this epoch, the ring has changed, or the time is over. */
-  async conclude(request: Conclusion, signal: AbortSignal): Promise<ConcludeAnswer> {
+  async conclude(request: Conclusion, signal: CancelSignal): Promise<ConcludeAnswer> {
     const { clock, patienceMs } = this.#options;
     const untilMs = clock.monotonicMs() + patienceMs;
     while ((this.#view?.epoch ?? 0n) < request.epoch && clock.monotonicMs() < untilMs) {
@@ -136,7 +137,7 @@ export class Concluder {
       ...said
     }: Pick<Conclusion, "doubtMs" | "highestGeneration"> & {
       untold: readonly number[];
-      signal: AbortSignal;
+      signal: CancelSignal;
     },
   ): Promise<ConcludeAnswer | undefined> {
     const request = { ...said, epoch: view.epoch, memberId: view.selfId, untold: [...untold], waitMs: WAIT_MS };
@@ -159,7 +160,7 @@ export class Concluder {
     collector: number,
     view: MembershipView,
     request: Conclusion,
-    signal: AbortSignal,
+    signal: CancelSignal,
     state: { readonly isAnswered: boolean },
   ): Promise<ConcludeAnswer | undefined> {
     const { clock } = this.#options;
@@ -181,7 +182,7 @@ export class Concluder {
     return undefined;
   }
 
-  #call(collector: number, selfId: number, request: Conclusion, signal: AbortSignal): Promise<ConcludeAnswer> {
+  #call(collector: number, selfId: number, request: Conclusion, signal: CancelSignal): Promise<ConcludeAnswer> {
     const { clock, peers, collector: own, requestTimeoutMs } = this.#options;
     const timeoutMs = request.waitMs + requestTimeoutMs;
     if (collector === selfId) {

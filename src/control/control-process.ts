@@ -4,7 +4,6 @@
  *
  * Order of start: store, link server, sidecar, membership. What is asked of this process before it has joined waits or answers NOT_READY. Close goes the other way round.
  */
-import type { ServiceImpl } from "@connectrpc/connect";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
 import { type Credentials, loadCredentials, markOf } from "../base/credentials.js";
@@ -17,7 +16,7 @@ import { createDecisions, type Decisions } from "../decision/index.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import { openStore, type Store } from "../metadata/index.js";
-import { createLinkRoutes } from "../rpc/link-routes.js";
+import { createLinkRoutes, type LinkServiceImpl } from "../rpc/link-routes.js";
 import { Announcer } from "./announcer.js";
 import { Collector, Concluder } from "./collector.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
@@ -181,7 +180,7 @@ class ControlProcessImpl implements ControlProcess {
   }
 
   async start(): Promise<void> {
-    const conclude: ServiceImpl<typeof DirectoryService>["conclude"] = (request, { signal }) =>
+    const conclude: LinkServiceImpl<typeof DirectoryService>["conclude"] = (request, { signal }) =>
       this.#collector.conclude(request, signal);
     const routes = createLinkRoutes()
       .service(DirectoryService, {

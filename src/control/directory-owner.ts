@@ -7,7 +7,7 @@
  * After a change of the ring an owner may not know of objects yet that others hold. Until every live member has announced for the epoch, a key that
  * isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends first. It is TRY_AGAIN at once while a member that vanished may come back.
  */
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
@@ -15,6 +15,7 @@ import {
   decodeKey,
   decodeKeys,
   FAMILY_ANY,
+  type Family,
   type KeyBatch,
   keyCountOf,
   readCommit,
@@ -25,6 +26,7 @@ import type {
   DirectoryService,
   ExplainKeyReply,
 } from "../gen/hbmesh/v1/directory_pb.js";
+import type { LinkServiceImpl } from "../rpc/link-routes.js";
 import { checkFamily, checkLookupFamily } from "./families.js";
 import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
@@ -53,6 +55,7 @@ import {
   RESULT_RECORD_BYTES,
   Results,
 } from "./records.js";
+import { findGone } from "./reported.js";
 import { Vanished } from "./vanished.js";
 import { WaitList } from "./wait-list.js";
 
@@ -72,7 +75,12 @@ export interface DirectoryOwnerOptions {
 /** What is asked; a DirectoryRequest without what only protobuf needs. */
 export type OwnerRequest = Omit<DirectoryRequest, "$typeName" | "$unknown">;
 export type OwnerReply = Omit<DirectoryReply, "$typeName" | "$unknown">;
+/** What was asked is answered at once unless something has to be waited for. Throws, or rejects. */
+export type OwnerSays = OwnerReply | Promise<OwnerReply>;
 export type OwnerExplanation = Omit<ExplainKeyReply, "$typeName" | "$unknown">;
+
+/** May it decide now; has it another ring; or did it not become able to in time? */
+type State = "ready" | "stale" | "late";
 
 export class DirectoryOwner {
   readonly #options: DirectoryOwnerOptions;
@@ -161,63 +169,80 @@ export class DirectoryOwner {
   }
 
   /** For the control link. */
-  service(): Omit<ServiceImpl<typeof DirectoryService>, "conclude" | "witness" | "entomb"> {
-    const signalOf = (context: HandlerContext): AbortSignal => context.signal;
+  service(): Omit<LinkServiceImpl<typeof DirectoryService>, "conclude" | "witness" | "entomb"> {
     return {
-      reserve: (request, context) => this.reserve(request, signalOf(context)),
-      commit: (request, context) => this.commit(request, signalOf(context)),
-      lookup: (request, context) => this.lookup(request, signalOf(context)),
-      remove: (request, context) => this.remove(request, signalOf(context)),
-      announce: (request, context) => this.announce(request, signalOf(context)),
-      reportMissing: (request, context) => this.reportMissing(request, signalOf(context)),
-      addLocation: (request, context) => this.addLocation(request, signalOf(context)),
-      forgetLocations: (request, context) => this.forgetLocations(request, signalOf(context)),
-      explainKey: (request, context) => this.explainKey(request, signalOf(context)),
+      reserve: (request, { signal }) => this.reserve(request, signal),
+      commit: (request, { signal }) => this.commit(request, signal),
+      lookup: (request, { signal }) => this.lookup(request, signal),
+      remove: (request, { signal }) => this.remove(request, signal),
+      announce: (request, { signal }) => this.announce(request, signal),
+      reportMissing: (request, { signal }) => this.reportMissing(request, signal),
+      addLocation: (request, { signal }) => this.addLocation(request, signal),
+      forgetLocations: (request, { signal }) => this.forgetLocations(request, signal),
+      explainKey: (request, { signal }) => this.explainKey(request, signal),
     };
   }
 
-  async reserve(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  reserve(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const existence = checkExistence(request.existence);
     const family = checkFamily(request.family);
-    const state = await this.#prepare(request, signal, true);
-    if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
-    }
-    return this.#answer(this.#options.decisions.directory.reserve(request.keys, existence, family));
+    return this.#decide(request, signal, () =>
+      this.#answer(this.#options.decisions.directory.reserve(request.keys, existence, family)),
+    );
   }
 
-  async commit(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  commit(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const existence = checkExistence(request.existence);
     const family = checkFamily(request.family);
     checkOwnRecords(request);
-    const state = await this.#prepare(request, signal, true);
-    if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
-    }
-    this.#checkLives(request.memberId);
-    const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence, family);
-    const results = new Results(bytes, keyCountOf(request.keys));
-    this.#wakeLookups(request.keys);
-    if (existence === EXISTENCE_REPLACE) {
+    return this.#decide(request, signal, () => {
+      this.#checkLives(request.memberId);
+      const bytes = this.#options.decisions.directory.commit(request.keys, request.records, existence, family);
+      this.#wakeLookups(request.keys);
+      if (existence !== EXISTENCE_REPLACE) {
+        return this.#answer(bytes);
+      }
       // Before the answer: when a set is done, no reader finds the old bytes any more, but at a holder that could not be told in time (docs/ARCHITECTURE.md, Decisions).
       // The setter's own sidecar swaps them as it seals.
-      await this.#dropReplaced(request.keys, results, request.memberId);
-    }
-    return this.#answer(bytes);
+      const results = new Results(bytes, keyCountOf(request.keys));
+      return this.#dropReplaced(request.keys, results, request.memberId).then(() => this.#answer(bytes));
+    });
   }
 
-  async lookup(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
-    const { decisions, clock, patienceMs } = this.#options;
-    const count = keyCountOf(request.keys);
+  /** Most are answered at once. */
+  lookup(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const family = checkLookupFamily(request.family);
-    const startMs = clock.monotonicMs();
+    const startMs = this.#options.clock.monotonicMs();
+    const state = this.#prepare(request, signal, false);
+    if (state === "ready") {
+      const results = this.#find(request, family);
+      if (countCode(results, StatusCode.NOT_FOUND) === 0) {
+        return this.#answer(results.bytes);
+      }
+    }
+    return this.#lookUpPatiently(request, family, startMs, state, signal);
+  }
+
+  /** Each asker begins with another location, so that readers spread over those who have the bytes. */
+  #find({ keys, memberId }: OwnerRequest, family: Family | typeof FAMILY_ANY): Results {
+    return new Results(this.#options.decisions.directory.lookup(keys, family, memberId), keyCountOf(keys));
+  }
+
+  async #lookUpPatiently(
+    request: OwnerRequest,
+    family: Family | typeof FAMILY_ANY,
+    startMs: number,
+    state: State | Promise<State>,
+    signal: CancelSignal,
+  ): Promise<OwnerReply> {
+    const { clock, patienceMs } = this.#options;
+    const count = keyCountOf(request.keys);
     const deadlineMs = startMs + request.waitMs;
-    if ((await this.#prepare(request, signal, false)) === "stale") {
+    if ((await state) === "stale") {
       return this.#stale();
     }
     for (;;) {
-      // Each asker begins with another location, so that readers spread over those who have the bytes.
-      const results = new Results(decisions.directory.lookup(request.keys, family, request.memberId), count);
+      const results = this.#find(request, family);
       const misses = countCode(results, StatusCode.NOT_FOUND);
       if (misses === 0) {
         return this.#answer(results.bytes);
@@ -243,21 +268,19 @@ export class DirectoryOwner {
   }
 
   /** Answers `stale` with results when the ring changed on the way: the asker keeps what existed, and asks the new owner too. */
-  async remove(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  remove(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const family = checkFamily(request.family);
-    const state = await this.#prepare(request, signal, true);
-    if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
-    }
-    const bytes = this.#options.decisions.directory.remove(request.keys, family);
-    const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
-    this.#ends.note(versions, "removed", request.memberId);
-    await this.#options.holders.dropEverywhere(versions, request.epoch, true);
-    const results = this.vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
-    return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
+    return this.#decide(request, signal, async () => {
+      const bytes = this.#options.decisions.directory.remove(request.keys, family);
+      const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
+      this.#ends.note(versions, "removed", request.memberId);
+      await this.#options.holders.dropEverywhere(versions, request.epoch, true);
+      const results = this.vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
+      return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
+    });
   }
 
-  async announce(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  async announce(request: OwnerRequest, signal: CancelSignal): Promise<OwnerReply> {
     checkFamily(request.family);
     checkOwnRecords(request);
     const state = await this.#prepare(request, signal, false);
@@ -277,52 +300,37 @@ export class DirectoryOwner {
   }
 
   /** A reader may be wrong: the holder itself is asked before its location is forgotten. */
-  async reportMissing(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  async reportMissing(request: OwnerRequest, signal: CancelSignal): Promise<OwnerReply> {
     checkRecordCount(request.records, RESULT_RECORD_BYTES, request.keys);
     const state = await this.#prepare(request, signal, false);
     if (state === "stale") {
       return this.#stale();
     }
     const reported = new Results(request.records, keyCountOf(request.keys));
-    const byMember = new Map<number, number[]>();
-    for (let index = 0; index < reported.count; index++) {
-      const member = reported.locations(index)[0]?.member;
-      if (member !== undefined) {
-        const indexes = byMember.get(member) ?? [];
-        byMember.set(member, indexes);
-        indexes.push(index);
-      }
-    }
-    const gone = await Promise.all([...byMember].map(([member, at]) => this.#findGone(member, reported, at)));
-    this.#forget(
-      request,
-      gone.flat().sort((a, b) => a - b),
-    );
+    this.#forget(request, await findGone(this.#options.holders, reported));
     return this.#answer(Results.empty(reported.count).bytes);
   }
 
   /** Only where that very version is: an object that was deleted meanwhile must not come back by a copy of it. */
-  async addLocation(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  addLocation(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const { directory } = this.#options.decisions;
     const family = checkFamily(request.family);
     checkOwnRecords(request);
-    const state = await this.#prepare(request, signal, true);
-    if (state !== "ready") {
-      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
-    }
-    this.#checkLives(request.memberId);
-    const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
-    const wanted = admitLocations(request, results);
-    if (wanted.length > 0) {
-      const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
-      const added = new Results(directory.announce(pickKeys(request.keys, wanted), records, family), wanted.length);
-      wanted.forEach((index, position) => results.setRecord(index, added.record(position)));
-    }
-    return this.#answer(results.bytes);
+    return this.#decide(request, signal, () => {
+      this.#checkLives(request.memberId);
+      const results = new Results(directory.lookup(request.keys, family), keyCountOf(request.keys));
+      const wanted = admitLocations(request, results);
+      if (wanted.length > 0) {
+        const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
+        const added = new Results(directory.announce(pickKeys(request.keys, wanted), records, family), wanted.length);
+        wanted.forEach((index, position) => results.setRecord(index, added.record(position)));
+      }
+      return this.#answer(results.bytes);
+    });
   }
 
   /** The holder itself says so: there is nothing to verify. */
-  async forgetLocations(request: OwnerRequest, signal: AbortSignal): Promise<OwnerReply> {
+  async forgetLocations(request: OwnerRequest, signal: CancelSignal): Promise<OwnerReply> {
     const { count } = checkOwnLocations(request);
     if ((await this.#prepare(request, signal, false)) === "stale") {
       return this.#stale();
@@ -334,7 +342,7 @@ export class DirectoryOwner {
     return this.#answer(Results.empty(count).bytes);
   }
 
-  async explainKey(request: OwnerRequest, signal: AbortSignal): Promise<OwnerExplanation> {
+  async explainKey(request: OwnerRequest, signal: CancelSignal): Promise<OwnerExplanation> {
     const state = await this.#prepare(request, signal, false);
     const key = decodeKey(request.keys, 0);
     const end = this.#ends.of(key);
@@ -350,24 +358,6 @@ export class DirectoryOwner {
       endedMillisecondsAgo: BigInt(Math.round(end === undefined ? 0 : this.#options.clock.monotonicMs() - end.atMs)),
       endedBy: end?.by ?? 0,
     };
-  }
-
-  /** Which of these reported locations, all of one member, it really has no more. */
-  async #findGone(member: number, reported: Results, indexes: readonly number[]): Promise<number[]> {
-    const objects = indexes.map((index) => ({
-      slot: reported.locations(index)[0]?.slot ?? 0,
-      generation: reported.generation(index),
-    }));
-    try {
-      const described = await this.#options.holders.describe(member, objects);
-      return indexes.filter((_, at) => {
-        const code = described[at]?.code;
-        return code === StatusCode.NOT_FOUND || code === StatusCode.TRY_AGAIN;
-      });
-    } catch {
-      // Not reached: it may well have them.
-      return [];
-    }
   }
 
   /** Forgets the first location of these records of the request, and their keys with the last one. */
@@ -438,27 +428,40 @@ export class DirectoryOwner {
     }
   }
 
-  /** Checks the batch and the epoch; with `complete` it also waits for the announcements. */
-  async #prepare(request: OwnerRequest, signal: AbortSignal, complete: boolean): Promise<"ready" | "stale" | "late"> {
+  /** Does what a member asks as soon as this owner can decide, or answers that it can't. */
+  #decide(request: OwnerRequest, signal: CancelSignal, work: () => OwnerSays): OwnerSays {
+    const inState = (state: State): OwnerSays => {
+      if (state === "ready") {
+        return work();
+      }
+      return state === "stale" ? this.#stale() : this.#answer(allTryAgain(request.keys));
+    };
+    const state = this.#prepare(request, signal, true);
+    return state instanceof Promise ? state.then(inState) : inState(state);
+  }
+
+  /** Checks the batch and the epoch; with `complete` it also waits for the announcements. No promise when there is nothing to wait for. */
+  #prepare(request: OwnerRequest, signal: CancelSignal, complete: boolean): State | Promise<State> {
     if (keyCountOf(request.keys) > 0 || !request.last) {
       this.#options.checkKeys(request.keys, KEYS_PER_CALL_MAX);
     }
-    const { clock, patienceMs } = this.#options;
-    const deadlineMs = clock.monotonicMs() + patienceMs;
-    while ((this.#view?.epoch ?? 0n) < request.epoch && clock.monotonicMs() < deadlineMs) {
-      await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);
-    }
-    if (this.#view?.epoch !== request.epoch) {
-      return "stale";
-    }
-    return complete && !this.complete ? this.#awaitAnnouncements(request.epoch, signal, deadlineMs) : "ready";
+    const isReady = this.#view?.epoch === request.epoch && (!complete || this.complete);
+    return isReady ? "ready" : this.#awaitEpoch(request.epoch, signal, complete);
   }
 
-  async #awaitAnnouncements(
-    epoch: bigint,
-    signal: AbortSignal,
-    deadlineMs: number,
-  ): Promise<"ready" | "stale" | "late"> {
+  async #awaitEpoch(epoch: bigint, signal: CancelSignal, complete: boolean): Promise<State> {
+    const { clock, patienceMs } = this.#options;
+    const deadlineMs = clock.monotonicMs() + patienceMs;
+    while ((this.#view?.epoch ?? 0n) < epoch && clock.monotonicMs() < deadlineMs) {
+      await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);
+    }
+    if (this.#view?.epoch !== epoch) {
+      return "stale";
+    }
+    return complete && !this.complete ? this.#awaitAnnouncements(epoch, signal, deadlineMs) : "ready";
+  }
+
+  async #awaitAnnouncements(epoch: bigint, signal: CancelSignal, deadlineMs: number): Promise<State> {
     const { clock } = this.#options;
     while (!this.complete && this.#view?.epoch === epoch && clock.monotonicMs() < deadlineMs) {
       await this.#changes.wait([], deadlineMs - clock.monotonicMs(), signal);

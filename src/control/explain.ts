@@ -1,6 +1,7 @@
 /**
  * Explain: everything that can be found out about one key: its owner's knowledge, and what each holder says of the bytes. For people; asks several processes.
  */
+import type { CancelSignal } from "../base/cancel.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { decodeKey, type KeyBatch, splitTenant } from "../decision/index.js";
 import type { ExplainAnswer, ExplainedLocation } from "./contract.js";
@@ -16,7 +17,11 @@ export interface ExplainOptions {
 }
 
 /** `key` is a batch of one key that is allowed. Never rejects but by the signal: an owner that can't be asked is the answer. */
-export async function explainKey(options: ExplainOptions, key: KeyBatch, signal?: AbortSignal): Promise<ExplainAnswer> {
+export async function explainKey(
+  options: ExplainOptions,
+  key: KeyBatch,
+  signal?: CancelSignal,
+): Promise<ExplainAnswer> {
   const { calls, holders, nameOf } = options;
   const asked: ExplainAnswer = {
     key: splitTenant(decodeKey(key, 0)).key,

@@ -5,6 +5,7 @@
  * A key that this member has anew must not reach its owner before what the owner is still to forget under it: it would take the new object for one that exists already. OwnerCalls therefore has the
  * Forgetter tell that first.
  */
+import { Canceller } from "../base/cancel.js";
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
@@ -39,7 +40,7 @@ const TOLD_ANEW = "the ring is changing";
 
 export class Forgetter implements EarlierForgets {
   readonly #options: ForgetterOptions;
-  readonly #ending = new AbortController();
+  readonly #ending = new Canceller();
   readonly #queues = new Map<number, OwnerQueue>();
   /** Objects in all queues. */
   #count = 0;
@@ -55,7 +56,7 @@ export class Forgetter implements EarlierForgets {
   }
 
   add(objects: readonly DroppedObject[]): void {
-    if (this.#ending.signal.aborted || objects.length === 0) {
+    if (this.#ending.aborted || objects.length === 0) {
       return;
     }
     this.#followRing();
@@ -86,7 +87,7 @@ export class Forgetter implements EarlierForgets {
   }
 
   async #tellFirst(owner: number, epoch: bigint, keys: readonly string[]): Promise<OwnerAnswer | undefined> {
-    while (!this.#ending.signal.aborted) {
+    while (!this.#ending.aborted) {
       const asked = new Set(keys.map((key) => this.#asked.get(key)).filter((each) => each !== undefined));
       if (asked.size > 0) {
         await Promise.all(asked);
@@ -126,7 +127,7 @@ export class Forgetter implements EarlierForgets {
   }
 
   #send(queue: OwnerQueue): void {
-    if (this.#ending.signal.aborted || queue.isBusy || queue.retry !== undefined) {
+    if (this.#ending.aborted || queue.isBusy || queue.retry !== undefined) {
       return;
     }
     this.#followRing();
@@ -144,7 +145,7 @@ export class Forgetter implements EarlierForgets {
   async #tell(queue: OwnerQueue, items: Forgotten[]): Promise<void> {
     const said = await this.#ask(queue.owner, this.#epoch, items);
     queue.isBusy = false;
-    if (this.#ending.signal.aborted) {
+    if (this.#ending.aborted) {
       return;
     }
     if (isSettled(said)) {
@@ -196,7 +197,7 @@ export class Forgetter implements EarlierForgets {
         locations: [{ member: selfId, slot }],
       })),
     );
-    const question: Question = { method: "forgetLocations", keys, signal: this.#ending.signal };
+    const question: Question = { method: "forgetLocations", keys, signal: this.#ending };
     return calls.askOwner(owner, epoch, { keys, records, existence: 0, waitMs: 0, last: false }, question);
   }
 
@@ -256,7 +257,7 @@ export class Forgetter implements EarlierForgets {
   }
 
   #putAt(owner: number, item: Forgotten): void {
-    if (owner === 0 || this.#ending.signal.aborted) {
+    if (owner === 0 || this.#ending.aborted) {
       return;
     }
     let queue = this.#queues.get(owner);

@@ -2,7 +2,6 @@
  * Holders: dropping and describing objects where they are. The serving half answers for this member's sidecar; the asking half reaches any member, and keeps
  * in mind what could not be dropped.
  */
-import type { ServiceImpl } from "@connectrpc/connect";
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
@@ -16,6 +15,7 @@ import {
   type Location,
 } from "../decision/index.js";
 import type { ExplainHeldReply, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
+import type { LinkServiceImpl } from "../rpc/link-routes.js";
 import { nameOf } from "./departed.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
@@ -72,7 +72,9 @@ const OBJECTS_PER_QUESTION_MAX = 10_000;
 const OBJECTS_PER_DESCRIPTION_MAX = 1_000;
 
 /** Answers for this member's own sidecar. */
-export function createHolderService(options: HolderOptions): Omit<ServiceImpl<typeof HolderService>, "room" | "take"> {
+export function createHolderService(
+  options: HolderOptions,
+): Omit<LinkServiceImpl<typeof HolderService>, "room" | "take"> {
   return {
     async drop(request) {
       const objects = decodeHeld(request.objects);

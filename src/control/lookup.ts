@@ -4,6 +4,7 @@
  * Each owner is asked for its keys on its own, and keys that are not there yet are waited for there, so that nothing holds up a key that is. The plan is the
  * Wasm's.
  */
+import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
@@ -70,7 +71,7 @@ export function startLookup(
   message: PortMessage,
   options: LookupOptions,
   checkKeys: (keys: KeyBatch) => void,
-  signal: AbortSignal,
+  signal: CancelSignal,
 ): Promise<void> {
   const wanted = decodeWanted(message, options.sliceBytesMax);
   checkKeys(wanted.keys);
@@ -80,13 +81,13 @@ export function startLookup(
 class Lookup {
   readonly #wanted: Wanted;
   readonly #options: LookupOptions;
-  readonly #signal: AbortSignal;
+  readonly #signal: CancelSignal;
   readonly #deadlineMs: number;
   readonly #decided: Decided[] = [];
   #undecided: number;
   #flushing = false;
 
-  constructor(wanted: Wanted, options: LookupOptions, signal: AbortSignal) {
+  constructor(wanted: Wanted, options: LookupOptions, signal: CancelSignal) {
     this.#wanted = wanted;
     this.#options = options;
     this.#signal = signal;

@@ -1,6 +1,7 @@
 /**
  * ObjectCalls: exist, getMetaInfo and delete as people and tools ask for them, and the same for the sidecar's batches.
  */
+import type { CancelSignal } from "../base/cancel.js";
 import { type HbmeshError, StatusCode } from "../base/errors.js";
 import { DEFAULT_TENANT, scopeKeys } from "../base/tenants.js";
 import { encodeKeys, FAMILY_ANY, type HeldObject, type KeyBatch, keyCountOf } from "../decision/index.js";
@@ -32,7 +33,7 @@ export interface ObjectCallsOptions {
 }
 
 /** Looks keys of any family up without waiting, however many there are: owners take KEYS_PER_CALL_MAX at a time. */
-export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: AbortSignal): Promise<Answer> {
+export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: CancelSignal): Promise<Answer> {
   const count = keyCountOf(keys);
   if (count <= KEYS_PER_CALL_MAX) {
     return calls.ask({ method: "lookup", keys, family: FAMILY_ANY, signal });

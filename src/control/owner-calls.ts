@@ -2,6 +2,7 @@
  * OwnerCalls: the asker's side of the directory. Splits a batch by owner (in Wasm), asks the owners at once, merges their answers, and asks again when the
  * ring has changed. Every key gets an answer: a code of its own where its owner could not be asked.
  */
+import { Canceller, type CancelSignal, EitherSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
 import { pause, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -16,7 +17,7 @@ import {
   writeCommit,
 } from "../decision/index.js";
 import type { Departed, DepartureWatch } from "./departed.js";
-import type { DirectoryOwner, OwnerExplanation, OwnerReply, OwnerRequest } from "./directory-owner.js";
+import type { DirectoryOwner, OwnerExplanation, OwnerReply, OwnerRequest, OwnerSays } from "./directory-owner.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
 import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, Results } from "./records.js";
@@ -61,7 +62,7 @@ export interface Question {
   reserves?: boolean;
   /** Default: host objects. */
   family?: Family | typeof FAMILY_ANY;
-  signal?: AbortSignal | undefined;
+  signal?: CancelSignal | undefined;
 }
 
 /** What a commit and a further location have in common. */
@@ -73,7 +74,7 @@ export interface CommitQuestion {
   /** The records have generation 0: the owners give them. */
   reserves?: boolean;
   family: Family;
-  signal?: AbortSignal | undefined;
+  signal?: CancelSignal | undefined;
 }
 
 /** Results in the order of the keys, and what to tell of those whose owner could not be asked. */
@@ -90,6 +91,12 @@ export type OwnerAnswer =
   | { t: "stale"; epoch: bigint; results: Results | undefined }
   | { t: "failed"; error: HbmeshError };
 
+/** What is asked of one owner, beside what the question says. */
+export type OwnerPart = Pick<OwnerRequest, "keys" | "records" | "existence" | "waitMs" | "last">;
+
+/** Keys of one owner, and where they are in the batch. */
+export type OwnerGroup = ReturnType<Decisions["groupByOwner"]>[number];
+
 /** Keys that are still to be asked for, and where they are in the question. */
 interface Remaining {
   keys: KeyBatch;
@@ -102,7 +109,7 @@ const RETRY_MS = 20;
 export class OwnerCalls {
   readonly #options: OwnerCallsOptions;
   readonly #epochs: WaitList;
-  readonly #ending = new AbortController();
+  readonly #ending = new Canceller();
   #view: MembershipView | undefined;
 
   constructor(options: OwnerCallsOptions) {
@@ -212,7 +219,7 @@ export class OwnerCalls {
   }
 
   /** Asks the owner of one key what it knows. Rejects when it can't be asked, or the ring does not come to rest. */
-  async explain(key: KeyBatch, signal?: AbortSignal): Promise<{ owner: number; explanation: OwnerExplanation }> {
+  async explain(key: KeyBatch, signal?: CancelSignal): Promise<{ owner: number; explanation: OwnerExplanation }> {
     const { clock, decisions, requestTimeoutMs } = this.#options;
     const deadlineMs = clock.monotonicMs() + requestTimeoutMs;
     for (;;) {
@@ -233,7 +240,7 @@ export class OwnerCalls {
     }
   }
 
-  async #explainAt(owner: number, request: OwnerRequest, signal: AbortSignal | undefined): Promise<OwnerExplanation> {
+  async #explainAt(owner: number, request: OwnerRequest, signal: CancelSignal | undefined): Promise<OwnerExplanation> {
     const { peers, requestTimeoutMs, owner: own } = this.#options;
     const ended = this.#endedBy(signal);
     if (owner === this.view.selfId) {
@@ -246,49 +253,55 @@ export class OwnerCalls {
     }
   }
 
-  /** Asks one owner once. */
-  async askOwner(
-    owner: number,
-    epoch: bigint,
-    part: Omit<OwnerRequest, "epoch" | "memberId" | "family">,
-    question: Question,
-  ): Promise<OwnerAnswer> {
+  /** Asks one owner once. No promise when this member owns the keys and answers at once. Never throws; rejects only when the signal aborts, or at shutdown. */
+  askOwner(owner: number, epoch: bigint, part: OwnerPart, question: Question): OwnerAnswer | Promise<OwnerAnswer> {
     if (owner === 0) {
       return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER) };
     }
     // An object that this member lost and has anew would else be known as the lost one, and then be forgotten.
     const { method, signal } = question;
     const telling = TAKES_UP.has(method) ? this.#tellForgets(owner, epoch, part.keys, signal) : undefined;
-    const refused = telling === undefined ? undefined : await telling;
-    if (refused !== undefined) {
-      return refused;
-    }
-    // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of that.
-    this.#ending.signal.throwIfAborted();
-    question.signal?.throwIfAborted();
-    const { peers } = this.#options;
-    const request: OwnerRequest = { epoch, memberId: this.view.selfId, family: question.family ?? 0, ...part };
+    return telling === undefined
+      ? this.#askOwner(owner, epoch, part, question)
+      : telling.then((refused) => refused ?? this.#askOwner(owner, epoch, part, question));
+  }
+
+  #askOwner(owner: number, epoch: bigint, part: OwnerPart, question: Question): OwnerAnswer | Promise<OwnerAnswer> {
+    const understand = (reply: OwnerReply): OwnerAnswer => readReply(reply, keyCountOf(part.keys));
+    let reply: OwnerSays;
     try {
-      const reply = await this.#call(owner, question, request);
-      const results =
-        reply.results.byteLength === 0 && reply.stale ? undefined : new Results(reply.results, keyCountOf(part.keys));
-      return reply.stale ? { t: "stale", epoch: reply.epoch, results } : { t: "results", results: results as Results };
+      // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of that.
+      this.#throwIfEnded(question);
+      reply = this.#call(owner, epoch, part, question);
+      if (!(reply instanceof Promise)) {
+        return understand(reply);
+      }
     } catch (reason) {
-      const error = owner === this.view.selfId ? HbmeshError.from(reason) : peers.errorOf(owner, reason);
-      this.#ending.signal.throwIfAborted();
-      question.signal?.throwIfAborted();
-      // It leaves in an orderly way: its keys have another owner as soon as the store has told.
-      return error.code === StatusCode.SHUTTING_DOWN
-        ? { t: "stale", epoch: epoch + 1n, results: undefined }
-        : { t: "failed", error };
+      reply = Promise.reject(reason as Error);
     }
+    return reply.then(understand).catch((reason: unknown) => this.#readFailure(owner, epoch, reason, question));
+  }
+
+  /** Throws when it is not the owner that failed, but the caller or this member that gave up. */
+  #readFailure(owner: number, epoch: bigint, reason: unknown, question: Question): OwnerAnswer {
+    this.#throwIfEnded(question);
+    const error = owner === this.view.selfId ? HbmeshError.from(reason) : this.#options.peers.errorOf(owner, reason);
+    // It leaves in an orderly way: its keys have another owner as soon as the store has told.
+    return error.code === StatusCode.SHUTTING_DOWN
+      ? { t: "stale", epoch: epoch + 1n, results: undefined }
+      : { t: "failed", error };
+  }
+
+  #throwIfEnded({ signal }: Question): void {
+    this.#ending.throwIfAborted();
+    signal?.throwIfAborted();
   }
 
   #tellForgets(
     owner: number,
     epoch: bigint,
     keys: KeyBatch,
-    signal: AbortSignal | undefined,
+    signal: CancelSignal | undefined,
   ): Promise<OwnerAnswer | undefined> | undefined {
     const { clock, forgets } = this.#options;
     const telling = forgets.tellFirst(owner, epoch, keys);
@@ -296,7 +309,7 @@ export class OwnerCalls {
   }
 
   /** Resolves when the ring has changed since `epoch`, or the time is over. */
-  async awaitEpochAbove(epoch: bigint, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+  async awaitEpochAbove(epoch: bigint, timeoutMs: number, signal?: CancelSignal): Promise<void> {
     if (this.view.epoch > epoch) {
       return;
     }
@@ -304,48 +317,71 @@ export class OwnerCalls {
   }
 
   /** Longest wait between two questions about keys that can't be decided yet. */
-  async pauseBeforeRetry(signal?: AbortSignal): Promise<void> {
+  async pauseBeforeRetry(signal?: CancelSignal): Promise<void> {
     await pause(this.#options.clock, RETRY_MS, signal);
   }
 
   /** One round over all owners. Returns the positions to ask for again, ascending. */
   async #askRound(question: Question, left: Remaining, answer: Answer, existed: Set<number>): Promise<number[]> {
     const { epoch } = this.view;
-    const groups = this.#options.decisions.groupByOwner(left.keys);
+    const groups = this.groupByOwner(left.keys);
     const again: number[] = [];
-    await Promise.all(
-      groups.map(async (group) => {
-        const positions = Array.from(group.indexes, (index) => left.indexes[index] as number);
-        const { records = EMPTY, recordBytes = 0, existence = 0 } = question;
-        const part = {
-          keys: group.keys,
-          records: pickRecords(records, recordBytes, positions),
-          existence,
-          waitMs: 0,
-          last: false,
-        };
-        const said = await this.askOwner(group.member, epoch, part, question);
+    const asked: Promise<void>[] = [];
+    for (const group of groups) {
+      const positions = Array.from(group.indexes, (index) => left.indexes[index] as number);
+      const { records = EMPTY, recordBytes = 0, existence = 0 } = question;
+      const part = {
+        keys: group.keys,
+        records: pickRecords(records, recordBytes, positions),
+        existence,
+        waitMs: 0,
+        last: false,
+      };
+      const take = (said: OwnerAnswer): void => {
         again.push(...mergeAnswer(said, positions, question, answer, existed));
-      }),
-    );
+      };
+      const said = this.askOwner(group.member, epoch, part, question);
+      if (said instanceof Promise) {
+        asked.push(said.then(take));
+      } else {
+        take(said);
+      }
+    }
+    if (asked.length > 0) {
+      await Promise.all(asked);
+    }
     return again.sort((a, b) => a - b);
   }
 
-  /** Aborts at shutdown, and with the caller's signal. */
-  #endedBy(signal: AbortSignal | undefined): AbortSignal {
-    return signal === undefined ? this.#ending.signal : AbortSignal.any([this.#ending.signal, signal]);
+  /** This member's own keys come last: its work for them is done while others are asked. */
+  groupByOwner(keys: KeyBatch): OwnerGroup[] {
+    const { selfId } = this.view;
+    const groups = this.#options.decisions.groupByOwner(keys);
+    const own = groups.findIndex(({ member }) => member === selfId);
+    if (own !== -1) {
+      groups.push(...groups.splice(own, 1));
+    }
+    return groups;
   }
 
-  #call(owner: number, question: Question, request: OwnerRequest): Promise<OwnerReply> {
+  /** Aborts at shutdown, and with the caller's signal. */
+  #endedBy(signal: CancelSignal | undefined): CancelSignal {
+    return signal === undefined ? this.#ending : new EitherSignal(this.#ending, signal);
+  }
+
+  #call(owner: number, epoch: bigint, part: OwnerPart, question: Question): OwnerSays {
     const { peers, requestTimeoutMs } = this.#options;
-    const { method, signal } = question;
+    const { method, signal, family = 0 } = question;
+    const { keys, records, existence, waitMs, last } = part;
+    const { selfId } = this.view;
+    const request: OwnerRequest = { epoch, memberId: selfId, keys, records, existence, waitMs, last, family };
     const ended = this.#endedBy(signal);
-    if (owner === this.view.selfId) {
+    if (owner === selfId) {
       return this.#options.owner[method](request, ended);
     }
     // What an announcement says of waiting is for others.
-    const waitMs = method === "lookup" ? request.waitMs : 0;
-    return peers.get(owner).directory[method](request, { timeoutMs: requestTimeoutMs + waitMs, signal: ended });
+    const timeoutMs = requestTimeoutMs + (method === "lookup" ? waitMs : 0);
+    return peers.get(owner).directory[method](request, { timeoutMs, signal: ended });
   }
 }
 
@@ -366,6 +402,14 @@ function keptByCommit(question: Question & { records: Uint8Array }, results: Res
     }
   }
   return kept;
+}
+
+/** Throws DATA_INCONSISTENCY unless there is one result a key. */
+function readReply({ stale, epoch, results: bytes }: OwnerReply, count: number): OwnerAnswer {
+  if (!stale) {
+    return { t: "results", results: new Results(bytes, count) };
+  }
+  return { t: "stale", epoch, results: bytes.byteLength === 0 ? undefined : new Results(bytes, count) };
 }
 
 /** The question, with the generations that owners gave. */

@@ -2,18 +2,18 @@
  * Peers: the other members as callable services. Links are made at first use, kept, and closed when their member is gone. Calls to this member itself never
  * come here.
  */
-import { type Client, createClient } from "@connectrpc/connect";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import { fromConnectError } from "../rpc/connect-errors.js";
+import { createLinkClient, type LinkClient } from "../rpc/link-client.js";
 import type { MembershipView } from "./membership.js";
 import type { ControlConnection, ControlNetwork } from "./network.js";
 
 export interface Peer {
   member: Member;
-  directory: Client<typeof DirectoryService>;
-  holder: Client<typeof HolderService>;
+  directory: LinkClient<typeof DirectoryService>;
+  holder: LinkClient<typeof HolderService>;
 }
 
 interface OpenPeer extends Peer {
@@ -57,8 +57,8 @@ export class Peers {
     const peer: OpenPeer = {
       member,
       connection,
-      directory: createClient(DirectoryService, connection.transport),
-      holder: createClient(HolderService, connection.transport),
+      directory: createLinkClient(DirectoryService, connection.transport),
+      holder: createLinkClient(HolderService, connection.transport),
     };
     this.#open.set(memberId, peer);
     return peer;

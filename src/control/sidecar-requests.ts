@@ -2,6 +2,7 @@
  * What the sidecar asks of its control process, answered one by one. A request that can't be answered at all is refused with a code and a text; else each key has
  * its own record. Replies carry the records without the keys.
  */
+import { Canceller } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -57,10 +58,10 @@ export class SidecarRequests {
   readonly #options: SidecarRequestsOptions;
   readonly #link: () => SidecarLink;
   /** Ends lookups that wait when the sidecar is gone. */
-  readonly #ending = new AbortController();
+  readonly #ending = new Canceller();
   /** Lookups that run, by the id of their message, so that the sidecar can end one. */
   #lookupCount = 0;
-  readonly #lookups = new Map<bigint, AbortController>();
+  readonly #lookups = new Map<bigint, Canceller>();
 
   constructor(options: SidecarRequestsOptions, link: () => SidecarLink) {
     this.#options = options;
@@ -131,7 +132,7 @@ export class SidecarRequests {
         keys,
         existence: existenceOf(message),
         family: familyOf(message, 1),
-        signal: this.#ending.signal,
+        signal: this.#ending,
       }),
     );
   }
@@ -185,14 +186,14 @@ export class SidecarRequests {
     const records = stampMember(rest, this.#options.calls.view.selfId);
     // The sidecar says so for all keys of a message, or for none.
     const reserves = keyCountOf(keys) > 0 && readCommit(records, 0).generation === 0n;
-    return { keys, records, reserves, family: familyOf(message, 1), signal: this.#ending.signal };
+    return { keys, records, reserves, family: familyOf(message, 1), signal: this.#ending };
   }
 
   async #lookup(message: PortMessage): Promise<void> {
     const { config, clock, decisions, calls, checkKeys } = this.#options;
-    const controller = new AbortController();
-    this.#ending.signal.throwIfAborted();
-    this.#lookups.set(message.id, controller);
+    const canceller = new Canceller();
+    this.#ending.throwIfAborted();
+    this.#lookups.set(message.id, canceller);
     const options = {
       decisions,
       clock,
@@ -204,7 +205,7 @@ export class SidecarRequests {
       reply: (payload: Uint8Array, more: boolean) => this.#link().reply(message, { payload, more }),
     };
     try {
-      await startLookup(message, options, (keys) => checkKeys(keys, KEYS_PER_CALL_MAX), controller.signal);
+      await startLookup(message, options, (keys) => checkKeys(keys, KEYS_PER_CALL_MAX), canceller);
     } finally {
       this.#lookups.delete(message.id);
     }
@@ -213,22 +214,19 @@ export class SidecarRequests {
   async #remove(message: PortMessage): Promise<void> {
     const { keys } = this.#keysOf(message, KEYS_PER_CALL_MAX);
     const family = familyOf(message, 1);
-    this.#reply(
-      message,
-      await this.#options.calls.ask({ method: "remove", keys, family, signal: this.#ending.signal }),
-    );
+    this.#reply(message, await this.#options.calls.ask({ method: "remove", keys, family, signal: this.#ending }));
   }
 
   async #presence(message: PortMessage): Promise<void> {
     const { keys } = this.#keysOf(message, KEYS_PER_QUERY_MAX);
-    this.#reply(message, await lookupAll(this.#options.calls, keys, this.#ending.signal));
+    this.#reply(message, await lookupAll(this.#options.calls, keys, this.#ending));
   }
 
   /** ResultRecord x count │ blob counts u32 x count, padded to 8 │ blob sizes u64 */
   async #meta(message: PortMessage): Promise<void> {
     const { calls, holders } = this.#options;
     const { keys } = this.#keysOf(message, KEYS_PER_QUERY_MAX);
-    const answer = await lookupAll(calls, keys, this.#ending.signal);
+    const answer = await lookupAll(calls, keys, this.#ending);
     const blobSizes = await describeFound(answer, holders);
     checkMetaFits(blobSizes);
     const counts = encodeCodes(blobSizes.map((sizes) => sizes?.length ?? 0));
@@ -250,7 +248,7 @@ export class SidecarRequests {
       keys,
       records: rest,
       recordBytes: RESULT_RECORD_BYTES,
-      signal: this.#ending.signal,
+      signal: this.#ending,
     });
   }
 
@@ -271,7 +269,7 @@ export class SidecarRequests {
 
   async #explainOwner(message: PortMessage): Promise<void> {
     const { keys } = this.#keysOf(message, 1);
-    const text = toJson(await explainKey(this.#options, keys, this.#ending.signal));
+    const text = toJson(await explainKey(this.#options, keys, this.#ending));
     this.#link().reply(message, { payload: Buffer.from(text, "utf8"), count: 1 });
   }
 

@@ -3,10 +3,10 @@
  *
  * The member that is to have an object reads it, as a reader does, and then is a location of it: the one that leaves must only lend it, and drops its own when it is told that the other one has it.
  */
-import type { ServiceImpl } from "@connectrpc/connect";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeKeys } from "../decision/index.js";
 import type { HolderService } from "../gen/hbmesh/v1/directory_pb.js";
+import type { LinkServiceImpl } from "../rpc/link-routes.js";
 import { TAKE_RECORD_BYTES } from "./layout-constants.js";
 import type { Peers } from "./peers.js";
 import { alignTo8, decodeCodes, encodeCodes } from "./records.js";
@@ -42,7 +42,9 @@ function takeTimeoutMs(bytes: number, requestTimeoutMs: number): number {
 }
 
 /** Answers for this member's own sidecar. */
-export function createTakingService(options: TakingOptions): Pick<ServiceImpl<typeof HolderService>, "room" | "take"> {
+export function createTakingService(
+  options: TakingOptions,
+): Pick<LinkServiceImpl<typeof HolderService>, "room" | "take"> {
   const { sidecar, requestTimeoutMs } = options;
   return {
     async room() {

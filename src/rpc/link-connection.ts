@@ -1,5 +1,6 @@
 /** One accepted connection of the lean link: waits for the greeting, then answers requests until either end closes. */
 import type { Socket } from "node:net";
+import { Canceller } from "../base/cancel.js";
 import type { Timer } from "../base/clock.js";
 import { NO_CREDENTIALS } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -25,7 +26,7 @@ interface Events {
 }
 
 interface RunningRequest {
-  controller: AbortController;
+  canceller: Canceller;
   bytes: number;
 }
 
@@ -87,8 +88,8 @@ export class LinkConnection {
     }
     this.#hasEnded = true;
     this.#deadline?.cancel();
-    for (const { controller } of this.#running.values()) {
-      controller.abort(reason);
+    for (const { canceller } of this.#running.values()) {
+      canceller.abort(reason);
     }
     this.#running.clear();
     this.#events.onEnd();
@@ -141,7 +142,7 @@ export class LinkConnection {
       case FrameType.cancel:
         this.#running
           .get(frame.stream)
-          ?.controller.abort(new HbmeshError(StatusCode.RPC_CANCELLED, "the caller gave up"));
+          ?.canceller.abort(new HbmeshError(StatusCode.RPC_CANCELLED, "the caller gave up"));
         return;
       case FrameType.ping:
         this.#requireReady(frame);
@@ -190,24 +191,42 @@ export class LinkConnection {
       this.#fail(stream, new HbmeshError(StatusCode.TRY_AGAIN, `${what} of this peer are running already`));
       return;
     }
-    void this.#run(frame);
+    this.#call(frame);
   }
 
-  async #run({ stream, argument, method, payload }: Frame): Promise<void> {
-    const controller = new AbortController();
-    const request = { controller, bytes: payload.byteLength };
+  /** What is answered at once never counts as running. */
+  #call({ stream, argument, method, payload }: Frame): void {
+    const canceller = new Canceller();
     const timeoutMs = argument === 0 ? undefined : argument;
+    try {
+      const reply = this.#options.routes.call(method, payload, { signal: canceller, timeoutMs });
+      if (reply instanceof Promise) {
+        void this.#await(stream, reply, { canceller, bytes: payload.byteLength }, timeoutMs);
+      } else {
+        this.#write(encodeFrame(FrameType.reply, stream, 0, 0, reply));
+      }
+    } catch (reason) {
+      this.#fail(stream, fromConnectError(reason));
+    }
+  }
+
+  async #await(
+    stream: number,
+    reply: Promise<Uint8Array>,
+    request: RunningRequest,
+    timeoutMs: number | undefined,
+  ): Promise<void> {
     this.#running.set(stream, request);
     this.#runningBytes += request.bytes;
     const timer =
       timeoutMs === undefined
         ? undefined
         : this.#options.clock.setTimer(timeoutMs, () => {
-            controller.abort(new HbmeshError(StatusCode.RPC_DEADLINE_EXCEEDED, `not done within ${timeoutMs} ms`));
+            const late = `not done within ${timeoutMs} ms`;
+            request.canceller.abort(new HbmeshError(StatusCode.RPC_DEADLINE_EXCEEDED, late));
           });
     try {
-      const reply = await this.#options.routes.call(method, payload, { signal: controller.signal, timeoutMs });
-      const frame = encodeFrame(FrameType.reply, stream, 0, 0, reply);
+      const frame = encodeFrame(FrameType.reply, stream, 0, 0, await reply);
       if (this.#running.get(stream) === request) {
         this.#write(frame);
       }

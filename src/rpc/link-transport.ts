@@ -5,22 +5,22 @@
  * never repeated here, since only the caller knows whether that is harmless. Unary calls only; a stream rejects with NOT_SUPPORTED.
  */
 import type { Socket } from "node:net";
-import {
-  create,
-  type DescMessage,
-  type DescMethodStreaming,
-  type DescMethodUnary,
-  fromBinary,
-  type MessageInitShape,
-  toBinary,
+import type {
+  DescMessage,
+  DescMethodStreaming,
+  DescMethodUnary,
+  MessageInitShape,
+  MessageShape,
 } from "@bufbuild/protobuf";
 import type { StreamResponse, Transport, UnaryResponse } from "@connectrpc/connect";
 import { parseAddress } from "../base/address.js";
+import type { CancelSignal } from "../base/cancel.js";
 import type { Clock, Timer } from "../base/clock.js";
 import { type Credentials, NO_CREDENTIALS } from "../base/credentials.js";
 import { abortError, createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { toConnectError } from "./connect-errors.js";
+import { codecOf } from "./link-codec.js";
 import { decodeError, encodeFrame, type Frame, FrameReader, FrameType } from "./link-frame.js";
 import { ClientGreeting } from "./link-greeting.js";
 import { methodName } from "./link-routes.js";
@@ -54,9 +54,18 @@ export function createLinkTransport(address: string, options: LinkTransportOptio
   return new LinkTransportImpl(address, options);
 }
 
-interface PendingCall {
-  resolve(reply: Uint8Array): void;
-  reject(reason: HbmeshError): void;
+interface CallLimits {
+  /** Of the method. */
+  name: string;
+  signal: CancelSignal | undefined;
+  timeoutMs: number | undefined;
+}
+
+interface PendingCall extends CallLimits {
+  resolve: (reply: Uint8Array) => void;
+  reject: (reason: HbmeshError) => void;
+  onAbort: () => void;
+  dueMs: number;
 }
 
 /** A connection after the greeting. */
@@ -67,6 +76,8 @@ interface OpenConnection {
   pending: Map<number, PendingCall>;
   /** Asks for a sign of life while calls wait. */
   watch: () => void;
+  /** Calls are looked at when one of them may be late. */
+  due: DueTimer;
 }
 
 const SILENT_INTERVALS = 3;
@@ -87,15 +98,15 @@ class LinkTransportImpl implements LinkTransport {
 
   async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
-    signal: AbortSignal | undefined,
+    signal: CancelSignal | undefined,
     timeoutMs: number | undefined,
     _header: unknown,
     input: MessageInitShape<I>,
   ): Promise<UnaryResponse<I, O>> {
     try {
-      const request = toBinary(method.input, create(method.input, input));
-      const reply = await this.#call(methodName(method), request, signal, timeoutMs);
-      return unaryResponse(method, reply);
+      const request = codecOf(method.input).encode(input);
+      const reply = await this.#call({ name: methodName(method), signal, timeoutMs }, request);
+      return new LinkResponse(method, codecOf(method.output).decode(reply) as MessageShape<O>);
     } catch (reason) {
       throw toConnectError(reason);
     }
@@ -113,24 +124,18 @@ class LinkTransportImpl implements LinkTransport {
     this.#socket?.destroy();
   }
 
-  async #call(name: string, request: Uint8Array, signal?: AbortSignal, timeoutMs?: number): Promise<Uint8Array> {
+  #call(limits: CallLimits, request: Uint8Array): Promise<Uint8Array> {
+    const { name, signal, timeoutMs } = limits;
     if (signal?.aborted) {
       throw abortError(signal, name);
     }
-    const connection = this.#connection ?? (await this.#open(signal, timeoutMs, name));
-    const method = connection.methods.get(name);
-    if (method === undefined) {
-      throw this.#error(
-        StatusCode.NOT_SUPPORTED,
-        `${this.#address} does not offer ${name}; install the same release on both`,
-      );
-    }
-    this.#checkRoom(connection);
-    return this.#submit(connection, method, request, { name, signal, timeoutMs });
+    return this.#connection === undefined
+      ? this.#open(signal, timeoutMs, name).then((connection) => this.#submit(connection, request, limits))
+      : this.#submit(this.#connection, request, limits);
   }
 
   /** Connecting is shared by the calls that wait for it; each waits no longer than it may. */
-  #open(signal: AbortSignal | undefined, timeoutMs: number | undefined, what: string): Promise<OpenConnection> {
+  #open(signal: CancelSignal | undefined, timeoutMs: number | undefined, what: string): Promise<OpenConnection> {
     if (this.#closed) {
       return Promise.reject(this.#error(StatusCode.SHUTTING_DOWN, `the control link to ${this.#address} was closed`));
     }
@@ -162,12 +167,13 @@ class LinkTransportImpl implements LinkTransport {
         socket.destroy();
       },
     });
+    const due = new DueTimer(clock, (nowMs) => this.#endLate(nowMs));
     const reader = new FrameReader((frame) => {
       if (this.#connection?.socket === socket) {
         receive(frame, pending, this.#address);
       } else {
         const methods = greeting.welcome(payloadOfWelcome(frame), write);
-        this.#connection = { socket, write, methods, pending, watch: () => life.start() };
+        this.#connection = { socket, write, methods, pending, watch: () => life.start(), due };
         opened.resolve(this.#connection);
       }
     });
@@ -185,16 +191,16 @@ class LinkTransportImpl implements LinkTransport {
     });
     socket.on("close", () => {
       life.stop();
+      due.stop();
       const lost = this.#lost(cause);
       const wasOpen = this.#connection?.socket === socket;
       if (wasOpen) {
         this.#connection = undefined;
       }
       opened.reject(lost);
-      for (const call of pending.values()) {
-        call.reject(lost);
+      for (const stream of pending.keys()) {
+        settle(pending, stream)?.reject(lost);
       }
-      pending.clear();
       if (wasOpen && !this.#closed) {
         this.#options.onLost?.();
       }
@@ -210,53 +216,50 @@ class LinkTransportImpl implements LinkTransport {
     }
   }
 
-  #submit(
-    connection: OpenConnection,
-    method: number,
-    request: Uint8Array,
-    call: { name: string; signal: AbortSignal | undefined; timeoutMs: number | undefined },
-  ): Promise<Uint8Array> {
+  #submit(connection: OpenConnection, request: Uint8Array, limits: CallLimits): Promise<Uint8Array> {
+    const { name, signal, timeoutMs } = limits;
+    const method = connection.methods.get(name);
+    if (method === undefined) {
+      const message = `${this.#address} does not offer ${name}; install the same release on both`;
+      throw this.#error(StatusCode.NOT_SUPPORTED, message);
+    }
+    this.#checkRoom(connection);
     const stream = this.#nextStream(connection);
-    const { signal, timeoutMs, name } = call;
+    const limitMs = Math.ceil(Math.min(timeoutMs ?? 0, 2 ** 32 - 1));
+    connection.write(encodeFrame(FrameType.request, stream, method, limitMs, request));
     return new Promise((resolve, reject) => {
-      let timer: Timer | undefined;
-      const settle = (): void => {
-        connection.pending.delete(stream);
-        timer?.cancel();
-        signal?.removeEventListener("abort", onAbort);
+      const dueMs = timeoutMs === undefined ? Number.POSITIVE_INFINITY : this.#options.clock.monotonicMs() + timeoutMs;
+      const onAbort = (): void => {
+        this.#giveUp(connection, stream, abortError(signal as CancelSignal, `${name} at ${this.#address}`));
       };
-      const giveUp = (error: HbmeshError): void => {
-        settle();
-        connection.write(encodeFrame(FrameType.cancel, stream, 0, 0));
-        reject(error);
-      };
-      const onAbort = (): void => giveUp(abortError(signal as AbortSignal, `${name} at ${this.#address}`));
-      connection.write(
-        encodeFrame(FrameType.request, stream, method, Math.ceil(Math.min(timeoutMs ?? 0, 2 ** 32 - 1)), request),
-      );
-      connection.pending.set(stream, {
-        resolve: (reply) => {
-          settle();
-          resolve(reply);
-        },
-        reject: (error) => {
-          settle();
-          reject(error);
-        },
-      });
-      connection.watch();
+      connection.pending.set(stream, { name, signal, timeoutMs, resolve, reject, onAbort, dueMs });
       signal?.addEventListener("abort", onAbort, { once: true });
-      if (timeoutMs !== undefined) {
-        timer = this.#options.clock.setTimer(timeoutMs, () =>
-          giveUp(
-            this.#error(
-              StatusCode.RPC_DEADLINE_EXCEEDED,
-              `${this.#address} did not answer ${name} within ${timeoutMs} ms`,
-            ),
-          ),
-        );
-      }
+      connection.watch();
+      connection.due.expect(dueMs);
     });
+  }
+
+  #giveUp({ pending, write }: OpenConnection, stream: number, error: HbmeshError): void {
+    const call = settle(pending, stream);
+    if (call !== undefined) {
+      write(encodeFrame(FrameType.cancel, stream, 0, 0));
+      call.reject(error);
+    }
+  }
+
+  /** Ends the calls whose time is over. Returns when the next one's is. */
+  #endLate(nowMs: number): number {
+    let nextMs = Number.POSITIVE_INFINITY;
+    for (const [stream, { name, timeoutMs, dueMs }] of this.#connection?.pending ?? []) {
+      if (dueMs <= nowMs) {
+        const message = `${this.#address} did not answer ${name} within ${timeoutMs} ms`;
+        const error = this.#error(StatusCode.RPC_DEADLINE_EXCEEDED, message);
+        this.#giveUp(this.#connection as OpenConnection, stream, error);
+      } else {
+        nextMs = Math.min(nextMs, dueMs);
+      }
+    }
+    return nextMs;
   }
 
   #checkRoom(connection: OpenConnection): void {
@@ -298,6 +301,38 @@ class LinkTransportImpl implements LinkTransport {
 
   #error(code: StatusCode, message: string, cause?: unknown): HbmeshError {
     return new HbmeshError(code, message, { node: this.#address, ...(cause === undefined ? {} : { cause }) });
+  }
+}
+
+/** One timer for the deadlines of all calls of a connection. It is set for the earliest, and not cancelled with it: most calls are answered long before. */
+class DueTimer {
+  readonly #clock: Clock;
+  readonly #onDue: (nowMs: number) => number;
+  #timer: Timer | undefined;
+  #dueMs = Number.POSITIVE_INFINITY;
+
+  /** `onDue` returns when it is to be called again. */
+  constructor(clock: Clock, onDue: (nowMs: number) => number) {
+    this.#clock = clock;
+    this.#onDue = onDue;
+  }
+
+  expect(dueMs: number): void {
+    if (dueMs < this.#dueMs) {
+      this.#timer?.cancel();
+      this.#dueMs = dueMs;
+      this.#timer = this.#clock.setTimer(dueMs - this.#clock.monotonicMs(), () => this.#fire());
+    }
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+  }
+
+  #fire(): void {
+    this.#timer = undefined;
+    this.#dueMs = Number.POSITIVE_INFINITY;
+    this.expect(this.#onDue(this.#clock.monotonicMs()));
   }
 }
 
@@ -374,32 +409,45 @@ function payloadOfWelcome(frame: Frame): Uint8Array {
 /** An answer without a waiting call came too late; that is allowed. */
 function receive(frame: Frame, pending: Map<number, PendingCall>, address: string): void {
   if (frame.type === FrameType.reply) {
-    pending.get(frame.stream)?.resolve(frame.payload);
+    settle(pending, frame.stream)?.resolve(frame.payload);
   } else if (frame.type === FrameType.error) {
-    pending.get(frame.stream)?.reject(decodeError(frame.argument, frame.payload, address));
+    settle(pending, frame.stream)?.reject(decodeError(frame.argument, frame.payload, address));
   } else if (frame.type !== FrameType.pong) {
     throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `a client receives no frames of type ${frame.type}`);
   }
 }
 
-function unaryResponse<I extends DescMessage, O extends DescMessage>(
-  method: DescMethodUnary<I, O>,
-  reply: Uint8Array,
-): UnaryResponse<I, O> {
-  let header: Headers | undefined;
-  let trailer: Headers | undefined;
-  return {
-    stream: false,
-    service: method.parent,
-    method,
-    get header() {
-      header ??= new Headers();
-      return header;
-    },
-    get trailer() {
-      trailer ??= new Headers();
-      return trailer;
-    },
-    message: fromBinary(method.output, reply),
-  };
+/** The call no longer waits: whoever takes it out ends it. */
+function settle(pending: Map<number, PendingCall>, stream: number): PendingCall | undefined {
+  const call = pending.get(stream);
+  if (call !== undefined) {
+    pending.delete(stream);
+    call.signal?.removeEventListener("abort", call.onAbort);
+  }
+  return call;
+}
+
+/** Headers are made only for who looks at them: making them costs more than the rest of a call. */
+class LinkResponse<I extends DescMessage, O extends DescMessage> implements UnaryResponse<I, O> {
+  readonly stream = false;
+  readonly service: DescMethodUnary<I, O>["parent"];
+  #header: Headers | undefined;
+  #trailer: Headers | undefined;
+
+  constructor(
+    readonly method: DescMethodUnary<I, O>,
+    readonly message: MessageShape<O>,
+  ) {
+    this.service = method.parent;
+  }
+
+  get header(): Headers {
+    this.#header ??= new Headers();
+    return this.#header;
+  }
+
+  get trailer(): Headers {
+    this.#trailer ??= new Headers();
+    return this.#trailer;
+  }
 }

@@ -1,9 +1,9 @@
 /**
- * Writing frames to a socket: frames of one turn of the event loop leave in one system call.
+ * Writing frames to a socket: frames that are written at a time leave in one system call.
  */
 import type { Socket } from "node:net";
 
-/** The returned function queues a frame; what is queued is flushed when the current turn's callbacks are done. */
+/** The returned function queues a frame; what is queued is flushed when the callback that runs is done. */
 export function openFrameWriter(socket: Socket): (frame: Buffer) => void {
   let corked = false;
   const flush = (): void => {
@@ -17,8 +17,8 @@ export function openFrameWriter(socket: Socket): (frame: Buffer) => void {
     if (!corked) {
       corked = true;
       socket.cork();
-      // After the promises of this turn, which may answer further requests that came in the same chunk.
-      setImmediate(flush);
+      // Further requests of the same chunk, or of the same turn of the sidecar's queue, are mostly answered or sent on at once, too.
+      process.nextTick(flush);
     }
     socket.write(frame);
   };

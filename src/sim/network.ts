@@ -224,7 +224,8 @@ class SimCall {
     const takeBack = process.onDeath(() => {
       post(process.host, from.host, `${name} reset`, 0, () => from.enter(() => this.lose("was reset")));
     });
-    routes.call(index, request, { signal, timeoutMs: this.#timeoutMs }).then(
+    const call = async (): Promise<Uint8Array> => routes.call(index, request, { signal, timeoutMs: this.#timeoutMs });
+    call().then(
       (reply) => answer("reply", reply.byteLength, () => this.#result.resolve(reply)),
       (reason: unknown) => answer("error", 0, () => this.#result.reject(HbmeshError.from(reason))),
     );

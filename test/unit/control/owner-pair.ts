@@ -68,7 +68,7 @@ export class OwnerPair {
     });
     this.owner.setView(viewOf(isOwn ? ASKER : OWNER, [isOwn ? ASKER : OWNER]));
     this.owner.conclude(EPOCH, [], 0);
-    this.serve = (method, request, signal) => this.owner[method](request, signal);
+    this.serve = async (method, request, signal) => this.owner[method](request, signal);
     const directoryOf = (owner: number) =>
       new Proxy(
         {},

@@ -1,7 +1,7 @@
 /** What the tests of the lean link share: servers and transports that end with the test, and peers that speak raw bytes. */
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
-import { type Client, createClient, type ServiceImpl } from "@connectrpc/connect";
+import { type Client, createClient } from "@connectrpc/connect";
 import { parseAddress } from "../../../src/base/address.js";
 import { createSystemClock } from "../../../src/base/clock.js";
 import type { HbmeshError } from "../../../src/base/errors.js";
@@ -17,6 +17,7 @@ import {
   type LinkTransportOptions,
 } from "../../../src/rpc/index.js";
 import { encodeFrame, encodeHello, type Frame, FrameReader, FrameType } from "../../../src/rpc/link-frame.js";
+import type { LinkServiceImpl } from "../../../src/rpc/link-routes.js";
 
 export type Holder = Client<typeof HolderService>;
 
@@ -31,7 +32,7 @@ export class LinkBench {
   }
 
   async serve(
-    holder: Partial<ServiceImpl<typeof HolderService>>,
+    holder: Partial<LinkServiceImpl<typeof HolderService>>,
     options: Partial<LinkServerOptions> = {},
   ): Promise<LinkServer> {
     const routes = createLinkRoutes().service(HolderService, holder);
@@ -98,7 +99,7 @@ export const hello = (): Buffer =>
 export const request = (stream: number, payload: Uint8Array = new Uint8Array(0)): Buffer =>
   encodeFrame(FrameType.request, stream, 0, 0, payload);
 
-export const echo: Partial<ServiceImpl<typeof HolderService>> = { drop: ({ objects }) => ({ codes: objects }) };
+export const echo: Partial<LinkServiceImpl<typeof HolderService>> = { drop: ({ objects }) => ({ codes: objects }) };
 
 export async function errorOf(call: Promise<unknown>): Promise<HbmeshError> {
   try {

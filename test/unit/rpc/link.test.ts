@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { type Client, createClient, type ServiceImpl } from "@connectrpc/connect";
+import { type Client, createClient } from "@connectrpc/connect";
 import { afterEach, describe, expect, it } from "vitest";
 import { parseAddress } from "../../../src/base/address.js";
 import { createSystemClock } from "../../../src/base/clock.js";
@@ -31,6 +31,7 @@ import {
   FrameReader,
   FrameType,
 } from "../../../src/rpc/link-frame.js";
+import type { LinkServiceImpl } from "../../../src/rpc/link-routes.js";
 
 const clock = createSystemClock();
 const log = createSilentLogger();
@@ -45,7 +46,7 @@ afterEach(async () => {
 });
 
 async function serve(
-  holder: Partial<ServiceImpl<typeof HolderService>>,
+  holder: Partial<LinkServiceImpl<typeof HolderService>>,
   options: { address?: string; runningMax?: number } = {},
 ): Promise<LinkServer> {
   const routes = createLinkRoutes().service(HolderService, holder).service(StoreService, {});
@@ -73,7 +74,7 @@ async function errorOf(call: Promise<unknown>): Promise<HbmeshError> {
   throw new Error("the call did not fail");
 }
 
-const echo: Partial<ServiceImpl<typeof HolderService>> = { drop: ({ objects }) => ({ codes: objects }) };
+const echo: Partial<LinkServiceImpl<typeof HolderService>> = { drop: ({ objects }) => ({ codes: objects }) };
 
 describe("frames", () => {
   it("are the bytes that the format's example shows", () => {
