@@ -14,15 +14,16 @@ import {
   type KeyBatch,
   keyCountOf,
   RESULT_RECORD_BYTES,
+  readU32,
   SLICE_RECORD_BYTES,
   splitTenant,
-  viewOf,
+  writeU32,
 } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
 import { checkFamily, describeOtherFamily } from "./families.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "./layout-constants.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
-import { alignTo8, pickKeys, Results, splitKeys } from "./records.js";
+import { alignTo8, pickKeys, pickNumbers, type Results, splitKeys } from "./records.js";
 import { DOUBT_MESSAGE } from "./vanished.js";
 
 export interface LookupOptions {
@@ -43,18 +44,29 @@ export interface LookupOptions {
 interface Wanted {
   keys: KeyBatch;
   family: Family;
+  /** Exclusive, by key. */
   blobEnds: Uint32Array;
+  /** For the plan, which takes them as they are. */
   blobSizes: BigUint64Array;
   waitMs: number;
   sliceBytesMax: number;
 }
 
-/** A key that was decided: found (OK and `record`), there under another family (INVALID and `record`), or given up. */
+/** A key that was decided: found (OK), there under another family (INVALID), both with where its record is; or given up. */
 interface Decided {
   index: number;
-  record: Uint8Array | undefined;
   code: StatusCode;
   message: string;
+  results: Results | undefined;
+  /** Of the record in the results. */
+  at: number;
+}
+
+/** What is left of an answer: keys that can't be decided yet. */
+interface Open {
+  misses: number[];
+  doubted: number[];
+  undecided: number[];
 }
 
 /** An owner answers a waiting question after this time at the latest; then it is asked anew. */
@@ -63,6 +75,7 @@ const WAIT_MS_MAX = 30_000;
 const PART_KEYS_MAX = 1_024;
 /** Bytes of a part, about: a key with many slices makes it larger, up to the limit of a message. */
 const PART_BYTES_MAX = 4 * 2 ** 20;
+const EMPTY = new Uint8Array(0);
 /** Longest wait for a newer ring before the owners are asked again. */
 const RETRY_MS = 20;
 
@@ -83,7 +96,7 @@ class Lookup {
   readonly #options: LookupOptions;
   readonly #signal: CancelSignal;
   readonly #deadlineMs: number;
-  readonly #decided: Decided[] = [];
+  #decided: Decided[] = [];
   #undecided: number;
   #flushing = false;
 
@@ -97,68 +110,90 @@ class Lookup {
 
   /** Resolves after the last part was sent. */
   async run(): Promise<void> {
-    const all = Array.from({ length: this.#undecided }, (_, index) => index);
+    const all = Uint32Array.from({ length: this.#undecided }, (_, index) => index);
     await this.#pursue(all, this.#options.clock.monotonicMs() + this.#options.patienceMs);
   }
 
   /** Splits keys by owner and follows each part. `patienceEndsMs` bounds asking again while nothing can be decided. */
-  async #pursue(indexes: number[], patienceEndsMs: number): Promise<void> {
+  async #pursue(indexes: ArrayLike<number>, patienceEndsMs: number): Promise<void> {
+    const { calls } = this.#options;
     try {
-      const groups = this.#options.decisions.groupByOwner(pickKeys(this.#wanted.keys, indexes));
-      const { epoch } = this.#options.calls.view;
-      await Promise.all(
-        groups.map(({ member, indexes: at }) => {
-          const mine = Array.from(at, (position) => indexes[position] as number);
-          return this.#pursueAt(member, epoch, mine, patienceEndsMs);
-        }),
-      );
+      const groups = calls.groupByOwner(pickKeys(this.#wanted.keys, indexes));
+      const { epoch, selfId } = calls.view;
+      const asked: Promise<void>[] = [];
+      for (const { member, keys, indexes: positions } of groups) {
+        if (member === selfId && asked.length > 0) {
+          await questionsSent();
+        }
+        asked.push(this.#pursueAt(member, epoch, pickNumbers(indexes, positions), keys, patienceEndsMs));
+      }
+      await Promise.all(asked);
     } catch (reason) {
       this.#giveUp(indexes, HbmeshError.from(reason));
     }
   }
 
   /** Asks one owner until each of the keys is decided, or the ring has changed. */
-  async #pursueAt(owner: number, epoch: bigint, indexes: number[], patienceEndsMs: number): Promise<void> {
+  async #pursueAt(
+    owner: number,
+    epoch: bigint,
+    indexes: number[],
+    allKeys: KeyBatch,
+    patienceEndsMs: number,
+  ): Promise<void> {
     const { calls, clock } = this.#options;
+    const question: Question = {
+      method: "lookup",
+      keys: allKeys,
+      family: this.#wanted.family,
+      signal: this.#signal,
+    };
     let left = indexes;
+    let keys = allKeys;
     let patience = patienceEndsMs;
-    while (left.length > 0) {
-      const keys = pickKeys(this.#wanted.keys, left);
-      const waitMs = Math.max(0, Math.min(this.#deadlineMs - clock.monotonicMs(), WAIT_MS_MAX));
-      const question: Question = { method: "lookup", keys, family: this.#wanted.family, signal: this.#signal };
-      const part = { keys, records: new Uint8Array(0), existence: 0, waitMs: Math.ceil(waitMs), last: false };
-      const said = await calls.askOwner(owner, epoch, part, question);
+    for (;;) {
+      const waitMs = Math.ceil(Math.max(0, Math.min(this.#deadlineMs - clock.monotonicMs(), WAIT_MS_MAX)));
+      const asked = calls.askOwner(owner, epoch, { keys, records: EMPTY, existence: 0, waitMs, last: false }, question);
+      const said = asked instanceof Promise ? await asked : asked;
       if (said.t === "failed") {
         this.#giveUp(left, said.error);
         return;
       }
-      const { misses, doubted, undecided } =
+      const open =
         said.t === "stale" ? { misses: [], doubted: [], undecided: left } : this.#takeFound(left, said.results);
+      if (open === undefined) {
+        return;
+      }
       const nowMs = clock.monotonicMs();
-      if (undecided.length > 0 && nowMs >= Math.max(patience, this.#deadlineMs)) {
-        const message =
-          "the owner of the key can't tell yet whether it is there, since the ring is changing; try again";
-        this.#giveUp(undecided, new HbmeshError(StatusCode.TRY_AGAIN, message));
-        undecided.length = 0;
-      }
-      if (misses.length > 0 && nowMs >= this.#deadlineMs) {
-        this.#giveUp(misses, this.#missing());
-        misses.length = 0;
-      }
-      if (doubted.length > 0 && nowMs >= this.#deadlineMs) {
-        this.#giveUp(doubted, new HbmeshError(StatusCode.TRY_AGAIN, DOUBT_MESSAGE));
-        doubted.length = 0;
-      }
+      this.#giveUpLate(open, nowMs, patience);
       if (said.t === "stale") {
         await calls.awaitEpochAbove(epoch, RETRY_MS, this.#signal);
-        return this.#pursue([...undecided], patience);
+        return this.#pursue(open.undecided, patience);
       }
-      if (undecided.length > 0) {
+      left = [...open.misses, ...open.doubted, ...open.undecided].sort((a, b) => a - b);
+      if (open.undecided.length > 0) {
         await calls.pauseBeforeRetry(this.#signal);
       } else {
         patience = nowMs + this.#options.patienceMs;
       }
-      left = [...misses, ...doubted, ...undecided].sort((a, b) => a - b);
+      if (left.length === 0) {
+        return;
+      }
+      keys = pickKeys(this.#wanted.keys, left);
+    }
+  }
+
+  /** What may not be waited for any longer. */
+  #giveUpLate({ misses, doubted, undecided }: Open, nowMs: number, patienceEndsMs: number): void {
+    if (undecided.length > 0 && nowMs >= Math.max(patienceEndsMs, this.#deadlineMs)) {
+      const message = "the owner of the key can't tell yet whether it is there, since the ring is changing; try again";
+      this.#giveUp(undecided.splice(0), new HbmeshError(StatusCode.TRY_AGAIN, message));
+    }
+    if (misses.length > 0 && nowMs >= this.#deadlineMs) {
+      this.#giveUp(misses.splice(0), this.#missing());
+    }
+    if (doubted.length > 0 && nowMs >= this.#deadlineMs) {
+      this.#giveUp(doubted.splice(0), new HbmeshError(StatusCode.TRY_AGAIN, DOUBT_MESSAGE));
     }
   }
 
@@ -171,41 +206,34 @@ class Lookup {
     );
   }
 
-  #takeFound(
-    indexes: readonly number[],
-    results: Results,
-  ): { misses: number[]; doubted: number[]; undecided: number[] } {
-    const misses: number[] = [];
-    const doubted: number[] = [];
-    const undecided: number[] = [];
+  /** Undefined: all of them are decided. */
+  #takeFound(indexes: readonly number[], results: Results): Open | undefined {
+    const open: Open = { misses: [], doubted: [], undecided: [] };
     const decided: Decided[] = [];
-    indexes.forEach((index, at) => {
+    for (let at = 0; at < indexes.length; at++) {
+      const index = indexes[at] as number;
       const code = results.code(at);
       if (code === StatusCode.OK) {
-        decided.push({ index, code, record: results.record(at), message: "" });
+        decided.push({ index, code, message: "", results, at });
       } else if (code === StatusCode.NOT_FOUND) {
-        misses.push(index);
+        open.misses.push(index);
       } else if (code === StatusCode.TRY_AGAIN) {
-        (results.inDoubt(at) ? doubted : undecided).push(index);
+        (results.inDoubt(at) ? open.doubted : open.undecided).push(index);
       } else if (results.otherFamily(at)) {
         const key = splitTenant(decodeKey(this.#wanted.keys, index)).key;
         const message = describeOtherFamily(key, results.family(at), "read");
-        decided.push({ index, code, record: results.record(at), message });
+        decided.push({ index, code, message, results, at });
       } else {
-        decided.push({
-          index,
-          code,
-          record: undefined,
-          message: `the owner of the key answered ${StatusCode[code] ?? code}`,
-        });
+        const message = `the owner of the key answered ${StatusCode[code] ?? code}`;
+        decided.push({ index, code, message, results: undefined, at: 0 });
       }
-    });
+    }
     this.#decide(decided);
-    return { misses, doubted, undecided };
+    return decided.length === indexes.length ? undefined : open;
   }
 
-  #giveUp(indexes: readonly number[], error: HbmeshError): void {
-    this.#decide(indexes.map((index) => ({ index, code: error.code, record: undefined, message: error.message })));
+  #giveUp(indexes: ArrayLike<number>, { code, message }: HbmeshError): void {
+    this.#decide(Array.from(indexes, (index) => ({ index, code, message, results: undefined, at: 0 })));
   }
 
   /** Sends the last part at once; earlier ones when everything that arrived together is in. */
@@ -225,11 +253,12 @@ class Lookup {
 
   #flush(): void {
     this.#flushing = false;
-    const decided = this.#decided.splice(0);
+    const decided = this.#decided;
+    this.#decided = [];
     for (let from = 0; from < decided.length; ) {
       const to = this.#endOfPart(decided, from);
       const more = this.#undecided > 0 || to < decided.length;
-      this.#options.reply(this.#encodePart(decided.slice(from, to)), more);
+      this.#options.reply(this.#encodePart(to - from === decided.length ? decided : decided.slice(from, to)), more);
       from = to;
     }
   }
@@ -254,126 +283,139 @@ class Lookup {
       return FOUND_RECORD_BYTES;
     }
     const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
+    const words = new Uint32Array(blobSizes.buffer, blobSizes.byteOffset, 2 * blobSizes.length);
     let slices = 0;
     for (let blob = index === 0 ? 0 : (blobEnds[index - 1] as number); blob < (blobEnds[index] as number); blob++) {
-      slices += 1 + Math.floor(Number(blobSizes[blob]) / sliceBytesMax);
+      const bytes = (words[2 * blob] as number) + 2 ** 32 * (words[2 * blob + 1] as number);
+      slices += 1 + Math.floor(bytes / sliceBytesMax);
     }
     return FOUND_RECORD_BYTES + slices * SLICE_RECORD_BYTES;
   }
 
   #encodePart(part: readonly Decided[]): Uint8Array {
-    const slices = this.#plan(part.filter(({ code }) => code === StatusCode.OK));
-    const messages = encodeMessages(part);
-    const foundAt = LOOKUP_REPLY_BYTES;
-    const slicesAt = foundAt + part.length * FOUND_RECORD_BYTES;
-    const messagesAt = slicesAt + slices.byteLength;
-    const payload = new Uint8Array(messagesAt + messages.bytes.byteLength);
-    const view = viewOf(payload);
-    view.setUint32(0, part.length, true);
-    view.setUint32(4, slices.byteLength / SLICE_RECORD_BYTES, true);
-    view.setUint32(8, messages.bytes.byteLength, true);
-    part.forEach(({ index, code, record }, at) => {
-      const start = foundAt + at * FOUND_RECORD_BYTES;
-      const [offset, bytes] = messages.places[at] as [number, number];
-      view.setUint32(start, index, true);
-      view.setUint32(start + 4, code, true);
-      view.setUint32(start + 8, offset, true);
-      view.setUint32(start + 12, bytes, true);
-      if (record !== undefined) {
-        payload.set(record, start + FOUND_RECORD_BYTES - RESULT_RECORD_BYTES);
+    const slices = this.#plan(part.every(isFound) ? part : part.filter(isFound));
+    const texts = new Texts();
+    const slicesAt = LOOKUP_REPLY_BYTES + part.length * FOUND_RECORD_BYTES;
+    const found = new Uint8Array(slicesAt);
+    writeU32(found, 0, part.length);
+    writeU32(found, 4, slices.byteLength / SLICE_RECORD_BYTES);
+    let start = LOOKUP_REPLY_BYTES;
+    for (const { index, code, message, results, at } of part) {
+      const text = texts.put(message);
+      writeU32(found, start, index);
+      writeU32(found, start + 4, code);
+      writeU32(found, start + 8, text.offset);
+      writeU32(found, start + 12, text.bytes);
+      if (results !== undefined) {
+        found.set(results.record(at), start + FOUND_RECORD_BYTES - RESULT_RECORD_BYTES);
       }
-    });
-    payload.set(slices, slicesAt);
-    payload.set(messages.bytes, messagesAt);
-    return payload;
+      start += FOUND_RECORD_BYTES;
+    }
+    writeU32(found, 8, texts.byteLength);
+    return Buffer.concat([found, slices, ...texts.all]);
   }
 
   /** SliceRecords for what was found; their key indexes are those of the sidecar's question. */
   #plan(found: readonly Decided[]): Uint8Array {
     if (found.length === 0) {
-      return new Uint8Array(0);
+      return EMPTY;
     }
-    const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
     const { selfId } = this.#options.calls.view;
-    const { lanes, firstLane } = this.#options;
-    const sizes: bigint[] = [];
-    const ends: number[] = [];
-    const members: number[] = [];
-    for (const { index, record } of found) {
-      for (let blob = index === 0 ? 0 : (blobEnds[index - 1] as number); blob < (blobEnds[index] as number); blob++) {
-        sizes.push(blobSizes[blob] as bigint);
-      }
-      ends.push(sizes.length);
-      members.push(sourceOf(record as Uint8Array, selfId));
-    }
-    const plan = this.#options.decisions.plan({
-      members: Uint32Array.from(members),
-      blobEnds: Uint32Array.from(ends),
-      blobSizes: BigUint64Array.from(sizes),
-      sliceBytesMax,
-      lanes,
+    const { decisions, lanes, firstLane } = this.#options;
+    const { sliceBytesMax } = this.#wanted;
+    const members = new Uint32Array(found.length);
+    found.forEach(({ results, at }, position) => {
+      members[position] = (results as Results).sourceFor(at, selfId);
     });
-    const view = viewOf(plan);
+    const plan = decisions.plan({ members, ...this.#blobsOf(found), sliceBytesMax, lanes });
     for (let at = 0; at < plan.byteLength; at += SLICE_RECORD_BYTES) {
-      view.setUint32(at, (found[view.getUint32(at, true)] as Decided).index, true);
-      view.setUint32(at + 8, (view.getUint32(at + 8, true) + firstLane) % lanes, true);
+      writeU32(plan, at, (found[readU32(plan, at)] as Decided).index);
+      writeU32(plan, at + 8, (readU32(plan, at + 8) + firstLane) % lanes);
     }
     return plan;
   }
+
+  #blobsOf(found: readonly Decided[]): { blobEnds: Uint32Array; blobSizes: BigUint64Array } {
+    const { blobEnds, blobSizes } = this.#wanted;
+    const ends = new Uint32Array(found.length);
+    const sizes = new BigUint64Array(blobSizes.length);
+    let end = 0;
+    found.forEach(({ index }, position) => {
+      const own = blobSizes.subarray(index === 0 ? 0 : blobEnds[index - 1], blobEnds[index]);
+      sizes.set(own, end);
+      end += own.length;
+      ends[position] = end;
+    });
+    return { blobEnds: ends, blobSizes: sizes.subarray(0, end) };
+  }
 }
 
-/** This member itself if it holds the object, else the first holder. */
-function sourceOf(record: Uint8Array, selfId: number): number {
-  const locations = new Results(record, 1).locations(0);
-  return locations.find(({ member }) => member === selfId)?.member ?? locations[0]?.member ?? 0;
+const isFound = ({ code }: Decided): boolean => code === StatusCode.OK;
+
+/** Resolves when what the callback that runs has written to other members is on its way (link-writer.ts). */
+function questionsSent(): Promise<void> {
+  return new Promise((resolve) => process.nextTick(resolve));
 }
 
-/** Equal texts share their bytes. */
-function encodeMessages(part: readonly Decided[]): { bytes: Uint8Array; places: [number, number][] } {
-  const known = new Map<string, [number, number]>();
-  const texts: Uint8Array[] = [];
-  let end = 0;
-  const places = part.map(({ message }) => {
-    let place = known.get(message);
+interface TextPlace {
+  offset: number;
+  bytes: number;
+}
+
+const NO_TEXT: TextPlace = { offset: 0, bytes: 0 };
+
+/** The messages of a part, one behind the other. Equal ones share their bytes. */
+class Texts {
+  readonly all: Uint8Array[] = [];
+  byteLength = 0;
+  #places: Map<string, TextPlace> | undefined;
+
+  put(message: string): TextPlace {
+    if (message === "") {
+      return NO_TEXT;
+    }
+    this.#places ??= new Map();
+    let place = this.#places.get(message);
     if (place === undefined) {
       const text = Buffer.from(message, "utf8");
-      place = [end, text.byteLength];
-      known.set(message, place);
-      texts.push(text);
-      end += text.byteLength;
+      place = { offset: this.byteLength, bytes: text.byteLength };
+      this.#places.set(message, place);
+      this.all.push(text);
+      this.byteLength += text.byteLength;
     }
     return place;
-  });
-  return { bytes: Buffer.concat(texts), places };
+  }
 }
 
 /** KeyBatch │ blobEnds u32 x count, padded to 8 │ blob sizes u64 x total */
 function decodeWanted(message: PortMessage, sliceBytesMax: number): Wanted {
-  const { keys, rest } = splitKeys(message.payload);
+  const { keys, rest: unaligned } = splitKeys(message.payload);
   const count = keyCountOf(keys);
   const sizesAt = alignTo8(4 * count);
-  if (rest.byteLength < sizesAt || (rest.byteLength - sizesAt) % 8 !== 0) {
+  if (unaligned.byteLength < sizesAt || (unaligned.byteLength - sizesAt) % 8 !== 0) {
     throw new HbmeshError(
       StatusCode.INVALID,
-      `a lookup of ${count} keys is cut short: ${rest.byteLength} bytes after the keys`,
+      `a lookup of ${count} keys is cut short: ${unaligned.byteLength} bytes after the keys`,
     );
   }
-  const view = viewOf(rest);
+  const rest = unaligned.byteOffset % 8 === 0 ? unaligned : new Uint8Array(unaligned);
   const blobs = (rest.byteLength - sizesAt) / 8;
-  const blobEnds = Uint32Array.from({ length: count }, (_, index) => view.getUint32(4 * index, true));
-  const ascending = blobEnds.every((end, index) => end >= (blobEnds[index - 1] ?? 0));
-  if (!ascending || (blobEnds[count - 1] ?? 0) !== blobs) {
-    throw new HbmeshError(
-      StatusCode.INVALID,
-      `the blobs of a lookup don't fit: ${blobs} sizes, ends up to ${blobEnds[count - 1] ?? 0}`,
-    );
+  const blobEnds = new Uint32Array(rest.buffer, rest.byteOffset, count);
+  let end = 0;
+  let isAscending = true;
+  for (let index = 0; index < count; index++) {
+    isAscending = isAscending && (blobEnds[index] as number) >= end;
+    end = blobEnds[index] as number;
+  }
+  if (!isAscending || end !== blobs) {
+    throw new HbmeshError(StatusCode.INVALID, `the blobs of a lookup don't fit: ${blobs} sizes, ends up to ${end}`);
   }
   const asked = Number(message.args[1]);
   return {
     keys,
     family: checkFamily(Number(message.args[3])),
     blobEnds,
-    blobSizes: BigUint64Array.from({ length: blobs }, (_, blob) => view.getBigUint64(sizesAt + 8 * blob, true)),
+    blobSizes: new BigUint64Array(rest.buffer, rest.byteOffset + sizesAt, blobs),
     waitMs: Number(message.args[0]),
     sliceBytesMax: asked === 0 ? sliceBytesMax : Math.min(asked, 2 ** 30),
   };

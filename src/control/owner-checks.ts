@@ -9,6 +9,7 @@ import {
   type KeyBatch,
   keyCountOf,
   LOCATIONS_MAX,
+  memberOfCommit,
   readCommit,
 } from "../decision/index.js";
 import type { DirectoryRequest } from "../gen/hbmesh/v1/directory_pb.js";
@@ -35,7 +36,7 @@ type Spoken = Pick<DirectoryRequest, "keys" | "records" | "memberId">;
 export function checkOwnRecords(request: Spoken): void {
   checkRecordCount(request.records, COMMIT_RECORD_BYTES, request.keys);
   for (let index = 0; index < keyCountOf(request.keys); index++) {
-    refuseForeign(request.memberId, readCommit(request.records, index).member);
+    refuseForeign(request.memberId, memberOfCommit(request.records, index));
   }
 }
 

@@ -15,9 +15,11 @@ import {
   LOCATIONS_MAX,
   type Location,
   RESULT_RECORD_BYTES,
+  readU32,
   recordCountOf,
   selectKeys,
   viewOf,
+  writeU32,
 } from "../decision/index.js";
 
 /** With TRY_AGAIN in answers of owners: asking again soon is of no use, since a worker that may hold the key is missing (vanished.ts). */
@@ -26,7 +28,6 @@ const FLAG_DOUBT = 4;
 /** Results of a batch, one ResultRecord a key, read and changed in place. */
 export class Results {
   readonly bytes: Uint8Array;
-  readonly #view: DataView;
 
   /** Throws DATA_INCONSISTENCY unless there is one record for each of `count` keys. */
   constructor(bytes: Uint8Array, count: number) {
@@ -35,7 +36,6 @@ export class Results {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, message);
     }
     this.bytes = bytes;
-    this.#view = viewOf(bytes);
   }
 
   static empty(count: number): Results {
@@ -47,55 +47,72 @@ export class Results {
   }
 
   code(index: number): StatusCode {
-    return this.#view.getUint32(index * RESULT_RECORD_BYTES, true);
+    return this.#u32(index, 0);
   }
 
   setCode(index: number, code: StatusCode): void {
-    this.#view.setUint32(index * RESULT_RECORD_BYTES, code, true);
+    writeU32(this.bytes, index * RESULT_RECORD_BYTES, code);
   }
 
   existed(index: number): boolean {
-    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_EXISTED) !== 0;
+    return (this.#u32(index, 4) & FLAG_EXISTED) !== 0;
   }
 
   setExisted(index: number): void {
-    this.#view.setUint32(index * RESULT_RECORD_BYTES + 4, FLAG_EXISTED, true);
+    writeU32(this.bytes, index * RESULT_RECORD_BYTES + 4, FLAG_EXISTED);
   }
 
   /** INVALID because the key is there under another family, which `family` then tells. */
   otherFamily(index: number): boolean {
-    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_OTHER_FAMILY) !== 0;
+    return (this.#u32(index, 4) & FLAG_OTHER_FAMILY) !== 0;
   }
 
   /** TRY_AGAIN, for as long as a missing worker may come back. */
   inDoubt(index: number): boolean {
-    return (this.#view.getUint32(index * RESULT_RECORD_BYTES + 4, true) & FLAG_DOUBT) !== 0;
+    return (this.#u32(index, 4) & FLAG_DOUBT) !== 0;
   }
 
   setInDoubt(index: number): void {
     this.fail(index, StatusCode.TRY_AGAIN);
-    this.#view.setUint32(index * RESULT_RECORD_BYTES + 4, FLAG_DOUBT, true);
+    writeU32(this.bytes, index * RESULT_RECORD_BYTES + 4, FLAG_DOUBT);
   }
 
   family(index: number): number {
-    return this.#view.getUint32(index * RESULT_RECORD_BYTES + 28, true);
+    return this.#u32(index, 28);
   }
 
   generation(index: number): bigint {
-    return this.#view.getBigUint64(index * RESULT_RECORD_BYTES + 8, true);
+    return viewOf(this.bytes).getBigUint64(index * RESULT_RECORD_BYTES + 8, true);
   }
 
   sizeBytes(index: number): bigint {
-    return this.#view.getBigUint64(index * RESULT_RECORD_BYTES + 16, true);
+    return viewOf(this.bytes).getBigUint64(index * RESULT_RECORD_BYTES + 16, true);
   }
 
   locations(index: number): Location[] {
-    const at = index * RESULT_RECORD_BYTES;
-    const count = Math.min(this.#view.getUint32(at + 24, true), LOCATIONS_MAX);
-    return Array.from({ length: count }, (_, n) => ({
-      member: this.#view.getUint32(at + 32 + 8 * n, true),
-      slot: this.#view.getUint32(at + 36 + 8 * n, true),
+    return Array.from({ length: this.#locationCount(index) }, (_, n) => ({
+      member: this.#u32(index, 32 + 8 * n),
+      slot: this.#u32(index, 36 + 8 * n),
     }));
+  }
+
+  /** Where to read it: this member itself if it is a location, else the first one; 0 if there is none. */
+  sourceFor(index: number, selfId: number): number {
+    const count = this.#locationCount(index);
+    for (let n = 0; n < count; n++) {
+      if (this.#u32(index, 32 + 8 * n) === selfId) {
+        return selfId;
+      }
+    }
+    return count === 0 ? 0 : this.#u32(index, 32);
+  }
+
+  #locationCount(index: number): number {
+    return Math.min(this.#u32(index, 24), LOCATIONS_MAX);
+  }
+
+  #u32(index: number, offset: number): number {
+    return readU32(this.bytes, index * RESULT_RECORD_BYTES + offset);
   }
 
   /** Nothing is known of the key but this code. */
@@ -111,6 +128,15 @@ export class Results {
   setRecord(index: number, record: Uint8Array): void {
     this.bytes.set(record, index * RESULT_RECORD_BYTES);
   }
+}
+
+/** Of these numbers, those at these positions. */
+export function pickNumbers(numbers: ArrayLike<number>, positions: ArrayLike<number>): number[] {
+  const picked: number[] = [];
+  for (let at = 0; at < positions.length; at++) {
+    picked.push(numbers[positions[at] as number] as number);
+  }
+  return picked;
 }
 
 /** The keys at these positions (ascending), as a batch of their own; the same batch when it is all of them. */
@@ -150,8 +176,7 @@ export function stampFirstLocation(records: Uint8Array, member: number): Uint8Ar
 /** A payload that begins with a KeyBatch, cut in two. Throws INVALID when it is too short. */
 export function splitKeys(payload: Uint8Array): { keys: KeyBatch; rest: Uint8Array } {
   if (payload.byteLength >= 8) {
-    const view = viewOf(payload);
-    const bytes = keyBatchBytes(view.getUint32(0, true), view.getUint32(4, true));
+    const bytes = keyBatchBytes(readU32(payload, 0), readU32(payload, 4));
     if (bytes <= payload.byteLength) {
       return { keys: payload.subarray(0, bytes), rest: payload.subarray(bytes) };
     }

@@ -53,6 +53,8 @@ export interface HeldChunk {
 /** Messages that may wait while the queue to the sidecar is full. A sidecar that is so far behind is stuck. */
 const OUTBOX_MAX = 4_096;
 const OUTBOX_RETRY_MS = 2;
+const NO_ARGUMENTS = [0n, 0n, 0n, 0n] as const;
+const EMPTY = new Uint8Array(0);
 
 interface PendingQuestion {
   onReply(message: PortMessage): void;
@@ -109,8 +111,8 @@ export class SidecarLink {
       flags: answer.more === true ? FLAG_REPLY | FLAG_MORE : FLAG_REPLY,
       code: answer.code ?? StatusCode.OK,
       count: answer.count ?? 0,
-      args: [0n, 0n, 0n, 0n],
-      payload: answer.payload ?? new Uint8Array(0),
+      args: NO_ARGUMENTS,
+      payload: answer.payload ?? EMPTY,
     });
   }
 
@@ -187,7 +189,7 @@ export class SidecarLink {
       flags: 0,
       code: 0,
       count: 0,
-      args: [0n, 0n, 0n, 0n],
+      args: NO_ARGUMENTS,
       payload: Buffer.from(text, "utf8"),
     });
   }

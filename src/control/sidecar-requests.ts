@@ -77,18 +77,25 @@ export class SidecarRequests {
 
   /** Never throws. */
   take(message: PortMessage): void {
-    this.#answer(message).catch((reason: unknown) => {
-      const error = HbmeshError.from(reason);
-      if (error.code === StatusCode.RUNTIME_ERROR) {
-        this.#options.log.error({ op: message.op, cause: String(error.stack) }, "a request of the sidecar failed");
-      }
-      if (!WITHOUT_REPLY.has(message.op)) {
-        this.#link().reply(message, { code: error.code, payload: Buffer.from(error.message, "utf8") });
-      }
-    });
+    try {
+      this.#answer(message)?.catch((reason: unknown) => this.#refuse(message, reason));
+    } catch (reason) {
+      this.#refuse(message, reason);
+    }
   }
 
-  async #answer(message: PortMessage): Promise<void> {
+  #refuse(message: PortMessage, reason: unknown): void {
+    const error = HbmeshError.from(reason);
+    if (error.code === StatusCode.RUNTIME_ERROR) {
+      this.#options.log.error({ op: message.op, cause: String(error.stack) }, "a request of the sidecar failed");
+    }
+    if (!WITHOUT_REPLY.has(message.op)) {
+      this.#link().reply(message, { code: error.code, payload: Buffer.from(error.message, "utf8") });
+    }
+  }
+
+  /** Undefined: it is done. */
+  #answer(message: PortMessage): Promise<void> | undefined {
     switch (message.op) {
       case Op.reserve:
         return this.#reserve(message);
@@ -107,14 +114,16 @@ export class SidecarRequests {
       case Op.addLocation:
         return this.#addLocation(message);
       case Op.forgetLocations:
-        return this.#forgetLocations(message);
+        this.#forgetLocations(message);
+        return undefined;
       case Op.explainOwner:
         return this.#explainOwner(message);
       case Op.sessions:
-        return this.#options.onSessions(Number(message.args[0]));
+        this.#options.onSessions(Number(message.args[0]));
+        return undefined;
       case Op.cancel:
         this.#lookups.get(message.args[0])?.abort(new HbmeshError(StatusCode.RPC_CANCELLED, "the get was cancelled"));
-        return;
+        return undefined;
       default:
         throw new HbmeshError(
           StatusCode.NOT_SUPPORTED,
@@ -253,7 +262,7 @@ export class SidecarRequests {
   }
 
   /** Not checked as a batch: the same key may come twice, with two versions of it. */
-  async #forgetLocations(message: PortMessage): Promise<void> {
+  #forgetLocations(message: PortMessage): void {
     const { keys, rest } = splitKeys(message.payload);
     checkRecordCount(rest, RESULT_RECORD_BYTES, keys);
     const results = new Results(rest, keyCountOf(keys));

@@ -2,7 +2,7 @@
  * Decisions from the Wasm module: copies input into its memory, calls, and copies the result out.
  *
  * One instance is used by one caller at a time; nothing here is asynchronous, so that is given. The module's memory may
- * grow in any call, which makes every view of it void: views are made anew and never kept.
+ * grow in any call, which makes every view of it void.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type {
@@ -17,7 +17,7 @@ import type {
   PlanRequest,
   RingMember,
 } from "./decisions.js";
-import { type FAMILY_ANY, RESULT_RECORD_BYTES, SLICE_RECORD_BYTES } from "./layout.js";
+import { type FAMILY_ANY, RESULT_RECORD_BYTES, readU32, SLICE_RECORD_BYTES } from "./layout.js";
 import { type DecisionExports, instantiateDecisions } from "./module.js";
 
 export interface DecisionOptions {
@@ -66,42 +66,69 @@ const ROTATIONS = 12;
 
 /** Moves bytes into and out of the module's memory. */
 class Border {
-  constructor(readonly wasm: DecisionExports) {}
+  /** All of the module's memory. When that grows, this becomes empty. */
+  #memory: Uint8Array;
 
-  /** Copies inputs one behind the other, each at a multiple of 16, and returns their pointers. */
-  write(...inputs: readonly Uint8Array[]): number[] {
-    let bytes = 0;
-    for (const input of inputs) {
-      bytes += (input.byteLength + 15) & ~15;
-      if (input.byteLength > INPUT_BYTES_MAX || bytes > INPUT_BYTES_MAX) {
-        throw new HbmeshError(
-          StatusCode.INVALID,
-          `The call has more than ${INPUT_BYTES_MAX} bytes of input. Split it into smaller calls.`,
-        );
-      }
-    }
-    let pointer = this.wasm.begin(bytes) >>> 0;
-    if (pointer === 0) {
-      throw outOfMemory();
-    }
-    const memory = new Uint8Array(this.wasm.memory.buffer);
-    const pointers: number[] = [];
-    for (const input of inputs) {
-      memory.set(input, pointer);
-      pointers.push(pointer);
-      pointer += (input.byteLength + 15) & ~15;
-    }
-    return pointers;
+  constructor(readonly wasm: DecisionExports) {
+    this.#memory = new Uint8Array(wasm.memory.buffer);
+  }
+
+  /** Copies an input in, and returns its pointer. */
+  write(input: Uint8Array): number {
+    const pointer = this.#begin(alignTo16(checkInput(input.byteLength)));
+    this.memory.set(input, pointer);
+    return pointer;
+  }
+
+  /** Copies two inputs in, one behind the other. */
+  writeTwo(first: Uint8Array, second: Uint8Array): [number, number] {
+    const secondAt = alignTo16(checkInput(first.byteLength));
+    const pointer = this.#begin(alignTo16(checkInput(secondAt + checkInput(second.byteLength))));
+    this.memory.set(first, pointer);
+    this.memory.set(second, pointer + secondAt);
+    return [pointer, pointer + secondAt];
   }
 
   /** A copy that stays valid. */
   read(pointer: number, bytes: number): Uint8Array {
-    return new Uint8Array(this.wasm.memory.buffer, pointer >>> 0, bytes).slice();
+    const from = pointer >>> 0;
+    return this.memory.slice(from, from + bytes);
   }
 
   readU32(pointer: number, count: number): Uint32Array {
     return new Uint32Array(this.wasm.memory.buffer, pointer >>> 0, count).slice();
   }
+
+  /** Not to be kept: the next call may make it void. */
+  get memory(): Uint8Array {
+    if (this.#memory.byteLength === 0) {
+      this.#memory = new Uint8Array(this.wasm.memory.buffer);
+    }
+    return this.#memory;
+  }
+
+  /** Inputs lie at multiples of 16. */
+  #begin(bytes: number): number {
+    const pointer = this.wasm.begin(bytes) >>> 0;
+    if (pointer === 0) {
+      throw outOfMemory();
+    }
+    return pointer;
+  }
+}
+
+function alignTo16(bytes: number): number {
+  return (bytes + 15) & ~15;
+}
+
+function checkInput(bytes: number): number {
+  if (bytes > INPUT_BYTES_MAX) {
+    throw new HbmeshError(
+      StatusCode.INVALID,
+      `The call has more than ${INPUT_BYTES_MAX} bytes of input. Split it into smaller calls.`,
+    );
+  }
+  return bytes;
 }
 
 class WasmDecisions implements Decisions {
@@ -122,7 +149,7 @@ class WasmDecisions implements Decisions {
   }
 
   validateKeys(keys: KeyBatch, rule: KeyRule, keysMax: number, origin: KeyOrigin = "sidecar"): KeyFault | undefined {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     const reason = this.wasm.validateBatch(pointer, keys.byteLength, RULES[rule], keysMax, origin === "user" ? 1 : 0);
     if (reason === REASON_OUT_OF_MEMORY) {
       throw outOfMemory();
@@ -137,13 +164,13 @@ class WasmDecisions implements Decisions {
   setRing(members: readonly RingMember[]): void {
     const tokensPerWeight = this.wasm.tokensPerWeight.value as number;
     checkMembers(members, tokensPerWeight);
-    const [pointer] = this.border.write(encodeMembers(members, tokensPerWeight)) as [number];
+    const pointer = this.border.write(encodeMembers(members, tokensPerWeight));
     const length = memberBytes(members);
     raise(this.wasm.setRing(pointer, length, members.length), "the ring");
   }
 
   ownersOf(keys: KeyBatch): Uint32Array {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     raise(this.wasm.ownersOfBatch(pointer, keys.byteLength), "placing keys");
     return this.border.readU32(this.wasm.ringResult(), this.wasm.ringResultBytes() / 4);
   }
@@ -153,30 +180,25 @@ class WasmDecisions implements Decisions {
   }
 
   keptOwnersOf(keys: KeyBatch): Uint32Array {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     raise(this.wasm.keptOwnersOfBatch(pointer, keys.byteLength), "placing keys");
     return this.border.readU32(this.wasm.ringResult(), this.wasm.ringResultBytes() / 4);
   }
 
   groupByOwner(keys: KeyBatch): { member: number; indexes: Uint32Array; keys: KeyBatch }[] {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     raise(this.wasm.groupBatch(pointer, keys.byteLength), "grouping keys");
     const count = this.wasm.ringGroupCount();
-    const words = this.border.readU32(this.wasm.ringResult(), (count * GROUP_RECORD_BYTES) / 4);
+    const { memory } = this.border;
     const groups: { member: number; indexes: Uint32Array; keys: KeyBatch }[] = [];
-    for (let at = 0; at < words.length; at += GROUP_RECORD_BYTES / 4) {
-      const [member, keyCount, indexes, batch, batchBytes] = words.subarray(at, at + 5) as unknown as [
-        number,
-        number,
-        number,
-        number,
-        number,
-      ];
+    let at = this.wasm.ringResult() >>> 0;
+    for (let group = 0; group < count; group += 1) {
       groups.push({
-        member,
-        indexes: this.border.readU32(indexes, keyCount),
-        keys: this.border.read(batch, batchBytes),
+        member: readU32(memory, at),
+        indexes: this.border.readU32(readU32(memory, at + 8), readU32(memory, at + 4)),
+        keys: this.border.read(readU32(memory, at + 12), readU32(memory, at + 16)),
       });
+      at += GROUP_RECORD_BYTES;
     }
     return groups;
   }
@@ -196,7 +218,7 @@ class WasmDecisions implements Decisions {
       );
     }
     const input = joinBytes([bytesOf(blobSizes), bytesOf(members), bytesOf(blobEnds)]);
-    const [pointer] = this.border.write(input) as [number];
+    const pointer = this.border.write(input);
     const { wasm } = this;
     const status = wasm.makePlan(
       pointer,
@@ -218,7 +240,7 @@ class WasmDecisions implements Decisions {
 
   placeMoves(sizes: BigUint64Array, rooms: BigUint64Array): Uint32Array {
     const input = joinBytes([bytesOf(sizes), bytesOf(rooms)]);
-    const [pointer] = this.border.write(input) as [number];
+    const pointer = this.border.write(input);
     raise(this.wasm.placeMoves(pointer, input.byteLength, sizes.length, rooms.length), "placing what a worker leaves");
     return this.border.readU32(this.wasm.movesPlaces(), sizes.length);
   }
@@ -232,40 +254,40 @@ class WasmDirectory implements Directory {
   }
 
   reserve(keys: KeyBatch, existence: ExistenceMode, family: Family = 0): Uint8Array {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     return this.results(this.wasm.reserve(pointer, keys.byteLength, existence, family), pointer);
   }
 
   commit(keys: KeyBatch, records: Uint8Array, existence: ExistenceMode, family: Family = 0): Uint8Array {
-    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    const [pointer, recordsAt] = this.border.writeTwo(keys, records);
     const status = this.wasm.commit(pointer, keys.byteLength, recordsAt, records.byteLength, existence, family);
     return this.results(status, pointer);
   }
 
   lookup(keys: KeyBatch, family: Family | typeof FAMILY_ANY = 0, rotate?: number): Uint8Array {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     const rotation = rotate === undefined ? 0 : 1 + (Math.abs(Math.trunc(rotate)) % ROTATIONS);
     return this.results(this.wasm.lookup(pointer, keys.byteLength, family, rotation), pointer);
   }
 
   remove(keys: KeyBatch, family: Family = 0): Uint8Array {
-    const [pointer] = this.border.write(keys) as [number];
+    const pointer = this.border.write(keys);
     return this.results(this.wasm.remove(pointer, keys.byteLength, family), pointer);
   }
 
   announce(keys: KeyBatch, records: Uint8Array, family: Family = 0): Uint8Array {
-    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    const [pointer, recordsAt] = this.border.writeTwo(keys, records);
     const status = this.wasm.announce(pointer, keys.byteLength, recordsAt, records.byteLength, family);
     return this.results(status, pointer);
   }
 
   forgetLocations(keys: KeyBatch, records: Uint8Array): Uint8Array {
-    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    const [pointer, recordsAt] = this.border.writeTwo(keys, records);
     return this.results(this.wasm.forgetLocations(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
   }
 
   entomb(keys: KeyBatch, records: Uint8Array): Uint8Array {
-    const [pointer, recordsAt] = this.border.write(keys, records) as [number, number];
+    const [pointer, recordsAt] = this.border.writeTwo(keys, records);
     return this.results(this.wasm.entomb(pointer, keys.byteLength, recordsAt, records.byteLength), pointer);
   }
 
@@ -300,7 +322,7 @@ class WasmDirectory implements Directory {
   /** One ResultRecord for each key of the batch at `keys`. */
   private results(status: number, keys: number): Uint8Array {
     raise(status, "the directory");
-    const count = new DataView(this.wasm.memory.buffer).getUint32(keys, true);
+    const count = readU32(this.border.memory, keys);
     return this.border.read(this.wasm.directoryResults(), count * RESULT_RECORD_BYTES);
   }
 }
