@@ -22,7 +22,7 @@ import {
 import type { PortMessage } from "../sidecar/port.js";
 import { checkFamily, describeOtherFamily } from "./families.js";
 import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "./layout-constants.js";
-import type { OwnerCalls, Question } from "./owner-calls.js";
+import { type OwnerCalls, ownKeysLast, type Question } from "./owner-calls.js";
 import { alignTo8, pickKeys, pickNumbers, type Results, splitKeys } from "./records.js";
 import { DOUBT_MESSAGE } from "./vanished.js";
 
@@ -116,12 +116,12 @@ class Lookup {
 
   /** Splits keys by owner and follows each part. `patienceEndsMs` bounds asking again while nothing can be decided. */
   async #pursue(indexes: ArrayLike<number>, patienceEndsMs: number): Promise<void> {
-    const { calls } = this.#options;
+    const { calls, decisions } = this.#options;
     try {
-      const groups = calls.groupByOwner(pickKeys(this.#wanted.keys, indexes));
       const { epoch, selfId } = calls.view;
+      const groups = decisions.groupByOwner(pickKeys(this.#wanted.keys, indexes));
       const asked: Promise<void>[] = [];
-      for (const { member, keys, indexes: positions } of groups) {
+      for (const { member, keys, indexes: positions } of ownKeysLast(groups, selfId)) {
         if (member === selfId && asked.length > 0) {
           await questionsSent();
         }
@@ -295,24 +295,27 @@ class Lookup {
   #encodePart(part: readonly Decided[]): Uint8Array {
     const slices = this.#plan(part.every(isFound) ? part : part.filter(isFound));
     const texts = new Texts();
+    const places = part.map(({ message }) => texts.put(message));
     const slicesAt = LOOKUP_REPLY_BYTES + part.length * FOUND_RECORD_BYTES;
-    const found = new Uint8Array(slicesAt);
-    writeU32(found, 0, part.length);
-    writeU32(found, 4, slices.byteLength / SLICE_RECORD_BYTES);
-    let start = LOOKUP_REPLY_BYTES;
-    for (const { index, code, message, results, at } of part) {
-      const text = texts.put(message);
-      writeU32(found, start, index);
-      writeU32(found, start + 4, code);
-      writeU32(found, start + 8, text.offset);
-      writeU32(found, start + 12, text.bytes);
+    const textsAt = slicesAt + slices.byteLength;
+    const payload = new Uint8Array(textsAt + texts.byteLength);
+    writeU32(payload, 0, part.length);
+    writeU32(payload, 4, slices.byteLength / SLICE_RECORD_BYTES);
+    writeU32(payload, 8, texts.byteLength);
+    part.forEach(({ index, code, results, at }, position) => {
+      const start = LOOKUP_REPLY_BYTES + position * FOUND_RECORD_BYTES;
+      const { offset, bytes } = places[position] as TextPlace;
+      writeU32(payload, start, index);
+      writeU32(payload, start + 4, code);
+      writeU32(payload, start + 8, offset);
+      writeU32(payload, start + 12, bytes);
       if (results !== undefined) {
-        found.set(results.record(at), start + FOUND_RECORD_BYTES - RESULT_RECORD_BYTES);
+        payload.set(results.record(at), start + FOUND_RECORD_BYTES - RESULT_RECORD_BYTES);
       }
-      start += FOUND_RECORD_BYTES;
-    }
-    writeU32(found, 8, texts.byteLength);
-    return Buffer.concat([found, slices, ...texts.all]);
+    });
+    payload.set(slices, slicesAt);
+    payload.set(texts.bytes, textsAt);
+    return payload;
   }
 
   /** SliceRecords for what was found; their key indexes are those of the sidecar's question. */
@@ -366,21 +369,21 @@ const NO_TEXT: TextPlace = { offset: 0, bytes: 0 };
 
 /** The messages of a part, one behind the other. Equal ones share their bytes. */
 class Texts {
-  readonly all: Uint8Array[] = [];
+  readonly #texts: Uint8Array[] = [];
+  readonly #places = new Map<string, TextPlace>();
   byteLength = 0;
-  #places: Map<string, TextPlace> | undefined;
+
+  get bytes(): Uint8Array {
+    return Buffer.concat(this.#texts);
+  }
 
   put(message: string): TextPlace {
-    if (message === "") {
-      return NO_TEXT;
-    }
-    this.#places ??= new Map();
-    let place = this.#places.get(message);
+    let place = message === "" ? NO_TEXT : this.#places.get(message);
     if (place === undefined) {
       const text = Buffer.from(message, "utf8");
       place = { offset: this.byteLength, bytes: text.byteLength };
       this.#places.set(message, place);
-      this.all.push(text);
+      this.#texts.push(text);
       this.byteLength += text.byteLength;
     }
     return place;

@@ -323,8 +323,8 @@ export class OwnerCalls {
 
   /** One round over all owners. Returns the positions to ask for again, ascending. */
   async #askRound(question: Question, left: Remaining, answer: Answer, existed: Set<number>): Promise<number[]> {
-    const { epoch } = this.view;
-    const groups = this.groupByOwner(left.keys);
+    const { epoch, selfId } = this.view;
+    const groups = ownKeysLast(this.#options.decisions.groupByOwner(left.keys), selfId);
     const again: number[] = [];
     const asked: Promise<void>[] = [];
     for (const group of groups) {
@@ -351,17 +351,6 @@ export class OwnerCalls {
       await Promise.all(asked);
     }
     return again.sort((a, b) => a - b);
-  }
-
-  /** This member's own keys come last: its work for them is done while others are asked. */
-  groupByOwner(keys: KeyBatch): OwnerGroup[] {
-    const { selfId } = this.view;
-    const groups = this.#options.decisions.groupByOwner(keys);
-    const own = groups.findIndex(({ member }) => member === selfId);
-    if (own !== -1) {
-      groups.push(...groups.splice(own, 1));
-    }
-    return groups;
   }
 
   /** Aborts at shutdown, and with the caller's signal. */
@@ -402,6 +391,11 @@ function keptByCommit(question: Question & { records: Uint8Array }, results: Res
     }
   }
   return kept;
+}
+
+/** This member's work for its own keys is done while others are asked. */
+export function ownKeysLast(groups: OwnerGroup[], selfId: number): OwnerGroup[] {
+  return groups.sort((one, other) => Number(one.member === selfId) - Number(other.member === selfId));
 }
 
 /** Throws DATA_INCONSISTENCY unless there is one result a key. */
