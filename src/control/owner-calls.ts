@@ -20,7 +20,7 @@ import type { Departed, DepartureWatch } from "./departed.js";
 import type { DirectoryOwner, OwnerExplanation, OwnerReply, OwnerRequest, OwnerSays } from "./directory-owner.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
-import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, Results } from "./records.js";
+import { COMMIT_RECORD_BYTES, pickKeys, pickNumbers, pickRecords, Results } from "./records.js";
 import { WaitList } from "./wait-list.js";
 
 export type OwnerMethod =
@@ -180,9 +180,10 @@ export class OwnerCalls {
     try {
       let epoch = this.view.epoch;
       const answer = await this.ask(question);
-      const settled = question.reserves ? withGenerations(question, answer.results) : question;
+      let settled: typeof question | undefined;
       while (this.view.epoch !== epoch) {
         epoch = this.view.epoch;
+        settled ??= question.reserves ? withGenerations(question, answer.results) : question;
         const mine = keptByCommit(settled, answer.results, watch);
         if (mine.length === 0) {
           break;
@@ -328,7 +329,7 @@ export class OwnerCalls {
     const again: number[] = [];
     const asked: Promise<void>[] = [];
     for (const group of groups) {
-      const positions = Array.from(group.indexes, (index) => left.indexes[index] as number);
+      const positions = pickNumbers(left.indexes, group.indexes);
       const { records = EMPTY, recordBytes = 0, existence = 0 } = question;
       const part = {
         keys: group.keys,

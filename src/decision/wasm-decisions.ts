@@ -89,6 +89,17 @@ class Border {
     return [pointer, pointer + secondAt];
   }
 
+  /** Copies inputs in as one, without a gap. */
+  writeJoined(inputs: readonly Uint8Array[]): number {
+    const pointer = this.#begin(alignTo16(checkInput(lengthOf(inputs))));
+    let at = pointer;
+    for (const input of inputs) {
+      this.memory.set(input, at);
+      at += input.byteLength;
+    }
+    return pointer;
+  }
+
   /** A copy that stays valid. */
   read(pointer: number, bytes: number): Uint8Array {
     const from = pointer >>> 0;
@@ -217,12 +228,12 @@ class WasmDecisions implements Decisions {
         `Slices of ${sliceBytesMax} bytes over ${lanes} lanes make no plan. Both must be whole and above 0.`,
       );
     }
-    const input = joinBytes([bytesOf(blobSizes), bytesOf(members), bytesOf(blobEnds)]);
-    const pointer = this.border.write(input);
+    const input = [bytesOf(blobSizes), bytesOf(members), bytesOf(blobEnds)];
+    const pointer = this.border.writeJoined(input);
     const { wasm } = this;
     const status = wasm.makePlan(
       pointer,
-      input.byteLength,
+      lengthOf(input),
       members.length,
       blobSizes.length,
       BigInt(sliceBytesMax),
@@ -239,9 +250,9 @@ class WasmDecisions implements Decisions {
   }
 
   placeMoves(sizes: BigUint64Array, rooms: BigUint64Array): Uint32Array {
-    const input = joinBytes([bytesOf(sizes), bytesOf(rooms)]);
-    const pointer = this.border.write(input);
-    raise(this.wasm.placeMoves(pointer, input.byteLength, sizes.length, rooms.length), "placing what a worker leaves");
+    const input = [bytesOf(sizes), bytesOf(rooms)];
+    const pointer = this.border.writeJoined(input);
+    raise(this.wasm.placeMoves(pointer, lengthOf(input), sizes.length, rooms.length), "placing what a worker leaves");
     return this.border.readU32(this.wasm.movesPlaces(), sizes.length);
   }
 }
@@ -425,16 +436,10 @@ function bytesOf(array: Uint32Array | BigUint64Array): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
-function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
+function lengthOf(inputs: readonly Uint8Array[]): number {
   let bytes = 0;
-  for (const part of parts) {
-    bytes += part.byteLength;
+  for (const input of inputs) {
+    bytes += input.byteLength;
   }
-  const joined = new Uint8Array(bytes);
-  let at = 0;
-  for (const part of parts) {
-    joined.set(part, at);
-    at += part.byteLength;
-  }
-  return joined;
+  return bytes;
 }
