@@ -14,7 +14,6 @@ import {
   type KeyBatch,
   keyCountOf,
   RESULT_RECORD_BYTES,
-  readU32,
   SLICE_RECORD_BYTES,
   splitTenant,
   writeU32,
@@ -48,6 +47,8 @@ interface Wanted {
   blobEnds: Uint32Array;
   /** For the plan, which takes them as they are. */
   blobSizes: BigUint64Array;
+  /** The same as pairs of u32, the lower one first, to reckon with. */
+  blobWords: Uint32Array;
   waitMs: number;
   sliceBytesMax: number;
 }
@@ -282,13 +283,16 @@ class Lookup {
     if (code !== StatusCode.OK) {
       return FOUND_RECORD_BYTES;
     }
-    const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
-    const words = new Uint32Array(blobSizes.buffer, blobSizes.byteOffset, 2 * blobSizes.length);
-    let slices = 0;
-    for (let blob = index === 0 ? 0 : (blobEnds[index - 1] as number); blob < (blobEnds[index] as number); blob++) {
-      const bytes = (words[2 * blob] as number) + 2 ** 32 * (words[2 * blob + 1] as number);
-      slices += 1 + Math.floor(bytes / sliceBytesMax);
+    const { blobEnds, blobWords, sliceBytesMax } = this.#wanted;
+    const from = index === 0 ? 0 : (blobEnds[index - 1] as number);
+    const to = blobEnds[index] as number;
+    let low = 0;
+    let high = 0;
+    for (let word = 2 * from; word < 2 * to; word += 2) {
+      low += blobWords[word] as number;
+      high += blobWords[word + 1] as number;
     }
+    const slices = to - from + Math.floor((low + 2 ** 32 * high) / sliceBytesMax);
     return FOUND_RECORD_BYTES + slices * SLICE_RECORD_BYTES;
   }
 
@@ -325,31 +329,25 @@ class Lookup {
     }
     const { selfId } = this.#options.calls.view;
     const { decisions, lanes, firstLane } = this.#options;
-    const { sliceBytesMax } = this.#wanted;
+    const { blobEnds, blobSizes, sliceBytesMax } = this.#wanted;
     const members = new Uint32Array(found.length);
-    found.forEach(({ results, at }, position) => {
-      members[position] = (results as Results).sourceFor(at, selfId);
-    });
-    const plan = decisions.plan({ members, ...this.#blobsOf(found), sliceBytesMax, lanes });
-    for (let at = 0; at < plan.byteLength; at += SLICE_RECORD_BYTES) {
-      writeU32(plan, at, (found[readU32(plan, at)] as Decided).index);
-      writeU32(plan, at + 8, (readU32(plan, at + 8) + firstLane) % lanes);
-    }
-    return plan;
-  }
-
-  #blobsOf(found: readonly Decided[]): { blobEnds: Uint32Array; blobSizes: BigUint64Array } {
-    const { blobEnds, blobSizes } = this.#wanted;
     const ends = new Uint32Array(found.length);
     const sizes = new BigUint64Array(blobSizes.length);
     let end = 0;
-    found.forEach(({ index }, position) => {
+    found.forEach(({ index, results, at }, position) => {
       const own = blobSizes.subarray(index === 0 ? 0 : blobEnds[index - 1], blobEnds[index]);
       sizes.set(own, end);
       end += own.length;
       ends[position] = end;
+      members[position] = (results as Results).sourceFor(at, selfId);
     });
-    return { blobEnds: ends, blobSizes: sizes.subarray(0, end) };
+    const plan = decisions.plan({ members, blobEnds: ends, blobSizes: sizes.subarray(0, end), sliceBytesMax, lanes });
+    const words = new Uint32Array(plan.buffer, plan.byteOffset, plan.byteLength / 4);
+    for (let word = 0; word < words.length; word += SLICE_RECORD_BYTES / 4) {
+      words[word] = (found[words[word] as number] as Decided).index;
+      words[word + 2] = ((words[word + 2] as number) + firstLane) % lanes;
+    }
+    return plan;
   }
 }
 
@@ -419,6 +417,7 @@ function decodeWanted(message: PortMessage, sliceBytesMax: number): Wanted {
     family: checkFamily(Number(message.args[3])),
     blobEnds,
     blobSizes: new BigUint64Array(rest.buffer, rest.byteOffset + sizesAt, blobs),
+    blobWords: new Uint32Array(rest.buffer, rest.byteOffset + sizesAt, 2 * blobs),
     waitMs: Number(message.args[0]),
     sliceBytesMax: asked === 0 ? sliceBytesMax : Math.min(asked, 2 ** 30),
   };
