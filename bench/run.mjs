@@ -32,7 +32,7 @@ Measures this machine, at blobs of 1 MiB and of 72 KB, over tcp and over shm, wi
 each beside its limit, measured in the same rounds: one copy with as many threads, or raw sockets with as many connections.
 
   --rounds N      rounds that count, after a warm-up; the table has medians (default 9)
-  --warm-up N     calls of small objects, in each direction, before workers count as warm (default 800)
+  --warm-up N     calls of small objects, in each direction, before workers count as warm (default 3000)
   --only TEXT     only parts whose name has this text: "main tcp 28x1024KB", "device shm 61x72KB", "fan-out tcp 61x72KB", ...
   --json          one JSON document instead of the table, also to keep for --compare
   --compare FILE  the change of each ratio against an earlier run's JSON
@@ -51,7 +51,7 @@ function readOptions() {
     const { values } = parseArgs({
       options: {
         rounds: { type: "string", default: "9" },
-        "warm-up": { type: "string", default: "800" },
+        "warm-up": { type: "string", default: "3000" },
         json: { type: "boolean", default: false },
         compare: { type: "string" },
         only: { type: "string", default: "" },

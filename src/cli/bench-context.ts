@@ -18,7 +18,7 @@ export const openLocalCluster: OpenCluster = async (options) => {
 };
 
 /** From here on a control process's requests cost what they cost later too. */
-const warmUpCalls = 800;
+const warmUpCalls = 2_000;
 
 /** Runs a benchmark with progress on stderr; Ctrl-C ends it at its next step, cleaned up, with exit code 130. */
 export async function withBenchContext<Result>(use: (context: BenchContext) => Promise<Result>): Promise<Result> {
