@@ -214,18 +214,32 @@ export class DirectoryOwner {
     const family = checkLookupFamily(request.family);
     const startMs = this.#options.clock.monotonicMs();
     const state = this.#prepare(request, signal, false);
-    if (state === "ready") {
-      const results = this.#find(request, family);
-      if (countCode(results, StatusCode.NOT_FOUND) === 0) {
-        return this.#answer(results.bytes);
-      }
-    }
-    return this.#lookUpPatiently(request, family, startMs, state, signal);
+    const now =
+      state === "ready" ? this.#answerFound(this.#find(request, family), startMs + request.waitMs) : undefined;
+    return now ?? this.#lookUpPatiently(request, family, startMs, state, signal);
   }
 
   /** Each asker begins with another location, so that readers spread over those who have the bytes. */
   #find({ keys, memberId }: OwnerRequest, family: Family | typeof FAMILY_ANY): Results {
     return new Results(this.#options.decisions.directory.lookup(keys, family, memberId), keyCountOf(keys));
+  }
+
+  /** Undefined: none is found, and there is something to wait for. Hits don't wait for what is not known of other keys. */
+  #answerFound(results: Results, deadlineMs: number): OwnerReply | undefined {
+    const misses = countCode(results, StatusCode.NOT_FOUND);
+    if (misses === 0) {
+      return this.#answer(results.bytes);
+    }
+    if (misses === results.count && (!this.complete || this.#options.clock.monotonicMs() < deadlineMs)) {
+      return undefined;
+    }
+    return this.complete
+      ? this.#answer((this.vanished.inDoubt ? doubtMisses(results) : results).bytes)
+      : this.#answerUndecided(results);
+  }
+
+  #answerUndecided(results: Results): OwnerReply {
+    return this.#answer(replaceCode(results, StatusCode.NOT_FOUND, StatusCode.TRY_AGAIN).bytes);
   }
 
   async #lookUpPatiently(
@@ -236,30 +250,23 @@ export class DirectoryOwner {
     signal: CancelSignal,
   ): Promise<OwnerReply> {
     const { clock, patienceMs } = this.#options;
-    const count = keyCountOf(request.keys);
     const deadlineMs = startMs + request.waitMs;
     if ((await state) === "stale") {
       return this.#stale();
     }
     for (;;) {
       const results = this.#find(request, family);
-      const misses = countCode(results, StatusCode.NOT_FOUND);
-      if (misses === 0) {
-        return this.#answer(results.bytes);
+      const answer = this.#answerFound(results, deadlineMs);
+      if (answer !== undefined) {
+        return answer;
       }
       if (!this.complete) {
-        // Hits don't wait for what is not known of other keys.
         const patienceEndsMs = Math.max(deadlineMs, startMs + patienceMs);
-        const state = misses < count ? "late" : await this.#awaitAnnouncements(request.epoch, signal, patienceEndsMs);
-        if (state === "late") {
-          return this.#answer(replaceCode(results, StatusCode.NOT_FOUND, StatusCode.TRY_AGAIN).bytes);
+        if ((await this.#awaitAnnouncements(request.epoch, signal, patienceEndsMs)) === "late") {
+          return this.#answerUndecided(results);
         }
       } else {
-        const leftMs = deadlineMs - clock.monotonicMs();
-        if (misses < count || leftMs <= 0) {
-          return this.#answer((this.vanished.inDoubt ? doubtMisses(results) : results).bytes);
-        }
-        await this.#arrivals.wait(decodeKeys(request.keys), leftMs, signal);
+        await this.#arrivals.wait(decodeKeys(request.keys), Math.max(0, deadlineMs - clock.monotonicMs()), signal);
       }
       if (this.#view?.epoch !== request.epoch) {
         return this.#stale();
