@@ -22,7 +22,7 @@ struct TransportCapabilities {
   bool oneSidedRead = false;
   bool oneSidedWrite = false;
   bool reachesDeviceMemory = false;    // can target device memory that is not hostAddressable
-  bool sharesOutReads = false;         // spreads one read over all its lanes by itself: slices bring it nothing
+  bool sharesOutReads = false;         // spreads a read or write over all lanes by itself: slices bring nothing
   uint32_t segmentsPerRequestMax = 1;  // pieces of one request that go in one work request (verbs: max_sge)
   uint32_t messageBytesMax = 0;
 };
