@@ -1,7 +1,7 @@
 import { configDefaults, defineConfig } from "vitest/config";
 
-// Real processes are started by the tests in test/cluster and test/readme: one file at a time there, so that they neither
-// compete for two cores nor disturb each other's looks for leftovers.
+// Real processes are started by the tests in test/cluster and test/readme: one file at a time there, so that they
+// neither compete for two cores nor disturb each other's looks for leftovers.
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],

@@ -2,10 +2,11 @@
  * Transfer plans: cuts what is read of each source into slices, gives each slice a lane, and puts them in the order in
  * which they should be started.
  *
- * A slice is at most `sliceBytesMax` long, or in a large plan a share of what a lane gets, up to eight times as much: each
- * costs both sides a request and a completion. It ends at a blob's end, unless one blob alone is larger: such a blob is
- * cut into about equal pieces of its own. Each slice goes to the lane of its source that has the fewest bytes so far, so lanes
- * differ by no more than one slice. Slices of the sources alternate, so that all of them are busy from the start.
+ * A slice is at most `sliceBytesMax` long, or in a large plan a share of what a lane gets, up to eight times as much:
+ * each costs both sides a request and a completion. It ends at a blob's end, unless one blob alone is larger: such a
+ * blob is cut into about equal pieces of its own. Each slice goes to the lane of its source that has the fewest bytes
+ * so far, so lanes differ by no more than one slice. Slices of the sources alternate, so that all of them are busy from
+ * the start.
  */
 import {
   CALL_BAD_ARGUMENT,
@@ -24,7 +25,9 @@ export const LANES_MAX: u32 = 256;
 const SLICES_MAX: u64 = 1 << 22;
 /** Pieces of a large blob end at multiples of this, so that copies stay aligned. */
 const PIECE_ALIGNMENT: u64 = 4096;
-/** A plan large enough for longer slices has so many for each lane: few enough, and still about the same number for all. */
+/**
+ * A plan large enough for longer slices has so many for each lane: few enough, and still about the same number for all.
+ */
 const SLICES_EACH_LANE: u64 = 4;
 const LONG_SLICE: u64 = 8;
 /** Sum of a key's blobs, exclusive: far above any memory, far below where sums overflow. */

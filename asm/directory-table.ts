@@ -1,10 +1,10 @@
 /**
- * The directory's table: records by key. Extendible hashing over segments of 4 KiB, each an open-addressed table of record
- * numbers; records in chunks; key bytes in a slab.
+ * The directory's table: records by key. Extendible hashing over segments of 4 KiB, each an open-addressed table of
+ * record numbers; records in chunks; key bytes in a slab.
  *
- * Growing splits one segment at a time, so that no insertion waits for more than a segment's rehash, and nothing is ever
- * held twice. A key costs 48 bytes of record, 5 to 11 of index, and its bytes rounded up to 4. Memory that removed keys
- * leave is used again by keys of the same size class.
+ * Growing splits one segment at a time, so that no insertion waits for more than a segment's rehash, and nothing is
+ * ever held twice. A key costs 48 bytes of record, 5 to 11 of index, and its bytes rounded up to 4. Memory that removed
+ * keys leave is used again by keys of the same size class.
  */
 import { equalBytes, hashBytes, RING_SEED } from "./hash";
 import { allocateRun, PAGE_BYTES, pagesFor } from "./memory";
@@ -13,7 +13,8 @@ import { LOCATIONS_MAX } from "./layout";
 //  Record, 48 bytes
 //  0 generation u64 │ 8 bytes, low u32 │ 12 bytes, high u16 │ 14 shape u16 │ 16 key u32 │ 20 hash u32
 //  24 member u16 x 4 │ 32 slot u32 x 4
-//  `shape` is keyBytes (11 bits) │ locationCount (3 bits) │ family (2 bits). keyBytes is 0 in a free record, whose `key` is the next free one.
+//  `shape` is keyBytes (11 bits) │ locationCount (3 bits) │ family (2 bits). keyBytes is 0 in a free record, whose
+//  `key` is the next free one.
 @unmanaged
 export class Record {
   generation: u64;
@@ -70,8 +71,8 @@ let chunkCount: u32 = 0;
 export let recordEnd: u32 = 1;
 let freeRecord: u32 = 0;
 
-// Segments. An entry is (record number << 6) | the hash's low 6 bits, 0 if free. The first two words of a segment are its
-// depth and its entries; the hash's upper 16 bits choose the segment, the lower 16 the place to start at.
+// Segments. An entry is (record number << 6) | the hash's low 6 bits, 0 if free. The first two words of a segment are
+// its depth and its entries; the hash's upper 16 bits choose the segment, the lower 16 the place to start at.
 const SEGMENT_BYTES: usize = 4096;
 const SEGMENT_FIRST: u32 = 2;
 const SEGMENT_SLOTS: u32 = 1022;
@@ -90,8 +91,8 @@ let segmentBump: usize = 0;
 let segmentBumpEnd: usize = 0;
 let splitCopy: usize = 0; // room for one segment
 
-// Slab. A size class for every 4 bytes up to the longest key, so that no key wastes more than 3. A class takes whole pages
-// and keeps them; a free cell holds the pointer to the next one.
+// Slab. A size class for every 4 bytes up to the longest key, so that no key wastes more than 3. A class takes whole
+// pages and keeps them; a free cell holds the pointer to the next one.
 //  0 free │ 4 bump │ 8 bumpEnd
 @unmanaged
 class SlabClass {
@@ -213,7 +214,9 @@ export function tableIsEmpty(): bool {
   return keyCount == 0;
 }
 
-/** Adds an absent key, with its record otherwise zero. Number of the record; 0 if there is no memory, nothing changed. */
+/**
+ * Adds an absent key, with its record otherwise zero. Number of the record; 0 if there is no memory, nothing changed.
+ */
 export function insertRecord(key: usize, keyBytes: u32, hash: u32): u32 {
   assert(keyBytes > 0);
   if (!prepare() || !makeRoom(hash)) return 0;

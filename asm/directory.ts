@@ -1,12 +1,12 @@
 /**
- * The directory: what an owner knows of its keys. Every call takes a KeyBatch and gives a ResultRecord a key; what each one
- * promises is in src/decision/decisions.ts.
+ * The directory: what an owner knows of its keys. Every call takes a KeyBatch and gives a ResultRecord a key; what each
+ * one promises is in src/decision/decisions.ts.
  *
- * A generation is given once. Of two versions of a key, the one of the higher generation is the newer; whatever a call is
- * told about an older one changes nothing.
+ * A generation is given once. Of two versions of a key, the one of the higher generation is the newer; whatever a call
+ * is told about an older one changes nothing.
  *
- * Holders name an object by slot and generation, whatever its key, so a generation must not be given twice by two owners
- * either. That is so by construction: the low 16 bits are the member that gave it, the upper 48 a counter.
+ * Holders name an object by slot and generation, whatever its key, so a generation must not be given twice by two
+ * owners either. That is so by construction: the low 16 bits are the member that gave it, the upper 48 a counter.
  */
 import {
   CALL_BAD_ARGUMENT,
@@ -190,7 +190,9 @@ function describeVersion(result: ResultRecord, record: Record): void {
   result.family = record.family;
 }
 
-/** If the key is of another family: answers that, without locations, since none of them is the asker's to use or drop. */
+/**
+ * If the key is of another family: answers that, without locations, since none of them is the asker's to use or drop.
+ */
 function isOfOther(family: u32, record: Record, result: ResultRecord): bool {
   if (record.family == family) return false;
   describeVersion(result, record);
@@ -286,8 +288,8 @@ export function commit(
 }
 
 /**
- * Reserves and commits in one step: the version gets its generation here. A location that the asker's own slot has under
- * this key is an older one's: the bytes in that slot are the new version's now.
+ * Reserves and commits in one step: the version gets its generation here. A location that the asker's own slot has
+ * under this key is an older one's: the bytes in that slot are the new version's now.
  */
 function put(index: u32, told: CommitRecord, existence: u32, family: u32, result: ResultRecord): void {
   const number = find(index);
@@ -318,8 +320,8 @@ function isSameCommit(record: Record, told: CommitRecord): bool {
 
 /**
  * Was the version that is committed removed already? One that is told again after its removal was, under any mode; its
- * holder may have dropped it. Under `replace` an older one lost to a newer one before that was removed. Under `skip` and
- * `fail` an older one that was never committed is a set of its own, which comes after the removal, and is good.
+ * holder may have dropped it. Under `replace` an older one lost to a newer one before that was removed. Under `skip`
+ * and `fail` an older one that was never committed is a set of its own, which comes after the removal, and is good.
  */
 function wasCommitRemoved(index: u32, generation: u64, existence: u32): bool {
   const removed = removedGeneration(wholeHashOf(index));

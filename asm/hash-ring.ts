@@ -1,6 +1,6 @@
 /**
- * The hash ring that places metadata. Each member has tokens, a number of them by its weight; a key belongs to the member
- * of the first token at or above the key's hash, round the end to the first.
+ * The hash ring that places metadata. Each member has tokens, a number of them by its weight; a key belongs to the
+ * member of the first token at or above the key's hash, round the end to the first.
  *
  * Tokens come from the member's name alone. So a member that restarts owns the same keys, and one that joins takes keys
  * only for itself: a share that varies by 1 / sqrt(tokens) around the fair one, as everybody's share does.
@@ -30,8 +30,8 @@ export const TOKENS_PER_WEIGHT: u32 = 3072;
 const TOKENS_MAX: u32 = 1 << 25;
 
 //  The ring's run:  prefix u32 x buckets │ entries u64 x (tokens + 1) │ RingMember x members
-//  An entry is a token's upper 48 bits and the member's id below. Entries are sorted; `prefix[b]` is the position of the
-//  first one whose upper bits are at least b. The last entry stands for the way round.
+//  An entry is a token's upper 48 bits and the member's id below. Entries are sorted; `prefix[b]` is the position of
+//  the first one whose upper bits are at least b. The last entry stands for the way round.
 let ringRun: usize = 0;
 let ringPages: u32 = 0;
 let prefix: usize = 0;

@@ -1,9 +1,10 @@
 /**
- * Hashes: XXH64 for bytes (the same as the C library's, so that native code can place keys too), SplitMix64 for numbers.
+ * Hashes: XXH64 for bytes (the same as the C library's, so that native code can place keys too), SplitMix64 for
+ * numbers.
  *
- * The ring hashes with seed 0, since all members must place a key alike. Tables within the module hash with a seed of the
- * instance: who does not know it cannot choose keys that meet in one place of a table. XXH64 is no cryptographic hash: the
- * seed is against keys made beforehand, not against someone who can watch how long calls take.
+ * The ring hashes with seed 0, since all members must place a key alike. Tables within the module hash with a seed of
+ * the instance: who does not know it cannot choose keys that meet in one place of a table. XXH64 is no cryptographic
+ * hash: the seed is against keys made beforehand, not against someone who can watch how long calls take.
  */
 
 const PRIME_1: u64 = 0x9e3779b185ebca87;

@@ -1,6 +1,6 @@
 /**
- * Exports of the module, and nothing else. Every call takes numbers and pointers into the module's memory. The host asks
- * for input space (`begin`), writes its bytes there, calls, and reads the result before it begins the next call.
+ * Exports of the module, and nothing else. Every call takes numbers and pointers into the module's memory. The host
+ * asks for input space (`begin`), writes its bytes there, calls, and reads the result before it begins the next call.
  *
  * Pure: no imports, no clock, no randomness. The same calls give the same bytes. A trap means a broken invariant: the
  * instance must not be used any more.

@@ -2,9 +2,10 @@
  * Which keys are allowed, and whether a KeyBatch is what it says it is. Batches come from other processes: nothing in
  * them is believed before `checkBatch` has passed.
  *
- * Keys of a tenant other than the default one begin with its number, 16 lower-case hexadecimal digits, and the byte 0x1f,
- * put there by the sidecar: "0123456789abcdef\x1fkey". No rule allows 0x1f in a user's key, so no key of one tenant is
- * ever that of another, and no user can write a prefix. Rule and limit of length are those of what follows it.
+ * Keys of a tenant other than the default one begin with its number, 16 lower-case hexadecimal digits, and the byte
+ * 0x1f, put there by the sidecar: "0123456789abcdef\x1fkey". No rule allows 0x1f in a user's key, so no key of one
+ * tenant is ever that of another, and no user can write a prefix. Rule and limit of length are those of what follows
+ * it.
  */
 import {
   KEY_BATCH_HEADER_BYTES,
@@ -33,8 +34,8 @@ export const REASON_DUPLICATE: u32 = 7;
 /** Not a fault of the keys: the module's memory is used up. */
 export const REASON_OUT_OF_MEMORY: u32 = 8;
 
-// The table of each rule: 256 bits, of which those of bytes from 0x80 on are all 0 and not stored. Bit `byte >> 4` of row
-// `byte & 15` says whether the byte is allowed, so that one shuffle answers for sixteen bytes.
+// The table of each rule: 256 bits, of which those of bytes from 0x80 on are all 0 and not stored. Bit `byte >> 4` of
+// row `byte & 15` says whether the byte is allowed, so that one shuffle answers for sixteen bytes.
 const TABLE_BYTES: usize = 16;
 const tables = memory.data(32);
 
@@ -163,8 +164,8 @@ function fault(reason: u32, index: i32, detail: u32): u32 {
 }
 
 /**
- * Reason of the first fault (`faultIndex`, `faultDetail`), or REASON_NONE. `plain` not 0: a key with a tenant is refused,
- * since 0x1f is.
+ * Reason of the first fault (`faultIndex`, `faultDetail`), or REASON_NONE. `plain` not 0: a key with a tenant is
+ * refused, since 0x1f is.
  */
 export function validateBatch(pointer: usize, length: u32, rule: u32, keysMax: u32, plain: u32): u32 {
   if (checkBatch(pointer, length) != CALL_OK) return fault(REASON_MALFORMED_BATCH, -1, length);

@@ -86,8 +86,8 @@ function takeFreeRun(pages: u32): usize {
   return 0;
 }
 
-// Scratch. A call's first run may be too small for what the call needs on the way: then a larger run takes its place, and
-// the smaller one is given back when the next call begins.
+// Scratch. A call's first run may be too small for what the call needs on the way: then a larger run takes its place,
+// and the smaller one is given back when the next call begins.
 const RETIRED_MAX: u32 = 32;
 const retiredRuns = memory.data(256); // RETIRED_MAX x (run u32, pages u32)
 let retiredCount: u32 = 0;

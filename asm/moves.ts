@@ -1,7 +1,7 @@
 /**
- * Moves: where the objects of a member that leaves go. The largest is placed first, each with the target that has the most
- * room left then, of equal ones the first: what doesn't fit there fits nowhere. So targets fill up evenly, and an object is
- * left over only if no target has room for it beside those that are larger.
+ * Moves: where the objects of a member that leaves go. The largest is placed first, each with the target that has the
+ * most room left then, of equal ones the first: what doesn't fit there fits nowhere. So targets fill up evenly, and an
+ * object is left over only if no target has room for it beside those that are larger.
  */
 import { CALL_BAD_ARGUMENT, CALL_MALFORMED_RECORDS, CALL_OK, CALL_OUT_OF_MEMORY } from "./layout";
 import { allocateScratch } from "./memory";
@@ -13,7 +13,10 @@ export let movesResult: usize = 0;
 let sizes: usize = 0;
 let rooms: usize = 0;
 
-/** Input: u64 x objects sizes │ u64 x targets rooms. Result: u32 x objects, 1 + the target's position, 0 if it has no place. */
+/**
+ * Input: u64 x objects sizes │ u64 x targets rooms. Result: u32 x objects, 1 + the target's position, 0 if it has no
+ * place.
+ */
 export function placeMoves(input: usize, length: u32, objects: u32, targets: u32): u32 {
   if (objects > MOVE_OBJECTS_MAX || targets > MOVE_OBJECTS_MAX) return CALL_BAD_ARGUMENT;
   if ((<u64>objects << 3) + (<u64>targets << 3) != <u64>length) return CALL_MALFORMED_RECORDS;

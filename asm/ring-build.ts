@@ -1,6 +1,7 @@
 /**
- * Builds the sorted tokens of a ring: all of them anew, or from those of the ring before it, of which a change of a few members leaves most as they were. Both give
- * the same bytes. At 1,000 members there are 3 million tokens, and hashing and scattering them costs ten times as much as merging those that came.
+ * Builds the sorted tokens of a ring: all of them anew, or from those of the ring before it, of which a change of a few
+ * members leaves most as they were. Both give the same bytes. At 1,000 members there are 3 million tokens, and hashing
+ * and scattering them costs ten times as much as merging those that came.
  */
 import { hashBytes, RING_SEED, splitMix } from "./hash";
 import { MEMBER_ID_MAX, MEMBER_RECORD_BYTES, MemberRecord } from "./layout";
@@ -19,7 +20,10 @@ export const RING_MEMBER_BYTES: usize = 16;
 /** An entry is a token's upper 48 bits and the member's id below. */
 export const TOKEN_MASK: u64 = ~0xffff;
 
-/** Bits of a token that choose its bucket. One or two tokens a bucket: looking one up reads about two entries, which mostly share a cache line. */
+/**
+ * Bits of a token that choose its bucket. One or two tokens a bucket: looking one up reads about two entries, which
+ * mostly share a cache line.
+ */
 export function bucketBits(tokens: u32): u32 {
   return tokens < 4 ? 1 : 31 - clz<u32>(tokens - 1);
 }
@@ -112,7 +116,8 @@ function insertEntry(first: usize, end: usize, entry: u64): void {
   store<u64>(hole, entry);
 }
 
-// What a merge works on: the ids that members of the old ring have now (u16 by old id, 0: gone), and members that it did not have.
+// What a merge works on: the ids that members of the old ring have now (u16 by old id, 0: gone), and members that it
+// did not have.
 let renames: usize = 0;
 let added: usize = 0;
 let addedCount: u32 = 0;
@@ -120,7 +125,8 @@ let addedTokens: u32 = 0;
 let keptTokens: u32 = 0;
 
 /**
- * As buildTokens, from the entries of the ring before. False if that does not pay, there is no memory for it, or the old ring has an id twice: nothing is built then. `old` and `oldEntries`: the old ring's.
+ * As buildTokens, from the entries of the ring before. False if that does not pay, there is no memory for it, or the
+ * old ring has an id twice: nothing is built then. `old` and `oldEntries`: the old ring's.
  */
 export function mergeTokens(
   old: usize,

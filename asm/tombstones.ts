@@ -1,16 +1,16 @@
 /**
- * Tombstones: which keys were removed lately, and up to which generation. They keep a removed key from coming back when a
- * holder that missed the removal announces its bytes.
+ * Tombstones: which keys were removed lately, and up to which generation. They keep a removed key from coming back when
+ * a holder that missed the removal announces its bytes.
  *
- * Generations alone do not tell: once the record is gone, nothing is left to compare with, and a late announcement looks
- * like that of a key which this owner has yet to hear of, as all are after a change of the ring. Nor is it enough to
- * refuse what is older than the removal: good objects of other keys are older too.
+ * Generations alone do not tell: once the record is gone, nothing is left to compare with, and a late announcement
+ * looks like that of a key which this owner has yet to hear of, as all are after a change of the ring. Nor is it enough
+ * to refuse what is older than the removal: good objects of other keys are older too.
  *
  * A fixed number of them, whose memory is taken as they are needed, 1.6 MiB at most; the one removed longest ago is
- * forgotten first, also if memory ends earlier. They are this owner's only: one that takes over the key, or starts anew,
- * does not know them, and removals that were forgotten are not known either. So they cover the time in which a holder is
- * usually back, and do not replace the drops that an owner still owes it. A key is known by 64 bits of its hash: should
- * two keys share them, a good object may be dropped, never a wrong one served.
+ * forgotten first, also if memory ends earlier. They are this owner's only: one that takes over the key, or starts
+ * anew, does not know them, and removals that were forgotten are not known either. So they cover the time in which a
+ * holder is usually back, and do not replace the drops that an owner still owes it. A key is known by 64 bits of its
+ * hash: should two keys share them, a good object may be dropped, never a wrong one served.
  */
 import { allocateRun, PAGE_BYTES } from "./memory";
 

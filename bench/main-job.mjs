@@ -1,7 +1,8 @@
 /**
- * The main job in numbers: local set and get, remote get over tcp and over shm, each beside what this machine can do in the
- * same run: one copy with the same number of threads and pieces, or raw sockets with as many connections. Medians over the
- * rounds, after a warm-up; every round uses new keys and deletes them. `npm run bench` runs it (bench/run.mjs).
+ * The main job in numbers: local set and get, remote get over tcp and over shm, each beside what this machine can do in
+ * the same run: one copy with the same number of threads and pieces, or raw sockets with as many connections. Medians
+ * over the rounds, after a warm-up; every round uses new keys and deletes them. `npm run bench` runs it
+ * (bench/run.mjs).
  */
 import { statSync } from "node:fs";
 import { measureRawSockets } from "../dist/bench/limits.js";
@@ -19,7 +20,10 @@ const warmUpRounds = 5;
 
 const lanesOf = (paths) => Math.max(1, ...paths.map((path) => path.lanes));
 
-/** One shape over one transport: times of set, local get and remote get, and their limits. Rows as those of src/bench/rows.ts. */
+/**
+ * One shape over one transport: times of set, local get and remote get, and their limits. Rows as those of
+ * src/bench/rows.ts.
+ */
 export async function measureMainJob(transport, shapeName, rounds, context) {
   const shape = parseShape(shapeName);
   const sharedMemorySizeMb = Math.ceil(totalBytes / 2 ** 20) + 128;

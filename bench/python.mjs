@@ -1,8 +1,9 @@
 /**
- * Python's calls beside TypeScript's: mset_d2h_from_multi_buffers and mget_h2d_from_multi_buffers of 32 keys with 61 blobs of 72 KB, and
- * the same calls of HeteroClient, against one worker on this machine. Each round sets, gets and deletes new keys with both clients,
- * who take turns in going first, and counts after a warm-up of two, in which each has been first. The ratio is the median of Python's
- * bytes a second to TypeScript's within a round: what slows the machine down for a while slows both.
+ * Python's calls beside TypeScript's: mset_d2h_from_multi_buffers and mget_h2d_from_multi_buffers of 32 keys with 61
+ * blobs of 72 KB, and the same calls of HeteroClient, against one worker on this machine. Each round sets, gets and
+ * deletes new keys with both clients, who take turns in going first, and counts after a warm-up of two, in which each
+ * has been first. The ratio is the median of Python's bytes a second to TypeScript's within a round: what slows the
+ * machine down for a while slows both.
  */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";

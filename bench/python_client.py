@@ -1,5 +1,5 @@
-"""What bench/python.mjs measures: the multi-buffer calls of yr.datasystem. Reads lines of JSON ({"call": "set", "round": 1}), answers each
-with how long the call took.
+"""What bench/python.mjs measures: the multi-buffer calls of yr.datasystem. Reads lines of JSON, as in {"call": "set",
+"round": 1}, and answers each with how long the call took.
 
     python_client.py IP:PORT KEYS BLOBS BYTES
 """

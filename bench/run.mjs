@@ -1,7 +1,7 @@
 /**
- * `npm run bench`: what hbmesh does on this machine, case by case, beside what the machine can do in the same rounds. Devices are
- * simulated. --compare reads what an earlier --json printed and shows the change of each ratio. Ratios compare over runs and
- * machines; GB/s do not.
+ * `npm run bench`: what hbmesh does on this machine, case by case, beside what the machine can do in the same rounds.
+ * Devices are simulated. --compare reads what an earlier --json printed and shows the change of each ratio. Ratios
+ * compare over runs and machines; GB/s do not.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";

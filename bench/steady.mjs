@@ -1,12 +1,13 @@
 /**
- * What a worker costs over time: its processors while nobody asks it anything, and its memory over a million operations.
+ * What a worker costs over time: its processors while nobody asks it anything, and its memory over a million
+ * operations.
  *
  *   node bench/steady.mjs [--operations N] [--idle SECONDS] [--json]
  *
- * Two workers on this machine. Operations are of keys: set at one worker, get at the other, exist at both, delete, in batches of 16 keys
- * of 4 KB, three batches at once; every byte that was read is compared. Memory is that of each process, looked at ten times on the way: the
- * growth is that of its own in the last half, after caches and compilers have warmed up in the first; shared memory has a fixed size, of which
- * more and more has been touched.
+ * Two workers on this machine. Operations are of keys: set at one worker, get at the other, exist at both, delete, in
+ * batches of 16 keys of 4 KB, three batches at once; every byte that was read is compared. Memory is that of each
+ * process, looked at ten times on the way: the growth is that of its own in the last half, after caches and compilers
+ * have warmed up in the first; shared memory has a fixed size, of which more and more has been touched.
  *
  * Needs `npm run setup`. A million operations take some minutes.
  */
@@ -63,7 +64,10 @@ function processorSeconds(pid) {
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
 }
 
-/** Its own memory, and what it has touched of memory that it shares: arena, queues, simulated devices, all of fixed size. */
+/**
+ * Its own memory, and what it has touched of memory that it shares: arena, queues, simulated devices, all of fixed
+ * size.
+ */
 function memoryOf(pid) {
   const status = readFileSync(`/proc/${pid}/status`, "latin1");
   const mb = (field) => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(status)?.[1] ?? 0) / 1_024;

@@ -1,6 +1,6 @@
 /**
- * Benchmark of the decision module on one core, through the same TypeScript calls that the control process makes, so the
- * copies into and out of the module are part of every figure.
+ * Benchmark of the decision module on one core, through the same TypeScript calls that the control process makes, so
+ * the copies into and out of the module are part of every figure.
  *
  * Usage: node bench/wasm.mjs [--json] [--directory-keys N] [--seconds S]
  *   --directory-keys   keys put into the directory; default 10000000
@@ -84,7 +84,8 @@ function benchDirectory(batchKeys) {
   const batches = Math.floor(DIRECTORY_KEYS / batchKeys);
   const records = makeCommits(batchKeys);
   let worstBytes = 0;
-  // Committed in sequence and later asked with a stride, so that neighbours in a batch are none in the directory's memory.
+  // Committed in sequence and later asked with a stride, so that neighbours in a batch are none in the directory's
+  // memory.
   const inSequence = (number) => makeBatch(number * batchKeys, batchKeys);
   const spread = (number) => makeBatch(number, batchKeys, batches);
   const pass = (name, batchOf, call) => {

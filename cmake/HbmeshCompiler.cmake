@@ -29,8 +29,8 @@ elseif(HBMESH_SANITIZE)
   message(FATAL_ERROR "HBMESH_SANITIZE=${HBMESH_SANITIZE}: use address, undefined or thread")
 endif()
 if(HBMESH_SANITIZE)
-  # GCC warns about variables that only the sanitizer's own code makes look unset. -O1: with more the sanitizers' code takes
-  # twice as long to build, and is hardly faster.
+  # GCC warns about variables that only the sanitizer's own code makes look unset. -O1: with more the sanitizers' code
+  # takes twice as long to build, and is hardly faster.
   target_compile_options(hbmesh_options INTERFACE ${hbmesh_sanitize_flags} -O1 -g1 -Wno-maybe-uninitialized)
   target_link_options(hbmesh_options INTERFACE ${hbmesh_sanitize_flags})
 endif()

@@ -9,7 +9,8 @@ function(hbmesh_library name)
 endfunction()
 
 # hbmesh_program(name sources... [LIBS libraries...])
-# A program of the product, put beside the addon. It looks for its libraries in its own folder first: the wheel brings them there.
+# A program of the product, put beside the addon. It looks for its libraries in its own folder first: the wheel brings
+# them there.
 function(hbmesh_program name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
   add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
@@ -20,7 +21,8 @@ function(hbmesh_program name)
 endfunction()
 
 # hbmesh_test(name sources... [LIBS libraries...] [TIMEOUT seconds])
-# A GoogleTest program with its main, known to ctest as one test that runs all of its cases. Nothing without HBMESH_TESTS.
+# A GoogleTest program with its main, known to ctest as one test that runs all of its cases. Nothing without
+# HBMESH_TESTS.
 function(hbmesh_test name)
   if(NOT HBMESH_TESTS)
     return()

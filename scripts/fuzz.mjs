@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * `npm run fuzz`: builds the fuzzers of native/fuzz with Clang and runs them, each on its seeds, for a while. What they find
- * is kept under build-fuzz/found, with the command that shows it again; what they learnt stays in build-fuzz/corpus, so
- * that the next run goes on from there.
+ * `npm run fuzz`: builds the fuzzers of native/fuzz with Clang and runs them, each on its seeds, for a while. What they
+ * find is kept under build-fuzz/found, with the command that shows it again; what they learnt stays in
+ * build-fuzz/corpus, so that the next run goes on from there.
  *
  *   npm run fuzz [-- NAME... --seconds 60 --seed N]
  *

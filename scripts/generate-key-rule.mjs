@@ -25,7 +25,9 @@ const RULES = [
   { number: 1, name: "Extended" },
 ];
 
-/** The module's answer for a batch of just this key, as a user's: what a sidecar puts before it is no part of the rule. */
+/**
+ * The module's answer for a batch of just this key, as a user's: what a sidecar puts before it is no part of the rule.
+ */
 function judge(wasm, rule, key) {
   const length = Math.ceil((12 + key.length) / 8) * 8;
   const pointer = wasm.begin(length) >>> 0;

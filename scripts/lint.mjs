@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * `npm run lint`: Biome over TypeScript and JavaScript, the tests' types, the look for forgotten promises, Buf over proto/, clang-format over C++,
- * Ruff and mypy over Python.
+ * `npm run lint`: Biome over TypeScript and JavaScript, the tests' types, the look for forgotten promises, Buf over
+ * proto/, clang-format over C++, Ruff and mypy over Python.
  * `npm run format` is this with --fix. Runs all of them, then exits 1 when one complained.
  */
 import { spawnSync } from "node:child_process";

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
  * `npm run test:sanitize`: the native tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under
- * ThreadSanitizer, each in a build folder of its own; then for each the API suite with a sidecar of that build (the addon stays
- * as it is, since Node is not built with a sanitizer). Ends with `N passed, N failed` over all of it. What a sidecar reports
- * fails the run, also when its worker started another one and the test went on.
+ * ThreadSanitizer, each in a build folder of its own; then for each the API suite with a sidecar of that build (the
+ * addon stays as it is, since Node is not built with a sanitizer). Ends with `N passed, N failed` over all of it. What
+ * a sidecar reports fails the run, also when its worker started another one and the test went on.
  *
  *   node scripts/sanitize.mjs [address|thread] [--native-only | --api-only]
  *

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
- * Sets up a clone: tools, npm packages, generated code, Wasm, TypeScript, native code. Plain Node without packages, since it
- * runs before there are any. Done once, it costs well under 2 seconds: each step looks first whether its inputs changed.
+ * Sets up a clone: tools, npm packages, generated code, Wasm, TypeScript, native code. Plain Node without packages,
+ * since it runs before there are any. Done once, it costs well under 2 seconds: each step looks first whether its
+ * inputs changed.
  *
  *   node scripts/setup.mjs [--for build,test,lint] [--quiet]
  *
@@ -51,7 +52,9 @@ function seconds(since) {
   return `${((performance.now() - since) / 1000).toFixed(1)} s`;
 }
 
-/** One set-up at a time in one clone: a second one waits for the first. A lock of a process that is gone is taken over. */
+/**
+ * One set-up at a time in one clone: a second one waits for the first. A lock of a process that is gone is taken over.
+ */
 async function takeLock() {
   mkdirSync(stateFolder, { recursive: true });
   let told = false;

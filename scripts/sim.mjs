@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
- * `npm run sim`: sets up, then simulates a cluster; arguments go to src/sim/main.ts. In a process of its own, whose heap has room for what thousands of workers throw away.
+ * `npm run sim`: sets up, then simulates a cluster; arguments go to src/sim/main.ts. In a process of its own, whose
+ * heap has room for what thousands of workers throw away.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";

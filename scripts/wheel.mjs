@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * `npm run wheel`: sets up, then builds the Python package with the library and the sidecar of build/Release inside. The last line
- * of standard output is the wheel's path, in dist/python/.
+ * `npm run wheel`: sets up, then builds the Python package with the library and the sidecar of build/Release inside.
+ * The last line of standard output is the wheel's path, in dist/python/.
  */
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

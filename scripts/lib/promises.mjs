@@ -1,6 +1,6 @@
 /**
- * Finds promises that nobody waits for. Biome's own rule does not see promises of packages and of Node (it does not read
- * their declarations), so this asks the TypeScript compiler: a statement that is an expression with a `then` is a
+ * Finds promises that nobody waits for. Biome's own rule does not see promises of packages and of Node (it does not
+ * read their declarations), so this asks the TypeScript compiler: a statement that is an expression with a `then` is a
  * forgotten promise, unless it is `void`ed on purpose or ends in `.catch(handler)` or `.then(a, b)`; a promise is no
  * condition; an async function is no callback where the caller ignores what it returns.
  */

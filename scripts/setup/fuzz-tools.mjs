@@ -1,6 +1,6 @@
 /**
- * What the fuzzers are built with: Clang and its runtime. Nothing else needs it, so that its absence is no error: the fuzz
- * tests are then skipped, by name.
+ * What the fuzzers are built with: Clang and its runtime. Nothing else needs it, so that its absence is no error: the
+ * fuzz tests are then skipped, by name.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";

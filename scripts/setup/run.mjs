@@ -1,6 +1,6 @@
 /**
- * Runs the commands of the set-up: output goes to a log under .setup/, and only the end of it is shown, when the command
- * failed.
+ * Runs the commands of the set-up: output goes to a log under .setup/, and only the end of it is shown, when the
+ * command failed.
  */
 import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 /**
- * Stamps: a step runs again only when the content of its inputs changed, or an output is missing. `.setup/<step>.stamp` holds
- * the fingerprint of the inputs with which the step last succeeded.
+ * Stamps: a step runs again only when the content of its inputs changed, or an output is missing. `.setup/<step>.stamp`
+ * holds the fingerprint of the inputs with which the step last succeeded.
  */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";

@@ -45,8 +45,8 @@ function packagesAreInstalled() {
 }
 
 /**
- * `npx hbmesh` runs dist/cli/main.js itself. npm makes it executable only the first time that it links this clone into its
- * cache; a dist/ that was built anew afterwards would be refused with "Permission denied".
+ * `npx hbmesh` runs dist/cli/main.js itself. npm makes it executable only the first time that it links this clone into
+ * its cache; a dist/ that was built anew afterwards would be refused with "Permission denied".
  */
 function commandStep() {
   const command = join(root, "dist", "cli", "main.js");
@@ -126,8 +126,9 @@ function pythonStep() {
 }
 
 /**
- * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python package. "start" leaves out
- * native programs that the main job and workers don't need: bench, C library; "fuzz" leaves out all of the native code.
+ * All steps for `purposes`: "build" always, "test" for the tests, "lint" for the formatters, "wheel" for the Python
+ * package. "start" leaves out native programs that the main job and workers don't need: bench, C library; "fuzz" leaves
+ * out all of the native code.
  */
 export function setupSteps(purposes) {
   return [

@@ -1,7 +1,7 @@
 /**
  * What hbmesh needs of the machine, in one place: programs, and the Debian packages that bring programs and headers.
- * Missing packages are installed when this process may (root, or sudo without a password); otherwise the one line to run
- * is the error.
+ * Missing packages are installed when this process may (root, or sudo without a password); otherwise the one line to
+ * run is the error.
  */
 import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync } from "node:fs";
@@ -12,8 +12,8 @@ import { runLogged, SetupError, succeeds } from "./run.mjs";
 const nodeMajorMin = 20;
 
 /**
- * Debian packages and the file, program or Python module that shows each is there. `for` says which job needs it: "build" is
- * npm start; "test", "lint" and "wheel" are wanted in addition by those commands.
+ * Debian packages and the file, program or Python module that shows each is there. `for` says which job needs it:
+ * "build" is npm start; "test", "lint" and "wheel" are wanted in addition by those commands.
  */
 export const debianPackages = [
   { name: "g++", program: "c++", for: "build" },

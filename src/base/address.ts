@@ -10,8 +10,8 @@ export interface Address {
 }
 
 /**
- * Reads IP:PORT. Throws INVALID naming `what` and what was given. Host names are refused: a worker's address is its name in the
- * cluster, and must mean the same on every machine.
+ * Reads IP:PORT. Throws INVALID naming `what` and what was given. Host names are refused: a worker's address is its
+ * name in the cluster, and must mean the same on every machine.
  */
 export function parseAddress(text: string, what: string): Address {
   const match = /^(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})$/.exec(text);

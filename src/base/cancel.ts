@@ -1,6 +1,7 @@
 /**
- * Cancellation of single requests. An AbortSignal costs more to make, combine and listen to than the rest of a request, and hardly any request is cancelled: what is made for
- * each request is a Canceller. AbortSignals are CancelSignals, so that whoever takes one takes both.
+ * Cancellation of single requests. An AbortSignal costs more to make, combine and listen to than the rest of a request,
+ * and hardly any request is cancelled: what is made for each request is a Canceller. AbortSignals are CancelSignals, so
+ * that whoever takes one takes both.
  */
 
 /** What a request needs to know of its cancellation: the part of AbortSignal that is used here. */
@@ -59,7 +60,10 @@ export class Canceller implements CancelSignal {
   }
 }
 
-/** Aborts when one of the two does. Listens to them only while somebody listens to it, so that there is nothing to end. A listener must stand to be called by both. */
+/**
+ * Aborts when one of the two does. Listens to them only while somebody listens to it, so that there is nothing to end.
+ * A listener must stand to be called by both.
+ */
 export class EitherSignal implements CancelSignal {
   readonly #one: CancelSignal;
   readonly #other: CancelSignal;

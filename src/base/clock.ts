@@ -1,5 +1,6 @@
 /**
- * Time as an argument: everything that waits or measures takes a Clock, so that tests and simulations run in virtual time.
+ * Time as an argument: everything that waits or measures takes a Clock, so that tests and simulations run in virtual
+ * time.
  */
 
 /** A timer that was set. `cancel` may be called at any time, also after it fired. */
@@ -34,7 +35,8 @@ export function createSystemClock(): Clock {
 /** A clock that stands still until it is told to move. */
 export interface VirtualClock extends Clock {
   /**
-   * Moves time on by `durationMs`, firing due timers in order, and lets everything that they woke run before the next one.
+   * Moves time on by `durationMs`, firing due timers in order, and lets everything that they woke run before the next
+   * one.
    */
   advance(durationMs: number): Promise<void>;
   /** Lets everything run that waits for no timer. */

@@ -11,14 +11,19 @@ export type TransportChoice = "auto" | "tcp" | "shm";
 export type KeyRuleChoice = "strict" | "extended";
 
 export interface WorkerConfig extends EtcdFiles {
-  /** IP:PORT of the Connect API and the name of this worker. Port 0 is refused: a worker keeps its name over a restart. */
+  /**
+   * IP:PORT of the Connect API and the name of this worker. Port 0 is refused: a worker keeps its name over a restart.
+   */
   workerAddress: string;
   /**
-   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://IP:PORT` (the embedded store of another
-   * process) or etcd endpoints `A,B,C`.
+   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://IP:PORT` (the embedded
+   * store of another process) or etcd endpoints `A,B,C`.
    */
   metadataAddress: string;
-  /** Clusters with different names share a store without seeing each other. Default `default`; letters, digits, `-`, `_`. */
+  /**
+   * Clusters with different names share a store without seeing each other. Default `default`; letters, digits, `-`,
+   * `_`.
+   */
   clusterName: string;
   /** IP:PORT of the control link. Default: the worker's IP and a free port. */
   linkAddress: string;
@@ -26,7 +31,10 @@ export interface WorkerConfig extends EtcdFiles {
   weight: number;
   /** Simulated accelerator cards of the sidecar; default 8, 0 to 64. */
   devices: number;
-  /** Objects of other workers go straight to device memory. False: through host memory, and their paths say `staged`. Default true. */
+  /**
+   * Objects of other workers go straight to device memory. False: through host memory, and their paths say `staged`.
+   * Default true.
+   */
   remoteH2d: boolean;
   /** Devices that connections to other workers are spread over, each below `devices`. Default: none is named. */
   remoteH2dDeviceIds: readonly number[];
@@ -35,8 +43,8 @@ export interface WorkerConfig extends EtcdFiles {
   /** Most of the arena, in percent, that copies of remotely read objects may take; 0, the default: none are kept. */
   replicaPercent: number;
   /**
-   * Above this share of the arena, in percent, objects make room: they go to the SSD tier or are evicted, the longest not used first, until only evictionLowPercent are used. Defaults
-   * 90 and 80.
+   * Above this share of the arena, in percent, objects make room: they go to the SSD tier or are evicted, the longest
+   * not used first, until only evictionLowPercent are used. Defaults 90 and 80.
    */
   evictionHighPercent: number;
   evictionLowPercent: number;
@@ -49,8 +57,9 @@ export interface WorkerConfig extends EtcdFiles {
   /** How bytes travel between sidecars. `auto`: shm on one host, else tcp. */
   transport: TransportChoice;
   /**
-   * A worker that says nothing for so long is gone. Default 4,000, so that the others know it within 5 s: etcd looks for leases that have ended twice a second. 1,000 to 600,000; etcd rounds up to
-   * seconds, and makes at least 2 of them.
+   * A worker that says nothing for so long is gone. Default 4,000, so that the others know it within 5 s: etcd looks
+   * for leases that have ended twice a second. 1,000 to 600,000; etcd rounds up to seconds, and makes at least 2 of
+   * them.
    */
   leaseMs: number;
   /** Which keys are allowed; one rule for the whole cluster. Default `strict`. */
@@ -62,26 +71,35 @@ export interface WorkerConfig extends EtcdFiles {
   /** How long the sidecar spins before it sleeps. Default 0; at most 10,000. */
   spinMicros: number;
   /**
-   * How long a worker that vanished without leaving (its lease ended) may come back with its objects: a key that isn't found is not a sure miss until then. Default 30,000; 0: it
-   * counts as dead at once.
+   * How long a worker that vanished without leaving (its lease ended) may come back with its objects: a key that isn't
+   * found is not a sure miss until then. Default 30,000; 0: it counts as dead at once.
    */
   deadAfterMs: number;
   /** How long the sidecar outlives its control process, for the next one to take it over. Default 60,000. */
   orphanGraceMs: number;
   /**
-   * A sidecar that lives and has not answered for so long is killed, and started again with its objects; after a third of that the worker is not ready, and no change of the ring waits for it. Default
-   * 30,000; 0: it is left alone.
+   * A sidecar that lives and has not answered for so long is killed, and started again with its objects; after a third
+   * of that the worker is not ready, and no change of the ring waits for it. Default 30,000; 0: it is left alone.
    */
   sidecarHangMs: number;
   /** How long a question to an owner may take, its waiting apart, before its keys are given up. Default 5,000. */
   requestTimeoutMs: number;
-  /** How long a new sidecar may take to answer. Default 30,000, and 10 more for each MiB of the arena, which it touches first. */
+  /**
+   * How long a new sidecar may take to answer. Default 30,000, and 10 more for each MiB of the arena, which it touches
+   * first.
+   */
   sidecarStartTimeoutMs: number;
   /** File with the tenants and their tokens (tenants.ts). Default: none; everyone who can connect is the one tenant. */
   tenantsFile?: string | undefined;
-  /** File with the token that all members of the cluster have, and that who asks the API shows (credentials.ts). Default: none. */
+  /**
+   * File with the token that all members of the cluster have, and that who asks the API shows (credentials.ts).
+   * Default: none.
+   */
   clusterTokenFile?: string | undefined;
-  /** Certificate, its key, and who signs those of all members, for mutual TLS of the API and of the control link. All three or none; default: none. */
+  /**
+   * Certificate, its key, and who signs those of all members, for mutual TLS of the API and of the control link. All
+   * three or none; default: none.
+   */
   tlsCert?: string | undefined;
   tlsKey?: string | undefined;
   tlsCa?: string | undefined;
@@ -232,7 +250,10 @@ function checkRoom(config: WorkerConfig): void {
   }
 }
 
-/** Anyone who reaches an address that nothing protects may read and delete everything: then only this machine may reach it. */
+/**
+ * Anyone who reaches an address that nothing protects may read and delete everything: then only this machine may reach
+ * it.
+ */
 function checkExposure(config: WorkerConfig): void {
   const tls = [config.tlsCert, config.tlsKey, config.tlsCa].filter((file) => file !== undefined).length;
   if (tls !== 0 && tls !== 3) {
@@ -252,7 +273,10 @@ function checkExposure(config: WorkerConfig): void {
   }
 }
 
-/** TLS is for the API and the control link; what sidecars send each other needs the token. Throws INVALID. For workers with a sidecar. */
+/**
+ * TLS is for the API and the control link; what sidecars send each other needs the token. Throws INVALID. For workers
+ * with a sidecar.
+ */
 export function checkTransportExposure(config: WorkerConfig): void {
   const { host } = parseAddress(config.workerAddress, "workerAddress");
   if (!isLoopback(host) && config.clusterTokenFile === undefined && !config.insecure) {

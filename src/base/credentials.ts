@@ -1,8 +1,9 @@
 /**
- * What members of a cluster show to each other, and what is asked of those who use the API: a token that all members have, and certificates for mutual TLS. Both come from files, and stand
- * in no message, no log and on no command line.
+ * What members of a cluster show to each other, and what is asked of those who use the API: a token that all members
+ * have, and certificates for mutual TLS. Both come from files, and stand in no message, no log and on no command line.
  *
- * The token never travels on the control link and between sidecars: both ends prove that they have it, by HMAC-SHA256 over a text that says which end it is, and a random number of each end.
+ * The token never travels on the control link and between sidecars: both ends prove that they have it, by HMAC-SHA256
+ * over a text that says which end it is, and a random number of each end.
  */
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -73,7 +74,10 @@ export class ClusterToken {
   }
 }
 
-/** What a cluster's store keeps of its token, to tell a worker that has another one: nothing that could be shown instead of it. */
+/**
+ * What a cluster's store keeps of its token, to tell a worker that has another one: nothing that could be shown instead
+ * of it.
+ */
 export function markOf({ token }: Credentials, clusterName: string): string {
   const nothing = Buffer.alloc(0);
   return token === undefined ? "none" : token.proof(`hbmesh cluster ${clusterName}`, nothing, nothing).toString("hex");

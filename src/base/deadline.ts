@@ -30,8 +30,8 @@ export function abortError(signal: CancelSignal, what: string): HbmeshError {
 }
 
 /**
- * `work`, or an error as soon as the signal aborts or the time is over (`onTimeout` makes that error). The work itself is not ended; give it
- * the same signal where it can be.
+ * `work`, or an error as soon as the signal aborts or the time is over (`onTimeout` makes that error). The work itself
+ * is not ended; give it the same signal where it can be.
  */
 export function withDeadline<T>(
   work: Promise<T>,

@@ -1,6 +1,7 @@
 /**
- * How a worker reaches an etcd that asks who it is: TLS with a certificate of its own, and a user with a password. Secrets come from files, which are read again when etcd no longer takes what they
- * said, and stand in no message, no log and on no command line.
+ * How a worker reaches an etcd that asks who it is: TLS with a certificate of its own, and a user with a password.
+ * Secrets come from files, which are read again when etcd no longer takes what they said, and stand in no message, no
+ * log and on no command line.
  */
 import { readFileSync } from "node:fs";
 import { HbmeshError, StatusCode } from "./errors.js";
@@ -24,7 +25,9 @@ export interface EtcdAccess {
   user: { name: string; password: string } | undefined;
 }
 
-/** Do these settings fit each other? Throws INVALID naming the options. `endpoints`: undefined if the store is no etcd. */
+/**
+ * Do these settings fit each other? Throws INVALID naming the options. `endpoints`: undefined if the store is no etcd.
+ */
 export function checkEtcdFiles(endpoints: readonly string[] | undefined, files: EtcdFiles): void {
   const given = OPTIONS.filter(([name]) => files[name] !== undefined).map(([, option]) => option);
   if (endpoints === undefined && given.length > 0) {

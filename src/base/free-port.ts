@@ -1,6 +1,6 @@
 /**
- * Free ports for workers that are started later. Below those that the system hands out by itself (from 32,768 on): there an
- * outgoing connection of anybody may have the port before the worker listens.
+ * Free ports for workers that are started later. Below those that the system hands out by itself (from 32,768 on):
+ * there an outgoing connection of anybody may have the port before the worker listens.
  */
 import { randomInt } from "node:crypto";
 import { createServer, type Server } from "node:net";
@@ -9,7 +9,10 @@ const FIRST_PORT = 10_000;
 const LAST_PORT = 32_000;
 const TRIES_MAX = 200;
 
-/** So many ports of 127.0.0.1 that nobody listens at, all different. Rejects with the system's error when none is to be found. */
+/**
+ * So many ports of 127.0.0.1 that nobody listens at, all different. Rejects with the system's error when none is to be
+ * found.
+ */
 export async function findFreePorts(count: number): Promise<number[]> {
   const held: { server: Server; port: number }[] = [];
   try {

@@ -1,5 +1,6 @@
 /**
- * XXH64 with seed 0, the same as native code's (XXH64 of libxxhash) and the ring's. For names, not for bulk: it counts with bigint.
+ * XXH64 with seed 0, the same as native code's (XXH64 of libxxhash) and the ring's. For names, not for bulk: it counts
+ * with bigint.
  */
 
 const P1 = 0x9e3779b185ebca87n;

@@ -1,7 +1,7 @@
 /**
- * Logging: one interface, passed in. The real one is pino, configured in this one place; its level comes from HBMESH_LOG
- * (silent, error, warn, info, debug, trace; default info) and its lines are JSON on standard error, so that standard output
- * stays with the command's result.
+ * Logging: one interface, passed in. The real one is pino, configured in this one place; its level comes from
+ * HBMESH_LOG (silent, error, warn, info, debug, trace; default info) and its lines are JSON on standard error, so that
+ * standard output stays with the command's result.
  */
 import { destination, pino } from "pino";
 

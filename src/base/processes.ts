@@ -1,6 +1,6 @@
 /**
- * Processes of this machine, as /proc shows them: those in this process's network namespace, where worker addresses mean the same. Nothing is kept in
- * files that could be out of date.
+ * Processes of this machine, as /proc shows them: those in this process's network namespace, where worker addresses
+ * mean the same. Nothing is kept in files that could be out of date.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
@@ -54,7 +54,10 @@ export function signalProcess(found: FoundProcess, signal: NodeJS.Signals): bool
   }
 }
 
-/** Of its main thread, as /proc names it: R runs or could, S sleeps, D waits for a disk, T is stopped. Undefined: there is no such process. */
+/**
+ * Of its main thread, as /proc names it: R runs or could, S sleeps, D waits for a disk, T is stopped. Undefined: there
+ * is no such process.
+ */
 export function stateOf(pid: number): string | undefined {
   try {
     return statFields(pid)[0];

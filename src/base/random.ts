@@ -1,5 +1,6 @@
 /**
- * Randomness as an argument. The system source is for ids and jitter; the seeded one makes tests and simulations repeatable.
+ * Randomness as an argument. The system source is for ids and jitter; the seeded one makes tests and simulations
+ * repeatable.
  */
 import { randomBytes } from "node:crypto";
 

@@ -1,5 +1,6 @@
 /**
- * RateLimit: spreads bytes over time. What was let through before a piece is at most rate x time since the limit was made, so that a piece more is the most that it is ever ahead.
+ * RateLimit: spreads bytes over time. What was let through before a piece is at most rate x time since the limit was
+ * made, so that a piece more is the most that it is ever ahead.
  */
 import type { Clock } from "./clock.js";
 import { pause } from "./deadline.js";
@@ -22,7 +23,9 @@ export class RateLimit {
     this.#bytesPerSecond = value;
   }
 
-  /** Resolves when this piece may go; pieces go in the order in which they were asked for. Early when the signal aborts. */
+  /**
+   * Resolves when this piece may go; pieces go in the order in which they were asked for. Early when the signal aborts.
+   */
   async take(bytes: number, signal: AbortSignal): Promise<void> {
     const nowMs = this.#clock.monotonicMs();
     const startMs = Math.max(this.#freeMs, nowMs);

@@ -1,9 +1,11 @@
 /**
- * Tenants: who may see which keys. A file names them, one line each: `token tenant`, separated by blanks; empty lines and lines that begin with `#` are left
- * out. A token is a secret: it is kept as a digest only, and stands in no message and no log.
+ * Tenants: who may see which keys. A file names them, one line each: `token tenant`, separated by blanks; empty lines
+ * and lines that begin with `#` are left out. A token is a secret: it is kept as a digest only, and stands in no
+ * message and no log.
  *
- * Keys of all tenants but `default` carry a prefix inside hbmesh, which their users neither see nor can write: 16 hexadecimal digits of XXH64 (seed 0) of the tenant's
- * name in UTF-8, then the byte 0x1f. "key" of the tenant `a` is "d24ec4f1a98c6e5b\x1fkey".
+ * Keys of all tenants but `default` carry a prefix inside hbmesh, which their users neither see nor can write: 16
+ * hexadecimal digits of XXH64 (seed 0) of the tenant's name in UTF-8, then the byte 0x1f. "key" of the tenant `a` is
+ * "d24ec4f1a98c6e5b\x1fkey".
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";

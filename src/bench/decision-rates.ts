@@ -1,6 +1,6 @@
 /**
- * The Wasm functions on their own, on one core, through the same TypeScript calls that the control process makes, so that the copies into
- * and out of the module are part of every figure.
+ * The Wasm functions on their own, on one core, through the same TypeScript calls that the control process makes, so
+ * that the copies into and out of the module are part of every figure.
  */
 import { createDecisions, type Decisions, type RingMember } from "../decision/index.js";
 

@@ -1,10 +1,10 @@
 /**
- * Device to device in numbers: publish and subscribe, the device cache, layers pushed by ticket, from a device at worker 1 to
- * one at worker 2; and one source of the cache to several readers, each of which serves further ones. Devices are simulated:
- * their memory is shared memory, so a transfer within a host is one copy by the processor.
+ * Device to device in numbers: publish and subscribe, the device cache, layers pushed by ticket, from a device at
+ * worker 1 to one at worker 2; and one source of the cache to several readers, each of which serves further ones.
+ * Devices are simulated: their memory is shared memory, so a transfer within a host is one copy by the processor.
  *
- * Rounds count after one warm-up. In each the limit is measured too, so that both sides meet the machine in the same state;
- * every round uses new keys, and what arrives is compared after the last.
+ * Rounds count after one warm-up. In each the limit is measured too, so that both sides meet the machine in the same
+ * state; every round uses new keys, and what arrives is compared after the last.
  */
 import type { BenchContext } from "./cluster.js";
 import { withClosers } from "./cluster.js";
@@ -28,8 +28,8 @@ export interface FanOutOptions extends DeviceCaseOptions {
   /** Numbers of readers, rising; the first one is what the others are compared with. */
   readers: readonly number[];
   /**
-   * One worker whose simulated devices each take this many megabytes (10^6) a second, as cards with a link each do, instead of two workers
-   * as fast as the machine. The limit is then that of all readers' devices together.
+   * One worker whose simulated devices each take this many megabytes (10^6) a second, as cards with a link each do,
+   * instead of two workers as fast as the machine. The limit is then that of all readers' devices together.
    */
   deviceMbPerSecond?: number;
 }
@@ -152,9 +152,9 @@ async function openDeviceCluster(
 }
 
 /**
- * One source to as many readers at once, all with shareReplica. Without a speed of the devices: readers on devices of worker 2 and worker 1
- * in turns; the ratio is that of all bytes that arrive to the limit, since readers share the machine's processors and memory, as
- * cards do not.
+ * One source to as many readers at once, all with shareReplica. Without a speed of the devices: readers on devices of
+ * worker 2 and worker 1 in turns; the ratio is that of all bytes that arrive to the limit, since readers share the
+ * machine's processors and memory, as cards do not.
  */
 export async function measureFanOut(options: FanOutOptions, context: BenchContext): Promise<RateRow[]> {
   return await withClosers(async (defer) => {

@@ -1,6 +1,6 @@
 /**
- * The named cases of the benchmark that users of heterogeneous caches run: client processes, threads in each, keys of a call, blobs
- * of a key and their size. The iterations are those that its users know; each writes other keys.
+ * The named cases of the benchmark that users of heterogeneous caches run: client processes, threads in each, keys of a
+ * call, blobs of a key and their size. The iterations are those that its users know; each writes other keys.
  */
 
 export interface HeteroCase {

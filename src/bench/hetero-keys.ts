@@ -1,6 +1,6 @@
 /**
- * The file that a set run leaves for a get run on another node. Its form is the one that its users' scripts copy around: case, then
- * device, then a suffix for each thread.
+ * The file that a set run leaves for a get run on another node. Its form is the one that its users' scripts copy
+ * around: case, then device, then a suffix for each thread.
  *
  *   {"1process_1thread_1key_72KB": {"3": ["k3v0x..."]}}
  *

@@ -1,6 +1,7 @@
 /**
- * One line of the hetero benchmark as its users know it: their columns first, in their order, their throughput (size of a
- * request by mean latency, the first request left out, times the processes); then what is true on the wall clock, and the limit.
+ * One line of the hetero benchmark as its users know it: their columns first, in their order, their throughput (size of
+ * a request by mean latency, the first request left out, times the processes); then what is true on the wall clock, and
+ * the limit.
  */
 import { callBytes, type HeteroCase } from "./hetero-cases.js";
 import type { Carried, RunTimes } from "./native-client.js";

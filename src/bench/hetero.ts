@@ -1,7 +1,8 @@
 /**
- * The hetero benchmark: HBM to host objects at one worker, host objects to HBM at another, by real client processes and threads.
- * With its own two workers each case sets at worker 1, gets at worker 2, gets at worker 1, and deletes; with a worker that the
- * caller names it sets and gets there, or does one half and leaves the other to a second run on another node.
+ * The hetero benchmark: HBM to host objects at one worker, host objects to HBM at another, by real client processes and
+ * threads. With its own two workers each case sets at worker 1, gets at worker 2, gets at worker 1, and deletes; with a
+ * worker that the caller names it sets and gets there, or does one half and leaves the other to a second run on another
+ * node.
  */
 import { readFileSync } from "node:fs";
 import { HbmeshError, StatusCode } from "../base/errors.js";

@@ -1,10 +1,10 @@
 /**
- * How much incoming KV cache slows decoding down: a process at worker 2 runs a loop that is bound by the memory of its device, while
- * another process of that worker reserves layers in the same device's memory, and one at worker 1 pushes them, some requests a second. The
- * relative change of the loop's min, avg and max against no requests is what counts.
+ * How much incoming KV cache slows decoding down: a process at worker 2 runs a loop that is bound by the memory of its
+ * device, while another process of that worker reserves layers in the same device's memory, and one at worker 1 pushes
+ * them, some requests a second. The relative change of the loop's min, avg and max against no requests is what counts.
  *
- * Devices are simulated: their memory is the machine's, and what moves bytes is its processors, which the loop shares. A real card's
- * memory is written by the NIC, so this is the worst case.
+ * Devices are simulated: their memory is the machine's, and what moves bytes is its processors, which the loop shares.
+ * A real card's memory is written by the NIC, so this is the worst case.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { type BenchContext, withClosers } from "./cluster.js";

@@ -6,8 +6,8 @@ import { loadAddon, nativePath } from "../sidecar/index.js";
 import { median } from "./statistics.js";
 
 /**
- * Raw TCP sockets over loopback, measured with native/probe/raw_sockets.cc: two processes, a thread a connection. Median bytes
- * a second over the rounds; a first round warms up.
+ * Raw TCP sockets over loopback, measured with native/probe/raw_sockets.cc: two processes, a thread a connection.
+ * Median bytes a second over the rounds; a first round warms up.
  */
 export async function measureRawSockets(options: {
   connections: number;

@@ -1,6 +1,6 @@
 /**
- * A transport between two hosts without workers, measured by hbmesh-bench-link (native/bench): what it says, as rows in the form of
- * perftest, and the limit beside them.
+ * A transport between two hosts without workers, measured by hbmesh-bench-link (native/bench): what it says, as rows in
+ * the form of perftest, and the limit beside them.
  */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -65,7 +65,10 @@ type Event =
 const memoryBytesMin = 64 * 1024 * 1024;
 const limitRounds = 3;
 
-/** Runs the program to its end; rejects with its failure. `stop` is aborted: it is told to end, and its end is no failure. */
+/**
+ * Runs the program to its end; rejects with its failure. `stop` is aborted: it is told to end, and its end is no
+ * failure.
+ */
 async function runProgram(args: readonly string[], onEvent: (event: Event) => void, stop: AbortSignal): Promise<void> {
   const child = spawn(nativePath("hbmesh-bench-link"), args, { stdio: ["ignore", "pipe", "inherit"] });
   const kill = (): void => {

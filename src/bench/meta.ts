@@ -1,7 +1,7 @@
 /**
- * Metadata in numbers: keys a second and latency of set, exist, getMetaInfo, get and delete of 4 KB objects, by batch size; with one
- * worker, that owns and holds all keys (local), and at a worker whose keys all belong to another one (remote). Beside them what
- * the machine takes for a round trip without hbmesh, and the Wasm functions on their own.
+ * Metadata in numbers: keys a second and latency of set, exist, getMetaInfo, get and delete of 4 KB objects, by batch
+ * size; with one worker, that owns and holds all keys (local), and at a worker whose keys all belong to another one
+ * (remote). Beside them what the machine takes for a round trip without hbmesh, and the Wasm functions on their own.
  */
 import { type BenchContext, withClosers } from "./cluster.js";
 import { type DecisionRow, measureDecisions } from "./decision-rates.js";
@@ -140,8 +140,8 @@ interface Measured {
 }
 
 /**
- * One after the other, on the same keys. What is asked about lies at the holder: when that is another one, the asker's own set is
- * measured on keys of its own, which it deletes again.
+ * One after the other, on the same keys. What is asked about lies at the holder: when that is another one, the asker's
+ * own set is measured on keys of its own, which it deletes again.
  */
 async function measureOperations(
   holder: BenchClient,

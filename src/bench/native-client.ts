@@ -1,6 +1,6 @@
 /**
- * A user's process for the bench: hbmesh-bench-client (native/bench), a program on the C API with real threads. This is the
- * launcher's end: an order a line, an answer a line, one at a time for each process.
+ * A user's process for the bench: hbmesh-bench-client (native/bench), a program on the C API with real threads. This is
+ * the launcher's end: an order a line, an answer a line, one at a time for each process.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { createInterface } from "node:readline";

@@ -1,9 +1,10 @@
 /**
- * Set and get as a host with eight cards has them: eight client processes at once, each on a device of its own, call after call.
- * Rows are the rates of all of them together: sets at worker 1, gets at worker 2, gets at worker 1. Devices are simulated.
+ * Set and get as a host with eight cards has them: eight client processes at once, each on a device of its own, call
+ * after call. Rows are the rates of all of them together: sets at worker 1, gets at worker 2, gets at worker 1. Devices
+ * are simulated.
  *
- * Rounds count after one warm-up. In each the limit is measured too, so that both sides meet the machine in the same state;
- * every round uses new keys, and what arrives is compared after the last.
+ * Rounds count after one warm-up. In each the limit is measured too, so that both sides meet the machine in the same
+ * state; every round uses new keys, and what arrives is compared after the last.
  */
 import { type BenchContext, withClosers } from "./cluster.js";
 import { durationOf, lanesOf } from "./hetero-rows.js";

@@ -1,6 +1,7 @@
 /**
- * Workers as they are after a minute of traffic. A control process runs JavaScript, which is compiled only after it ran often:
- * its first thousand requests cost several times what later ones do. Benchmarks of a steady state call this first.
+ * Workers as they are after a minute of traffic. A control process runs JavaScript, which is compiled only after it ran
+ * often: its first thousand requests cost several times what later ones do. Benchmarks of a steady state call this
+ * first.
  */
 import { type BenchContext, withClosers } from "./cluster.js";
 import { BenchClient, type KeyedRun } from "./native-client.js";

@@ -33,7 +33,10 @@ export function withApiOptions(command: Command): Command {
   return withAccessOptions(command);
 }
 
-/** Adds --token_file and --tls_ca, --tls_cert, --tls_key. A token is never an argument: everyone on the machine sees those. */
+/**
+ * Adds --token_file and --tls_ca, --tls_cert, --tls_key. A token is never an argument: everyone on the machine sees
+ * those.
+ */
 export function withAccessOptions(command: Command): Command {
   return command
     .option("--token_file <FILE>", "file with the token to show: a tenant's, or the cluster's (default: $HBMESH_TOKEN)")

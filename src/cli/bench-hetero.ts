@@ -1,4 +1,6 @@
-/** `hbmesh bench hetero`: arguments, rows as its users know them, and the page. The benchmark itself is in src/bench. */
+/**
+ * `hbmesh bench hetero`: arguments, rows as its users know them, and the page. The benchmark itself is in src/bench.
+ */
 import { writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { type Command, Option } from "commander";

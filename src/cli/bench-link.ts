@@ -1,4 +1,7 @@
-/** `hbmesh bench link`: arguments and output of perftest for a transport of hbmesh. The measuring is in src/bench/link.ts. */
+/**
+ * `hbmesh bench link`: arguments and output of perftest for a transport of hbmesh. The measuring is in
+ * src/bench/link.ts.
+ */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import {
   type BandwidthRow,

@@ -1,7 +1,7 @@
 /**
- * One client process of the main job: started by `hbmesh demo` with a process channel, follows its orders (demo-job.ts) and
- * ends when the channel closes. The set side holds the file's bytes in HBM of its device, the get side empty memory of the
- * same layout; every blob is an allocation of its own, as layers of a KV cache are.
+ * One client process of the main job: started by `hbmesh demo` with a process channel, follows its orders (demo-job.ts)
+ * and ends when the channel closes. The set side holds the file's bytes in HBM of its device, the get side empty memory
+ * of the same layout; every blob is an allocation of its own, as layers of a KV cache are.
  */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";

@@ -1,6 +1,6 @@
 /**
- * What the processes of the main job say to each other over the process channel: the launcher tells, a client answers each
- * order with one message. Messages are plain JSON.
+ * What the processes of the main job say to each other over the process channel: the launcher tells, a client answers
+ * each order with one message. Messages are plain JSON.
  */
 import type { Shape } from "./options.js";
 

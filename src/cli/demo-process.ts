@@ -1,4 +1,6 @@
-/** The launcher's end of a client process of the main job: one order at a time, each with its answer or a typed failure. */
+/**
+ * The launcher's end of a client process of the main job: one order at a time, each with its answer or a typed failure.
+ */
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -26,7 +28,10 @@ export class ClientProcess {
     });
   }
 
-  /** Rejects with the client's own failure, or with CLIENT_WORKER_DISCONNECT when the process ended instead of answering. */
+  /**
+   * Rejects with the client's own failure, or with CLIENT_WORKER_DISCONNECT when the process ended instead of
+   * answering.
+   */
   async ask<Kind extends Answer["t"]>(order: Order, kind: Kind): Promise<Extract<Answer, { t: Kind }>> {
     const answered = new Promise<Answer>((resolve, reject) => {
       this.#child.once("message", (message: Answer) => resolve(message));

@@ -1,6 +1,6 @@
 /**
- * `hbmesh dev`: workers on this machine until Ctrl-C. This process hosts the embedded store; each worker is a process, and so is
- * its sidecar. When a worker dies the others are ended too and the exit code is 1.
+ * `hbmesh dev`: workers on this machine until Ctrl-C. This process hosts the embedded store; each worker is a process,
+ * and so is its sidecar. When a worker dies the others are ended too and the exit code is 1.
  */
 import { type Command, Option } from "commander";
 import { type LocalCluster, startLocalCluster, type TransportChoice } from "./local-cluster.js";

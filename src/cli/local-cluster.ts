@@ -1,9 +1,9 @@
 /**
- * Two or more workers on this machine, for `hbmesh demo`, `hbmesh dev`, tests and the bench. This process serves the embedded
- * store; each worker is a process of its own (`hbmesh worker`), which starts its own sidecar process.
+ * Two or more workers on this machine, for `hbmesh demo`, `hbmesh dev`, tests and the bench. This process serves the
+ * embedded store; each worker is a process of its own (`hbmesh worker`), which starts its own sidecar process.
  *
- * Nothing outlives this process: a worker watches the channel to its parent and ends when that closes, however the parent
- * ended, and a sidecar ends with its control process (orphan grace 0).
+ * Nothing outlives this process: a worker watches the channel to its parent and ends when that closes, however the
+ * parent ended, and a sidecar ends with its control process (orphan grace 0).
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";

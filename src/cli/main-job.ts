@@ -1,7 +1,8 @@
 /**
- * The main job: two workers, two client processes; bytes set from HBM of one device at worker 1 are read into HBM of another at
- * worker 2 and compared by SHA-256. Several rounds, the first is a warm-up; every round uses new keys, is verified and
- * deleted. The limits are measured in the same run, on the same machine, with as many threads or connections.
+ * The main job: two workers, two client processes; bytes set from HBM of one device at worker 1 are read into HBM of
+ * another at worker 2 and compared by SHA-256. Several rounds, the first is a warm-up; every round uses new keys, is
+ * verified and deleted. The limits are measured in the same run, on the same machine, with as many threads or
+ * connections.
  */
 import { randomBytes } from "node:crypto";
 import { stat } from "node:fs/promises";

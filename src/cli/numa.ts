@@ -1,6 +1,6 @@
 /**
- * Binding a worker to NUMA nodes: both of its processes run under numactl(8), whose binding a child inherits. What numactl would refuse with a warning only, or
- * after the worker has begun to start, is refused here by a sentence.
+ * Binding a worker to NUMA nodes: both of its processes run under numactl(8), whose binding a child inherits. What
+ * numactl would refuse with a warning only, or after the worker has begun to start, is refused here by a sentence.
  */
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -23,7 +23,10 @@ export interface NumaHost {
 
 const thisHost = (): NumaHost => ({ nodesFolder: "/sys/devices/system/node", path: process.env.PATH ?? "" });
 
-/** The words before the program that is to be bound: none, or numactl and its options. Throws INVALID or NOT_READY, naming what the host has or lacks. */
+/**
+ * The words before the program that is to be bound: none, or numactl and its options. Throws INVALID or NOT_READY,
+ * naming what the host has or lacks.
+ */
 export function numaPrefix(options: NumaOptions, host: NumaHost = thisHost()): string[] {
   const { cpunodebind, localalloc = false } = options;
   if (cpunodebind === undefined && !localalloc) {

@@ -1,6 +1,6 @@
 /**
- * `hbmesh exist`, `hbmesh meta`, `hbmesh delete`, `hbmesh explain`: objects by key, asked of any worker over its Connect API.
- * Exit code 1 when a key could not be answered; a key that isn't there is an answer.
+ * `hbmesh exist`, `hbmesh meta`, `hbmesh delete`, `hbmesh explain`: objects by key, asked of any worker over its
+ * Connect API. Exit code 1 when a key could not be answered; a key that isn't there is an answer.
  */
 import type { Command } from "commander";
 import { StatusCode } from "../base/errors.js";

@@ -1,6 +1,6 @@
 /**
- * What the commands share about arguments: both spellings of an option, numbers with limits, addresses, sizes and shapes.
- * A value that can't be read is refused with the option's name, the value, and what would be right.
+ * What the commands share about arguments: both spellings of an option, numbers with limits, addresses, sizes and
+ * shapes. A value that can't be read is refused with the option's name, the value, and what would be right.
  */
 import { type Command, InvalidArgumentError } from "commander";
 
@@ -25,8 +25,8 @@ export function commandsOf(program: Command): Command[] {
 }
 
 /**
- * Rewrites options to the spelling with which they are declared: `--worker-address` to `--worker_address` and the other way
- * round. What is not an option of any command stays, so that commander refuses it under the name the user typed.
+ * Rewrites options to the spelling with which they are declared: `--worker-address` to `--worker_address` and the other
+ * way round. What is not an option of any command stays, so that commander refuses it under the name the user typed.
  */
 export function unifySpelling(program: Command, args: readonly string[]): string[] {
   const declared = new Map<string, string>();

@@ -1,4 +1,7 @@
-/** Options of `hbmesh worker` and `hbmesh dev` about what makes room in the arena, and where it goes: watermarks and the SSD tier. */
+/**
+ * Options of `hbmesh worker` and `hbmesh dev` about what makes room in the arena, and where it goes: watermarks and the
+ * SSD tier.
+ */
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
@@ -58,7 +61,9 @@ export function roomSettings(options: RoomOptions): Partial<WorkerSettings> {
   return { ...watermarks, spillDirectory: resolve(spill_directory), spillBytes: spill_mb * 2 ** 20 };
 }
 
-/** The same as arguments for the worker with this number. Each has a directory of its own, under the one that was given. */
+/**
+ * The same as arguments for the worker with this number. Each has a directory of its own, under the one that was given.
+ */
 export function roomArguments(options: RoomOptions): (index: number) => string[] {
   const { evictionHighPercent, evictionLowPercent, spillDirectory } = roomSettings(options);
   const shared = ["--eviction_high", String(evictionHighPercent), "--eviction_low", String(evictionLowPercent)];

@@ -1,7 +1,9 @@
 /**
- * `hbmesh start -w`: a worker in the background. Returns when it answers questions with certainty, or says why it doesn't and leaves nothing running.
+ * `hbmesh start -w`: a worker in the background. Returns when it answers questions with certainty, or says why it
+ * doesn't and leaves nothing running.
  *
- * The worker is `hbmesh worker` in a session of its own, bound by numactl if that is asked for, and writes to a log file. Until it is ready it ends with this process.
+ * The worker is `hbmesh worker` in a session of its own, bound by numactl if that is asked for, and writes to a log
+ * file. Until it is ready it ends with this process.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";

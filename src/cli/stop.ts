@@ -1,6 +1,6 @@
 /**
- * `hbmesh stop`: the planned end of a worker. It moves what it holds to others, leaves the cluster as planned (others know then that it isn't lost), ends what its clients have under way, and is waited
- * for.
+ * `hbmesh stop`: the planned end of a worker. It moves what it holds to others, leaves the cluster as planned (others
+ * know then that it isn't lost), ends what its clients have under way, and is waited for.
  */
 import type { Command } from "commander";
 import { type FoundProcess, isRunning, signalProcess } from "../base/processes.js";

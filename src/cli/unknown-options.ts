@@ -1,6 +1,7 @@
 /**
- * Options that a command doesn't have are refused by the name that the user typed, with the nearest one that there is. Done before commander reads the line, which would name a
- * missing option first, and a suggestion only when it is very near.
+ * Options that a command doesn't have are refused by the name that the user typed, with the nearest one that there is.
+ * Done before commander reads the line, which would name a missing option first, and a suggestion only when it is very
+ * near.
  */
 import type { Command, Option } from "commander";
 import { usageError } from "./options.js";

@@ -1,4 +1,7 @@
-/** The log file of a worker in the background: where it is, and what of it is worth showing when the worker doesn't start. */
+/**
+ * The log file of a worker in the background: where it is, and what of it is worth showing when the worker doesn't
+ * start.
+ */
 import { fstatSync, mkdirSync, openSync, readSync, renameSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -8,7 +11,10 @@ export interface WorkerLog {
   readonly path: string;
   /** For the worker's output; appends. */
   readonly fd: number;
-  /** What was written since it was opened: its last lines for people, and the sentence that a command ends with, if there is one. */
+  /**
+   * What was written since it was opened: its last lines for people, and the sentence that a command ends with, if
+   * there is one.
+   */
   readNew(): { lines: string[]; cause: string | undefined };
 }
 

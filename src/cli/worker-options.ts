@@ -1,5 +1,6 @@
 /**
- * The options of a worker, in one place for `hbmesh worker` and `hbmesh start`: what they are called, what they mean, and the settings that come of them.
+ * The options of a worker, in one place for `hbmesh worker` and `hbmesh start`: what they are called, what they mean,
+ * and the settings that come of them.
  */
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
@@ -252,8 +253,8 @@ function withSecurityOptions(command: Command): Command {
 }
 
 /**
- * The options that were given, as arguments for a worker of its own: those of `wanted` that the user wrote, spelled as declared. Nothing that was left at its default is
- * repeated, so that a worker's command line says what somebody chose.
+ * The options that were given, as arguments for a worker of its own: those of `wanted` that the user wrote, spelled as
+ * declared. Nothing that was left at its default is repeated, so that a worker's command line says what somebody chose.
  */
 export function givenArguments(command: Command, wanted: Command): string[] {
   const names = new Set(wanted.options.map((option) => option.long));

@@ -1,4 +1,7 @@
-/** Workers that run on this host, whoever started them and how: found by their command lines, as is a sidecar that was left alone. */
+/**
+ * Workers that run on this host, whoever started them and how: found by their command lines, as is a sidecar that was
+ * left alone.
+ */
 import { readlinkSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { type FoundProcess, findProcesses, startedAtMs } from "../base/processes.js";

@@ -1,6 +1,6 @@
 /**
- * `hbmesh worker`: one host's pair of a control process (this one) and its sidecar (its child), in the foreground until SIGTERM
- * or Ctrl-C, or until the parent that started it with a process channel is gone.
+ * `hbmesh worker`: one host's pair of a control process (this one) and its sidecar (its child), in the foreground until
+ * SIGTERM or Ctrl-C, or until the parent that started it with a process channel is gone.
  */
 import { setFlagsFromString } from "node:v8";
 import type { Command } from "commander";
@@ -32,8 +32,8 @@ Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it could not start or go on, 2 wro
 HBMESH_LOG sets what is logged to stderr: error, warn, info (default), debug, trace, silent.`;
 
 async function worker(options: WorkerOptions): Promise<void> {
-  // The first requests of a worker cost half as much when its functions are compiled at their first call, not interpreted; steady ones cost the same. Price: 40 ms of core
-  // more until it is ready, and 5 MB.
+  // The first requests of a worker cost half as much when its functions are compiled at their first call, not
+  // interpreted; steady ones cost the same. Price: 40 ms of core more until it is ready, and 5 MB.
   setFlagsFromString("--always-sparkplug");
   const config = workerConfig(options);
   try {
@@ -74,7 +74,8 @@ function untilStopped(): Promise<string> {
   return new Promise((resolve) => {
     process.on("SIGTERM", () => resolve("SIGTERM"));
     process.on("SIGINT", () => resolve("SIGINT"));
-    // Started with a process channel (hbmesh dev, demo, start): ends with its parent, however that one ended, unless it is told to stay.
+    // Started with a process channel (hbmesh dev, demo, start): ends with its parent, however that one ended, unless it
+    // is told to stay.
     let stays = false;
     process.on("message", (message: { t?: unknown }) => {
       stays ||= message.t === STAY.t;
@@ -84,7 +85,8 @@ function untilStopped(): Promise<string> {
         resolve("the parent process is gone");
       }
     });
-    // False only where there was a channel: its end may have been seen while the modules were loaded, before anyone listened.
+    // False only where there was a channel: its end may have been seen while the modules were loaded, before anyone
+    // listened.
     if (process.connected === false) {
       resolve("the parent process is gone");
     }

@@ -1,6 +1,6 @@
 /**
- * What can be told wrong about a call before it is sent, and the flat form that the client core takes. Which keys are allowed is
- * not decided here but by the sidecar, with the table that comes from the Wasm module.
+ * What can be told wrong about a call before it is sent, and the flat form that the client core takes. Which keys are
+ * allowed is not decided here but by the sidecar, with the table that comes from the Wasm module.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeKeys } from "../decision/layout.js";
@@ -73,7 +73,10 @@ export interface BatchLimits {
   node: string;
 }
 
-/** Checks a set or get and flattens it. Errors in this order: keys, numbers of lists, then list by list, each with its blobs. */
+/**
+ * Checks a set or get and flattens it. Errors in this order: keys, numbers of lists, then list by list, each with its
+ * blobs.
+ */
 export function flattenBatch(
   keys: readonly string[],
   blobLists: readonly DeviceBlobList[],

@@ -1,6 +1,6 @@
 /**
- * Answers of batch calls: a status for each key, in the order of the keys, and what carried the bytes. A call that could not
- * even be tried rejects instead.
+ * Answers of batch calls: a status for each key, in the order of the keys, and what carried the bytes. A call that
+ * could not even be tried rejects instead.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 

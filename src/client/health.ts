@@ -1,4 +1,7 @@
-/** Asks a worker over its Connect API whether it is ready: another way than the queues, so it also tells why a client can't connect. */
+/**
+ * Asks a worker over its Connect API whether it is ready: another way than the queues, so it also tells why a client
+ * can't connect.
+ */
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { HbmeshError, StatusCode } from "../base/errors.js";

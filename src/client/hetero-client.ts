@@ -1,17 +1,17 @@
 /**
- * HeteroClient: what a user's process has of hbmesh. Bytes in device memory become objects under keys, and objects become bytes
- * in device memory again, on this node or another.
+ * HeteroClient: what a user's process has of hbmesh. Bytes in device memory become objects under keys, and objects
+ * become bytes in device memory again, on this node or another.
  *
- * Every batch call answers for each key. It rejects with an HbmeshError (`code`, `key`, `node`) only when nothing could be
- * tried; then nothing was done. Errors that every call may reject with, in this order: NOT_READY before init(), SHUTTING_DOWN
- * after close(), CLIENT_WORKER_DISCONNECT after the worker's sidecar ended; INVALID for what this process sees wrong with the
- * arguments (the message names the key and the remedy); RPC_CANCELLED for an aborted signal; OUT_OF_RANGE for a call larger than the
- * queue, TRY_AGAIN when too many calls are under way; INVALID for keys that are not allowed. Then what happens to a call that was
- * tried: CLIENT_WORKER_DISCONNECT, RPC_DEADLINE_EXCEEDED when it wasn't answered in time, WORKER_TIMEOUT when the worker doesn't
- * even stop.
+ * Every batch call answers for each key. It rejects with an HbmeshError (`code`, `key`, `node`) only when nothing could
+ * be tried; then nothing was done. Errors that every call may reject with, in this order: NOT_READY before init(),
+ * SHUTTING_DOWN after close(), CLIENT_WORKER_DISCONNECT after the worker's sidecar ended; INVALID for what this process
+ * sees wrong with the arguments (the message names the key and the remedy); RPC_CANCELLED for an aborted signal;
+ * OUT_OF_RANGE for a call larger than the queue, TRY_AGAIN when too many calls are under way; INVALID for keys that are
+ * not allowed. Then what happens to a call that was tried: CLIENT_WORKER_DISCONNECT, RPC_DEADLINE_EXCEEDED when it
+ * wasn't answered in time, WORKER_TIMEOUT when the worker doesn't even stop.
  *
- * Calls with futures hand a TransferFuture back for each key; every one of them ends. docs/API.md has all calls with examples, side by
- * side with those of the C API.
+ * Calls with futures hand a TransferFuture back for each key; every one of them ends. docs/API.md has all calls with
+ * examples, side by side with those of the C API.
  */
 import { randomUUID } from "node:crypto";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -65,24 +65,25 @@ export class HeteroClient {
 
   /**
    * Connects to the worker. May be called again, and after the worker was lost it connects anew. Rejects with
-   * NO_AVAILABLE_WORKER when no worker serves the address on this machine, NOT_AUTHORIZED when it runs as another user or refuses
-   * the token, RPC_DEADLINE_EXCEEDED, SHUTTING_DOWN after close().
+   * NO_AVAILABLE_WORKER when no worker serves the address on this machine, NOT_AUTHORIZED when it runs as another user
+   * or refuses the token, RPC_DEADLINE_EXCEEDED, SHUTTING_DOWN after close().
    */
   async init(): Promise<void> {
     await this.#session.init();
   }
 
   /**
-   * Copies device memory into host objects: the blobs of each list become one object under its key, visible on every node once
-   * the call has resolved with OK for it, and only whole.
+   * Copies device memory into host objects: the blobs of each list become one object under its key, visible on every
+   * node once the call has resolved with OK for it, and only whole.
    *
    * @param keys 1 to 10,000, none twice; the cluster's key rule decides which are allowed.
    * @param blobLists one a key, all on one device of the node; each has at least one blob.
    * @returns a status a key, and `existed`: the key was there and was left (existence `skip`).
    *
-   * Status of a key, in this order: KEY_ALREADY_EXISTS (`fail` only, set at this worker: delete it first), OUT_OF_MEMORY (arena full
-   * and nothing evictable), INVALID (published or cached for devices under this key), KEY_ALREADY_EXISTS (set at another worker),
-   * RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again), ACL_ERROR (the copy failed).
+   * Status of a key, in this order: KEY_ALREADY_EXISTS (`fail` only, set at this worker: delete it first),
+   * OUT_OF_MEMORY (arena full and nothing evictable), INVALID (published or cached for devices under this key),
+   * KEY_ALREADY_EXISTS (set at another worker), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now: call again),
+   * ACL_ERROR (the copy failed).
    *
    * @example
    * const result = await client.mSetD2H(["layer0"], [new DeviceBlobList(0, [new Blob(pointer, 4096n)])]);
@@ -101,16 +102,18 @@ export class HeteroClient {
    *
    * @param keys 1 to 10,000, none twice.
    * @param blobLists one a key, all on one device of the node, with as many blobs of the same sizes as the set had.
-   * @returns a status a key; `path` says what carried the bytes. Keys that are there are read whatever becomes of the others.
+   * @returns a status a key; `path` says what carried the bytes. Keys that are there are read whatever becomes of the
+   * others.
    *
-   * Status of a key, in this order: INVALID (published or cached for devices; blobs other than those of the set; nothing was
-   * written), NOT_FOUND (not there, also
-   * not within `timeoutMs`), RPC_UNAVAILABLE (its owner or its only holder can't be reached), TRY_AGAIN (it was replaced
-   * meanwhile), RPC_CANCELLED. After any of them but INVALID and NOT_FOUND the key's device memory may hold a part of the bytes.
+   * Status of a key, in this order: INVALID (published or cached for devices; blobs other than those of the set;
+   * nothing was written), NOT_FOUND (not there, also
+   * not within `timeoutMs`), RPC_UNAVAILABLE (its owner or its only holder can't be reached), TRY_AGAIN (it was
+   * replaced meanwhile), RPC_CANCELLED. After any of them but INVALID and NOT_FOUND the key's device memory may hold a
+   * part of the bytes.
    *
    * @example
-   * const result = await client.mGetH2D(["layer0"], [new DeviceBlobList(2, [new Blob(target, 4096n)])], { timeoutMs: 60_000 });
-   * if (result.failedKeys.length > 0) recompute(result.failedKeys);
+   * const result = await client.mGetH2D(["layer0"], [new DeviceBlobList(2, [new Blob(target, 4096n)])], { timeoutMs:
+   * 60_000 }); if (result.failedKeys.length > 0) recompute(result.failedKeys);
    */
   async mGetH2D(
     keys: readonly string[],
@@ -123,7 +126,8 @@ export class HeteroClient {
   }
 
   /**
-   * Removes objects everywhere. A key that isn't there is OK, with `existed` false. A transfer that reads one ends first.
+   * Removes objects everywhere. A key that isn't there is OK, with `existed` false. A transfer that reads one ends
+   * first.
    *
    * @param keys 1 to 10,000, none twice.
    * Status of a key: RPC_UNAVAILABLE or TRY_AGAIN when its owner can't answer now: call again.
@@ -135,8 +139,8 @@ export class HeteroClient {
   }
 
   /**
-   * Asks whether objects are there; renews nothing. `presences` says for each key HIT, MISS, or UNKNOWN when its owner can't be
-   * reached, which is never taken for a miss; the status of an UNKNOWN key says why.
+   * Asks whether objects are there; renews nothing. `presences` says for each key HIT, MISS, or UNKNOWN when its owner
+   * can't be reached, which is never taken for a miss; the status of an UNKNOWN key says why.
    *
    * @param keys 1 to 100,000, none twice.
    *
@@ -156,8 +160,8 @@ export class HeteroClient {
   }
 
   /**
-   * Size, blob sizes and generation of objects. `metas` has undefined for a key whose status isn't OK (NOT_FOUND, or as exist's
-   * UNKNOWN).
+   * Size, blob sizes and generation of objects. `metas` has undefined for a key whose status isn't OK (NOT_FOUND, or as
+   * exist's UNKNOWN).
    *
    * @param keys 1 to 100,000, none twice.
    *
@@ -168,9 +172,10 @@ export class HeteroClient {
   }
 
   /**
-   * Says all that is known of an object: where it is, how big, who holds it, when it expires, why it was or can't be evicted; of a
-   * key that isn't there, why it went, as far as that is remembered. For people and for tools that show it; which fields there are
-   * depends on the object. When the key's owner can't be asked, code and message stand in its place.
+   * Says all that is known of an object: where it is, how big, who holds it, when it expires, why it was or can't be
+   * evicted; of a key that isn't there, why it went, as far as that is remembered. For people and for tools that show
+   * it; which fields there are depends on the object. When the key's owner can't be asked, code and message stand in
+   * its place.
    *
    * Rejects with INVALID for a key that is not allowed.
    *
@@ -196,15 +201,17 @@ export class HeteroClient {
   }
 
   /**
-   * Offers device memory under keys, each to one subscriber, from device to device. A key's future is OK when its receiver has the
-   * bytes; the object is then gone. The memory must stay valid and unchanged until the future is done. Ends with this client.
+   * Offers device memory under keys, each to one subscriber, from device to device. A key's future is OK when its
+   * receiver has the bytes; the object is then gone. The memory must stay valid and unchanged until the future is done.
+   * Ends with this client.
    *
    * @param keys 1 to 10,000, none twice. @param blobLists one a key, all on one device.
-   * @returns once every key is published, or couldn't be: a future a key. `signal` ends those that are open, at any time.
+   * @returns once every key is published, or couldn't be: a future a key. `signal` ends those that are open, at any
+   * time.
    *
-   * A future's failure, in this order: INVALID (the key is of another family, another client's, or published with other blobs; the
-   * same blobs again are a retry, which is OK), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now), RPC_PEER_DEAD (the
-   * receiver ended within the transfer), RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
+   * A future's failure, in this order: INVALID (the key is of another family, another client's, or published with other
+   * blobs; the same blobs again are a retry, which is OK), RPC_UNAVAILABLE or TRY_AGAIN (its owner can't answer now),
+   * RPC_PEER_DEAD (the receiver ended within the transfer), RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
    *
    * @example
    * const [future] = await client.devPublish(["kv-7"], [new DeviceBlobList(0, [new Blob(pointer, 4096n)])]);
@@ -223,16 +230,16 @@ export class HeteroClient {
   }
 
   /**
-   * Receives what another client publishes, now or later, into device memory. May come before the publish. Several subscribers of
-   * one key: the first one gets it.
+   * Receives what another client publishes, now or later, into device memory. May come before the publish. Several
+   * subscribers of one key: the first one gets it.
    *
    * @param blobLists one a key, all on one device, with as many blobs of the same sizes as the publisher's.
-   * @returns at once: a future a key, OK when the bytes are in device memory. What the worker refuses about the whole call, every
-   * future says. Default wait: 20 s for one key, 60 s for several.
+   * @returns at once: a future a key, OK when the bytes are in device memory. What the worker refuses about the whole
+   * call, every future says. Default wait: 20 s for one key, 60 s for several.
    *
-   * A future's failure, in this order: INVALID (other blobs than the publisher's, naming both; the same card at both ends; a key of
-   * another family), RPC_PEER_DEAD (the publisher ended), FUTURE_TIMEOUT (nobody published in time), RPC_UNAVAILABLE or TRY_AGAIN,
-   * RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
+   * A future's failure, in this order: INVALID (other blobs than the publisher's, naming both; the same card at both
+   * ends; a key of another family), RPC_PEER_DEAD (the publisher ended), FUTURE_TIMEOUT (nobody published in time),
+   * RPC_UNAVAILABLE or TRY_AGAIN, RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
    *
    * @example
    * const [future] = await client.devSubscribe(["kv-7"], [new DeviceBlobList(1, [new Blob(target, 4096n)])]);
@@ -254,11 +261,12 @@ export class HeteroClient {
   }
 
   /**
-   * Makes device memory readable under keys, by any number of readers, until devDelete, devLocalDelete or this client's end. The
-   * memory must stay valid and unchanged for that long. Of the options of mSetD2H only existence has an effect, `skip` or `fail`.
+   * Makes device memory readable under keys, by any number of readers, until devDelete, devLocalDelete or this client's
+   * end. The memory must stay valid and unchanged for that long. Of the options of mSetD2H only existence has an
+   * effect, `skip` or `fail`.
    *
-   * Status of a key, in this order: INVALID (of another family, another client's, or set with other blobs; the same again is OK and
-   * says `existed`), KEY_ALREADY_EXISTS (`fail`, and the same again), RPC_UNAVAILABLE or TRY_AGAIN.
+   * Status of a key, in this order: INVALID (of another family, another client's, or set with other blobs; the same
+   * again is OK and says `existed`), KEY_ALREADY_EXISTS (`fail`, and the same again), RPC_UNAVAILABLE or TRY_AGAIN.
    */
   async devMSet(
     keys: readonly string[],
@@ -271,9 +279,9 @@ export class HeteroClient {
   /**
    * Reads what devMSet offers into device memory, as mGetH2D does for host objects.
    *
-   * Status of a key, in this order: INVALID (other blobs than those of the set, the same card at both ends, a key of another
-   * family), NOT_FOUND (not there, also not within `timeoutMs`), RPC_PEER_DEAD (its last holder ended within the transfer),
-   * RPC_UNAVAILABLE, TRY_AGAIN, RPC_CANCELLED.
+   * Status of a key, in this order: INVALID (other blobs than those of the set, the same card at both ends, a key of
+   * another family), NOT_FOUND (not there, also not within `timeoutMs`), RPC_PEER_DEAD (its last holder ended within
+   * the transfer), RPC_UNAVAILABLE, TRY_AGAIN, RPC_CANCELLED.
    */
   async devMGet(
     keys: readonly string[],
@@ -299,8 +307,10 @@ export class HeteroClient {
   /**
    * Reserves device memory for layers that another process pushes as it computes them, with the ticket's text.
    *
-   * @param layers one blob list a layer, all on one device. The memory must stay valid until each layer's future is done.
-   * @returns once the ticket is given out. Rejects as every call, and with OUT_OF_MEMORY when the worker has too many reservations.
+   * @param layers one blob list a layer, all on one device. The memory must stay valid until each layer's future is
+   * done.
+   * @returns once the ticket is given out. Rejects as every call, and with OUT_OF_MEMORY when the worker has too many
+   * reservations.
    *
    * @example
    * const ticket = await client.reserveLayers(layers, { ttlSeconds: 60 });
@@ -324,11 +334,12 @@ export class HeteroClient {
   }
 
   /**
-   * Pushes one layer into memory that reserveLayers reserved, on this node or another. Resolves when its bytes are complete there.
+   * Pushes one layer into memory that reserveLayers reserved, on this node or another. Resolves when its bytes are
+   * complete there.
    *
-   * Rejects, in this order, with INVALID (no ticket), NOT_FOUND (ticket unknown or expired), NOT_AUTHORIZED (wrong secret),
-   * OUT_OF_RANGE (no such layer), KEY_ALREADY_EXISTS (that layer was pushed before), INVALID (other blobs than reserved, naming both),
-   * RPC_PEER_DEAD (the reserving side ended), RPC_UNAVAILABLE, RPC_CANCELLED.
+   * Rejects, in this order, with INVALID (no ticket), NOT_FOUND (ticket unknown or expired), NOT_AUTHORIZED (wrong
+   * secret), OUT_OF_RANGE (no such layer), KEY_ALREADY_EXISTS (that layer was pushed before), INVALID (other blobs than
+   * reserved, naming both), RPC_PEER_DEAD (the reserving side ended), RPC_UNAVAILABLE, RPC_CANCELLED.
    */
   async push(
     ticketText: string,
@@ -372,17 +383,19 @@ export class HeteroClient {
   }
 
   /**
-   * Asks the worker over HTTP how it is; works before init() too. Rejects with NO_AVAILABLE_WORKER when nobody answers there,
-   * RPC_DEADLINE_EXCEEDED after requestTimeoutMs. A worker that answers but isn't ready resolves, with `ready` false and a reason.
+   * Asks the worker over HTTP how it is; works before init() too. Rejects with NO_AVAILABLE_WORKER when nobody answers
+   * there, RPC_DEADLINE_EXCEEDED after requestTimeoutMs. A worker that answers but isn't ready resolves, with `ready`
+   * false and a reason.
    */
   async healthCheck(options: CallOptions = {}): Promise<WorkerHealth> {
     return await askHealth(await this.#session.resolveNode(), this.#settings.requestTimeoutMs, options.signal);
   }
 
   /**
-   * Ends the client. Calls under way are cancelled and reject with SHUTTING_DOWN, unless their answer was on its way. Resolves once
-   * the sidecar has said that it no longer uses their device memory, or after 2 s without that word; the rejections then say that the
-   * memory may still be in use. May be called at any time and more than once. Never rejects.
+   * Ends the client. Calls under way are cancelled and reject with SHUTTING_DOWN, unless their answer was on its way.
+   * Resolves once the sidecar has said that it no longer uses their device memory, or after 2 s without that word; the
+   * rejections then say that the memory may still be in use. May be called at any time and more than once. Never
+   * rejects.
    */
   async close(): Promise<void> {
     await this.#session.close();

@@ -1,6 +1,6 @@
 /**
- * A request whose keys end one by one: its futures, and the replies that settle them. Each future ends exactly once: by its event, or
- * with the request, whatever ends that.
+ * A request whose keys end one by one: its futures, and the replies that settle them. Each future ends exactly once: by
+ * its event, or with the request, whatever ends that.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { createDeferred, type Deferred } from "../base/deadline.js";
@@ -21,8 +21,8 @@ import { type FutureOwner, TransferFuture } from "./transfer-future.js";
 export class KeyedRequest implements FutureOwner {
   readonly futures: readonly TransferFuture[];
   /**
-   * Resolves once every key was accepted or has ended. Rejects when the request failed before anything was said of a key: then
-   * nothing was done.
+   * Resolves once every key was accepted or has ended. Rejects when the request failed before anything was said of a
+   * key: then nothing was done.
    */
   readonly accepted: Promise<void>;
   readonly clock: Clock;

@@ -5,8 +5,8 @@ import { FUTURE_TIMEOUT_MS_MAX } from "./options.js";
 import type { TransferFuture, Transferred } from "./transfer-future.js";
 
 /**
- * A reservation. `text` goes to the prefill side, which pushes layers with it, from any node; whoever knows it can write into the
- * reserved memory, so treat it as a secret. Made by HeteroClient.reserveLayers.
+ * A reservation. `text` goes to the prefill side, which pushes layers with it, from any node; whoever knows it can
+ * write into the reserved memory, so treat it as a secret. Made by HeteroClient.reserveLayers.
  */
 export class LayerTicket {
   readonly text: string;
@@ -26,8 +26,8 @@ export class LayerTicket {
    * Resolves when layer `index` (from 0) is in its device memory, all of it.
    *
    * Rejects, in this order, with OUT_OF_RANGE (no such layer), INVALID (`timeoutMs` not from 0 to 1,800,000),
-   * RPC_PEER_DEAD (the pusher ended within a layer: the whole ticket is over), FUTURE_TIMEOUT (the ticket expired, or this wait
-   * ended, which leaves the layer waiting), RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
+   * RPC_PEER_DEAD (the pusher ended within a layer: the whole ticket is over), FUTURE_TIMEOUT (the ticket expired, or
+   * this wait ended, which leaves the layer waiting), RPC_CANCELLED, CLIENT_WORKER_DISCONNECT, SHUTTING_DOWN.
    */
   async layer(index: number, timeoutMs: number = FUTURE_TIMEOUT_MS_MAX): Promise<Transferred> {
     return await this.future(index).get(timeoutMs);
@@ -51,8 +51,8 @@ export class LayerTicket {
   }
 
   /**
-   * Ends the reservation: layers that aren't there end with RPC_CANCELLED, pushers are refused. The memory may be in use until each
-   * layer's future is done.
+   * Ends the reservation: layers that aren't there end with RPC_CANCELLED, pushers are refused. The memory may be in
+   * use until each layer's future is done.
    */
   cancel(): void {
     this.#request.stop(

@@ -1,6 +1,6 @@
 /**
- * getMetaInfo of any number of blobs. One answer carries some 4,000,000 blob sizes: keys that were too much for it are asked for again,
- * half of them at a time.
+ * getMetaInfo of any number of blobs. One answer carries some 4,000,000 blob sizes: keys that were too much for it are
+ * asked for again, half of them at a time.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { flattenKeys } from "./arguments.js";

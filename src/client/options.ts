@@ -11,11 +11,20 @@ export interface HeteroClientOptions {
   port: number;
   /** How long init() may take. Default 9,000 ms. */
   connectTimeoutMs?: number;
-  /** How long a call may take, its own waiting and the time for its bytes apart. Default, and for 0: as connectTimeoutMs. */
+  /**
+   * How long a call may take, its own waiting and the time for its bytes apart. Default, and for 0: as
+   * connectTimeoutMs.
+   */
   requestTimeoutMs?: number;
-  /** Slowest transfer that is still waited for: each call gets the time that its bytes take at this rate. Default 100 MB/s. */
+  /**
+   * Slowest transfer that is still waited for: each call gets the time that its bytes take at this rate. Default 100
+   * MB/s.
+   */
   floorBytesPerSecond?: number;
-  /** Known from other systems, where gets from another node must be asked for. hbmesh always offers them; accepted, no effect. */
+  /**
+   * Known from other systems, where gets from another node must be asked for. hbmesh always offers them; accepted, no
+   * effect.
+   */
   enableRemoteH2D?: boolean;
   /** What the worker wants to be told, if it was started with a token. Default: nothing. */
   token?: string;
@@ -40,15 +49,15 @@ export interface CallOptions {
 
 export interface SetOptions extends CallOptions {
   /**
-   * A key that is there already: `skip` (default) leaves it and says `existed`; `fail` answers KEY_ALREADY_EXISTS for that key;
-   * `replace` puts the new bytes in its place, a reader sees the old or the new ones.
+   * A key that is there already: `skip` (default) leaves it and says `existed`; `fail` answers KEY_ALREADY_EXISTS for
+   * that key; `replace` puts the new bytes in its place, a reader sees the old or the new ones.
    */
   existence?: "skip" | "fail" | "replace";
   /** Seconds until the objects are removed. Default 0: they stay until deleted or evicted. */
   ttlSeconds?: number;
   /**
-   * How hard the objects are held when memory runs short: `none` (default) goes first, `soft` only when nothing unpinned is left,
-   * `hard` never.
+   * How hard the objects are held when memory runs short: `none` (default) goes first, `soft` only when nothing
+   * unpinned is left, `hard` never.
    */
   pin?: "none" | "soft" | "hard";
   /** Keeps a CRC32C of the bytes, which every get checks. Default false. */
@@ -56,19 +65,24 @@ export interface SetOptions extends CallOptions {
 }
 
 export interface GetOptions extends CallOptions {
-  /** How long to wait for keys that aren't there yet, each on its own. Default 0: doesn't wait. At most 1,800,000 ms. */
+  /**
+   * How long to wait for keys that aren't there yet, each on its own. Default 0: doesn't wait. At most 1,800,000 ms.
+   */
   timeoutMs?: number;
 }
 
 export interface SubscribeOptions extends CallOptions {
-  /** How long to wait for a publisher. Default: the client's subscribeTimeoutMs or subscribeManyTimeoutMs. At most 1,800,000 ms. */
+  /**
+   * How long to wait for a publisher. Default: the client's subscribeTimeoutMs or subscribeManyTimeoutMs. At most
+   * 1,800,000 ms.
+   */
   timeoutMs?: number;
 }
 
 export interface DevGetOptions extends GetOptions {
   /**
-   * Offers the bytes that this call reads to further readers, from the caller's memory, which must stay valid and unchanged until
-   * devLocalDelete or devDelete. Default false.
+   * Offers the bytes that this call reads to further readers, from the caller's memory, which must stay valid and
+   * unchanged until devLocalDelete or devDelete. Default false.
    */
   shareReplica?: boolean;
 }

@@ -1,6 +1,6 @@
 /**
- * Reads ObjectReply payloads (drawn in native/queue/layout.h). Offsets come from the addon's layout; the client core has
- * checked counts and sizes, and what it can't vouch for is checked here.
+ * Reads ObjectReply payloads (drawn in native/queue/layout.h). Offsets come from the addon's layout; the client core
+ * has checked counts and sizes, and what it can't vouch for is checked here.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { NativeLayout, NativeReply, NativeStruct } from "../sidecar/addon.js";
@@ -107,8 +107,8 @@ export class ReplyDecoder {
   }
 
   /**
-   * The answers of a call that was carried out. Throws what the sidecar refused the whole call with, naming the key where it
-   * did, or DATA_INCONSISTENCY for a payload that contradicts itself.
+   * The answers of a call that was carried out. Throws what the sidecar refused the whole call with, naming the key
+   * where it did, or DATA_INCONSISTENCY for a payload that contradicts itself.
    */
   decode(reply: NativeReply, context: ReplyContext): DecodedReply {
     const { payload } = reply;
@@ -145,7 +145,10 @@ export class ReplyDecoder {
     return { answers, paths, blobSizes, messages: this.#text.decode(messages) };
   }
 
-  /** One DeviceReply; the client core has checked that its events fit each other and the call. Throws DATA_INCONSISTENCY. */
+  /**
+   * One DeviceReply; the client core has checked that its events fit each other and the call. Throws
+   * DATA_INCONSISTENCY.
+   */
   decodeEvents(payload: Uint8Array, context: ReplyContext): DecodedEvents {
     if (payload.byteLength === 0) {
       return { steps: [], paths: [], messages: "" };
@@ -270,8 +273,9 @@ export function toBatchResult(decoded: DecodedReply, context: ReplyContext): Bat
 }
 
 /**
- * The key that native code names in a message about a whole call: `key "name" (number 3)`, `key "name" is in the call twice
- * (numbers 1 and 3)`, `key number 3 is empty`. Quotes within a key are escaped there, so nothing in a key can look like this.
+ * The key that native code names in a message about a whole call: `key "name" (number 3)`, `key "name" is in the call
+ * twice (numbers 1 and 3)`, `key number 3 is empty`. Quotes within a key are escaped there, so nothing in a key can
+ * look like this.
  */
 export function keyNamedIn(message: string, keys: readonly string[]): string | undefined {
   const match = /\bkey (?:"[^"]*"[^"(]*\(numbers? |number )(\d+)/i.exec(message);

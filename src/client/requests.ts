@@ -1,8 +1,9 @@
 /**
  * One request's life: sent, then answered, given up after its time, or aborted by its caller.
  *
- * Giving up is two steps. First the sidecar is asked to stop and its word is awaited, since it may be writing into the caller's
- * device memory until then. Only when it doesn't give that within a grace time, the call rejects with WORKER_TIMEOUT.
+ * Giving up is two steps. First the sidecar is asked to stop and its word is awaited, since it may be writing into the
+ * caller's device memory until then. Only when it doesn't give that within a grace time, the call rejects with
+ * WORKER_TIMEOUT.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { abortError, createDeferred } from "../base/deadline.js";
@@ -58,8 +59,9 @@ export class Requests {
   }
 
   /**
-   * The sidecar's reply, whatever it says, and why the request was stopped if it was. Rejects with what the client core found wrong, with RPC_DEADLINE_EXCEEDED or
-   * RPC_CANCELLED when the request was stopped for that, and with the cause when the worker is lost.
+   * The sidecar's reply, whatever it says, and why the request was stopped if it was. Rejects with what the client core
+   * found wrong, with RPC_DEADLINE_EXCEEDED or RPC_CANCELLED when the request was stopped for that, and with the cause
+   * when the worker is lost.
    */
   async send(request: OutgoingRequest): Promise<AnsweredRequest> {
     return await this.start(request).answer;

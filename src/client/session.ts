@@ -1,5 +1,6 @@
 /**
- * A client's connection to its worker over time: none yet, connecting, open, lost, closed; and the requests that go over it.
+ * A client's connection to its worker over time: none yet, connecting, open, lost, closed; and the requests that go
+ * over it.
  */
 import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
@@ -206,8 +207,8 @@ export class ClientSession {
   }
 
   /**
-   * Sends a call whose keys end one by one. `limited`: the whole may take the request timeout, what the caller waits and the time of
-   * its bytes; else only its acceptance must come within the request timeout.
+   * Sends a call whose keys end one by one. `limited`: the whole may take the request timeout, what the caller waits
+   * and the time of its bytes; else only its acceptance must come within the request timeout.
    */
   open(call: Call, limited: boolean): KeyedRequest {
     const connection = this.connection();
@@ -271,8 +272,8 @@ export class ClientSession {
 }
 
 /**
- * Whether a request that was stopped ends as one that failed. Who aborts wants no result of what was left undone; after a time
- * limit, keys that were done in time are worth telling.
+ * Whether a request that was stopped ends as one that failed. Who aborts wants no result of what was left undone; after
+ * a time limit, keys that were done in time are worth telling.
  */
 function wasCutShort(decoded: DecodedReply, stopped: HbmeshError): boolean {
   const cancelled = decoded.answers.filter((answer) => answer.code === StatusCode.RPC_CANCELLED).length;

@@ -4,8 +4,9 @@ import { loadAddon, type NativeSimHeap } from "../sidecar/addon.js";
 import { fromNativeError } from "../sidecar/native-errors.js";
 
 /**
- * One simulated device. Its memory is shared memory that the worker's sidecar maps, so the bytes that a set reads and a get
- * writes are real. Memory stays allocated until it is freed or the process ends; all SimDevices of one index share it.
+ * One simulated device. Its memory is shared memory that the worker's sidecar maps, so the bytes that a set reads and a
+ * get writes are real. Memory stays allocated until it is freed or the process ends; all SimDevices of one index share
+ * it.
  *
  * @example
  * const device = new SimDevice(0);

@@ -26,8 +26,8 @@ export interface FutureOwner {
 }
 
 /**
- * One key that ends by itself. Every future ends: with the transfer, by cancel, with its publisher or subscriber, with the worker,
- * or with the client. A future that nobody asks is no unhandled rejection.
+ * One key that ends by itself. Every future ends: with the transfer, by cancel, with its publisher or subscriber, with
+ * the worker, or with the client. A future that nobody asks is no unhandled rejection.
  */
 export class TransferFuture {
   readonly key: string;
@@ -49,11 +49,11 @@ export class TransferFuture {
   }
 
   /**
-   * What became of the key, waiting for it up to `timeoutMs` (0 to 1,800,000 ms; 0: doesn't wait). May be called again, also
-   * after FUTURE_TIMEOUT, which ends only the waiting.
+   * What became of the key, waiting for it up to `timeoutMs` (0 to 1,800,000 ms; 0: doesn't wait). May be called again,
+   * also after FUTURE_TIMEOUT, which ends only the waiting.
    *
-   * Rejects, in this order, with INVALID (timeoutMs out of range), the key's own failure (see the call that made the future), and
-   * FUTURE_TIMEOUT (not ended yet).
+   * Rejects, in this order, with INVALID (timeoutMs out of range), the key's own failure (see the call that made the
+   * future), and FUTURE_TIMEOUT (not ended yet).
    */
   async get(timeoutMs = 60_000): Promise<Transferred> {
     checkNumber(timeoutMs, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
@@ -78,8 +78,8 @@ export class TransferFuture {
   }
 
   /**
-   * Asks for the end of this key alone. It then ends with RPC_CANCELLED, or as it would have if that came first; its device memory
-   * may be in use until `done`.
+   * Asks for the end of this key alone. It then ends with RPC_CANCELLED, or as it would have if that came first; its
+   * device memory may be in use until `done`.
    */
   cancel(): void {
     if (this.#outcome === undefined) {

@@ -1,11 +1,12 @@
 /**
- * Announcer: after each change of the ring this member tells the owners what its sidecar holds and they don't know yet (told.ts), and then concludes (collector.ts). What an owner knows of as newer,
- * or deleted, is dropped here.
+ * Announcer: after each change of the ring this member tells the owners what its sidecar holds and they don't know yet
+ * (told.ts), and then concludes (collector.ts). What an owner knows of as newer, or deleted, is dropped here.
  *
- * Copies of other workers' objects are announced too, unless this member was out of the ring meanwhile: then they are offered anew (copies.ts).
+ * Copies of other workers' objects are announced too, unless this member was out of the ring meanwhile: then they are
+ * offered anew (copies.ts).
  *
- * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but who asks it: the run concludes without it, and goes on trying until it has been told, or
- * the ring changes.
+ * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but
+ * who asks it: the run concludes without it, and goes on trying until it has been told, or the ring changes.
  */
 import { setMaxListeners } from "node:events";
 import type { Clock } from "../base/clock.js";
@@ -91,7 +92,10 @@ export class Announcer {
     this.#copies = new Copies(options);
   }
 
-  /** Does not wait for it any longer: concludes without what it holds, so that owners know that they can't tell. When it answers again, or another one does, this member's record is written again. */
+  /**
+   * Does not wait for it any longer: concludes without what it holds, so that owners know that they can't tell. When it
+   * answers again, or another one does, this member's record is written again.
+   */
   sidecarHangs(): void {
     if (this.#untold !== undefined) {
       this.setView(this.#untold);
@@ -129,7 +133,8 @@ export class Announcer {
   /** Never rejects. */
   async #announce(view: MembershipView, signal: AbortSignal): Promise<void> {
     const { clock, log, departed } = this.#options;
-    // Replies to commits that were decided under the old ring are on their way to the sidecar before it is asked what it holds.
+    // Replies to commits that were decided under the old ring are on their way to the sidecar before it is asked what
+    // it holds.
     await new Promise<void>((resolve) => setImmediate(resolve));
     while (!signal.aborted) {
       const watch = departed.watch();
@@ -179,7 +184,8 @@ export class Announcer {
     const { highestGeneration } = directory;
     const said = await concluder.conclude(view, { untold, doubtMs: this.#doubtMs, highestGeneration, signal });
     if (said !== undefined) {
-      // Before this member gives one under this ring: another owner may have given, or buried, higher ones of the same keys.
+      // Before this member gives one under this ring: another owner may have given, or buried, higher ones of the same
+      // keys.
       directory.raiseGeneration(said.highestGeneration);
       onConcluded(view.epoch, said.missing, said.doubtMs);
       const onDecided = (part: Part, results: Results): Promise<void> => this.#takeAnswer(run, part, results);
@@ -345,7 +351,10 @@ export class Announcer {
   }
 }
 
-/** Positions of a batch, in as many groups as are needed for each key to come once in one of them. An owner takes no question that names a key twice; a holder may have two versions of one, or one on two devices. */
+/**
+ * Positions of a batch, in as many groups as are needed for each key to come once in one of them. An owner takes no
+ * question that names a key twice; a holder may have two versions of one, or one on two devices.
+ */
 function spreadDuplicates(keys: KeyBatch, positions: readonly number[]): number[][] {
   const names = decodeKeys(keys);
   const times = new Map<string, number>();

@@ -1,6 +1,8 @@
 /**
- * Collector: where members say that they have announced everything, and learn when all have. Telling each owner itself would take a message for each pair of members at every change of the
- * ring; so they tell the first few members by id, which answer when everyone has told them. One of these is enough; there are several, so that a dead or cut-off one holds up nobody.
+ * Collector: where members say that they have announced everything, and learn when all have. Telling each owner itself
+ * would take a message for each pair of members at every change of the ring; so they tell the first few members by id,
+ * which answer when everyone has told them. One of these is enough; there are several, so that a dead or cut-off one
+ * holds up nobody.
  */
 import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -126,8 +128,8 @@ export class Concluder {
   }
 
   /**
-   * Tells the collectors that this member has told every owner but `untold` everything. Resolves with the first answer that all members have concluded; undefined when the signal aborts before that. Never
-   * rejects.
+   * Tells the collectors that this member has told every owner but `untold` everything. Resolves with the first answer
+   * that all members have concluded; undefined when the signal aborts before that. Never rejects.
    */
   async conclude(
     view: MembershipView,

@@ -20,8 +20,8 @@ import type { ControlNetwork } from "./network.js";
 export interface SpawnedSidecar {
   readonly port: SidecarPort;
   /**
-   * The store's memory as a descriptor of this process, to be given to the next sidecar if this one dies; undefined where objects don't
-   * outlive the sidecar. It stays open when the sidecar dies, until `stop` is called.
+   * The store's memory as a descriptor of this process, to be given to the next sidecar if this one dies; undefined
+   * where objects don't outlive the sidecar. It stays open when the sidecar dies, until `stop` is called.
    */
   readonly storeFd: number | undefined;
   /** State of the process's loop as /proc names it: R runs or could, S sleeps, T is stopped. Default: not known. */
@@ -30,7 +30,10 @@ export interface SpawnedSidecar {
   kill?(): void;
   /** Ends the sidecar if it still runs, and keeps its memory for a successor. Default: it ends with its port. */
   end?(): Promise<void>;
-  /** Ends the sidecar if it still runs, waits for its end, and releases what belongs to it. Called once, also after it died. */
+  /**
+   * Ends the sidecar if it still runs, waits for its end, and releases what belongs to it. Called once, also after it
+   * died.
+   */
   stop(): Promise<void>;
 }
 
@@ -44,7 +47,9 @@ export interface ControlDependencies {
   spawnSidecar?: SpawnSidecar | undefined;
   /** Takes over a sidecar that an earlier control process left running; undefined if there is none. Default: none. */
   takeOverSidecar?: TakeOverSidecar | undefined;
-  /** Default: opened from config.metadataAddress, and closed with the control process. A store given here stays open. */
+  /**
+   * Default: opened from config.metadataAddress, and closed with the control process. A store given here stays open.
+   */
   store?: Store | undefined;
   clock?: Clock | undefined;
   log?: Logger | undefined;
@@ -81,7 +86,10 @@ export interface DeleteAnswer extends KeyAnswer {
 export interface ExplainedLocation {
   workerAddress: string;
   slot: number;
-  /** The holder's own answer: OK, NOT_FOUND or TRY_AGAIN if it no longer has this version, else why it could not be asked. */
+  /**
+   * The holder's own answer: OK, NOT_FOUND or TRY_AGAIN if it no longer has this version, else why it could not be
+   * asked.
+   */
   code: number;
   message: string;
   blobSizes: bigint[];
@@ -113,8 +121,8 @@ export interface CallOptions {
 }
 
 /**
- * Objects as people and tools ask for them. Each call throws INVALID, naming the key, when one of the keys is not allowed or there are too
- * many, before anything is done; after that every key has an answer.
+ * Objects as people and tools ask for them. Each call throws INVALID, naming the key, when one of the keys is not
+ * allowed or there are too many, before anything is done; after that every key has an answer.
  */
 export interface ObjectCalls {
   exist(keys: readonly string[], options?: CallOptions): Promise<PresenceAnswer[]>;
@@ -142,7 +150,10 @@ export interface ControlProcess {
   /** Resolves once every live member has announced what it holds, so that each question has a sure answer. */
   whenReady(options?: { signal?: AbortSignal; timeoutMs?: number }): Promise<void>;
   health(): Promise<Omit<HealthResponse, "$typeName" | "$unknown">>;
-  /** Resolves with the cause when the worker can't go on (its sidecar died too often); never otherwise. The owner then calls close(). */
+  /**
+   * Resolves with the cause when the worker can't go on (its sidecar died too often); never otherwise. The owner then
+   * calls close().
+   */
   readonly failed: Promise<HbmeshError>;
   /** Leaves the cluster, ends the sidecar, settles everything that is pending. May be called twice. */
   close(): Promise<void>;

@@ -1,8 +1,9 @@
 /**
- * The control process of a worker: joins the cluster, owns its part of the directory, asks the other owners, and serves its sidecar. This file wires the parts; each
- * of them has a file of its own.
+ * The control process of a worker: joins the cluster, owns its part of the directory, asks the other owners, and serves
+ * its sidecar. This file wires the parts; each of them has a file of its own.
  *
- * Order of start: store, link server, sidecar, membership. What is asked of this process before it has joined waits or answers NOT_READY. Close goes the other way round.
+ * Order of start: store, link server, sidecar, membership. What is asked of this process before it has joined waits or
+ * answers NOT_READY. Close goes the other way round.
  */
 import { type Clock, createSystemClock } from "../base/clock.js";
 import type { WorkerConfig } from "../base/config.js";
@@ -408,7 +409,7 @@ class ControlProcessImpl implements ControlProcess {
     });
   }
 
-  /** The new sidecar has other addresses and may hold less: this member's record changes, and everyone announces anew. */
+  /** The new sidecar has other addresses and may hold less: the member's record changes, everyone announces anew. */
   async #announceRestart(): Promise<void> {
     for (;;) {
       try {
@@ -431,7 +432,10 @@ class ControlProcessImpl implements ControlProcess {
     this.#forgetter.add(objects);
   }
 
-  /** Of a drop that was decided under an older ring the owners of now don't know, though they may know of the object by an announcement. */
+  /**
+   * Of a drop that was decided under an older ring the owners of now don't know, though they may know of the object by
+   * an announcement.
+   */
   #onDrop(objects: readonly DroppedObject[], epoch: bigint): void {
     this.#departed.note(objects);
     if (this.epoch > epoch) {

@@ -1,9 +1,13 @@
 /**
- * Copies: those of other workers' objects that this member holds (--replica_percent). While its lease has ended, or its control process or its sidecar was dead, it is no location of them: a delete meanwhile is
- * confirmed without it, and the key may have another owner by the time at which it is back, which knows nothing of that. So it does not announce them then like what was set here. When everyone has announced for the epoch it
- * offers them anew, as it did when they were made: an owner takes a copy up where that very version is, and else it is dropped. Losing a copy is allowed; bringing back what was deleted is not.
+ * Copies: those of other workers' objects that this member holds (--replica_percent). While its lease has ended, or its
+ * control process or its sidecar was dead, it is no location of them: a delete meanwhile is confirmed without it, and
+ * the key may have another owner by the time at which it is back, which knows nothing of that. So it does not announce
+ * them then like what was set here. When everyone has announced for the epoch it offers them anew, as it did when they
+ * were made: an owner takes a copy up where that very version is, and else it is dropped. Losing a copy is allowed;
+ * bringing back what was deleted is not.
  *
- * A member that stays a member announces its copies like all that it holds: it was told of every delete, so a copy whose source is dead keeps its key.
+ * A member that stays a member announces its copies like all that it holds: it was told of every delete, so a copy
+ * whose source is dead keeps its key.
  */
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
@@ -48,8 +52,9 @@ export class Copies {
   }
 
   /**
-   * Offers these copies, which are all there are but for known ones, until each has been decided about, or the signal aborts. `onDecided` gets what was decided, part by part, with results in the order of its keys:
-   * what has another code than OK is to be dropped. Rejects only as `onDecided` does.
+   * Offers these copies, which are all there are but for known ones, until each has been decided about, or the signal
+   * aborts. `onDecided` gets what was decided, part by part, with results in the order of its keys: what has another
+   * code than OK is to be dropped. Rejects only as `onDecided` does.
    */
   async offer(
     view: MembershipView,
@@ -98,7 +103,10 @@ export class Copies {
   }
 }
 
-/** Nobody has said what is to become of it: its owner can't be reached, or can't tell yet. A question that is at fault would be so every time. */
+/**
+ * Nobody has said what is to become of it: its owner can't be reached, or can't tell yet. A question that is at fault
+ * would be so every time.
+ */
 function isUndecided({ results, errors, undecided }: Answer, index: number): boolean {
   const error = errors.get(index);
   const isRefused = error !== undefined && HbmeshError.from(error).code === StatusCode.INVALID;

@@ -1,10 +1,14 @@
 /**
- * DeathWatch: takes the record of a member whose process died out of the store at once, where its lease would keep it for seconds.
+ * DeathWatch: takes the record of a member whose process died out of the store at once, where its lease would keep it
+ * for seconds.
  *
- * A member is suspected when a control link to or from it ends, though nobody closed it. It is dead for sure when its host answers and refuses a connection to its link address: nobody listens there any more, and
- * nobody else ever will, since a process that takes its place has an id of its own. A host that is gone, cut off or stopped answers nothing; that one's lease decides.
+ * A member is suspected when a control link to or from it ends, though nobody closed it. It is dead for sure when its
+ * host answers and refuses a connection to its link address: nobody listens there any more, and nobody else ever will,
+ * since a process that takes its place has an id of its own. A host that is gone, cut off or stopped answers nothing;
+ * that one's lease decides.
  *
- * Who looks: the first few members by id, the suspect apart. All others have links with them, since they conclude there (collector.ts).
+ * Who looks: the first few members by id, the suspect apart. All others have links with them, since they conclude there
+ * (collector.ts).
  */
 import { parseAddress } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
@@ -33,7 +37,10 @@ export class DeathWatch {
   readonly #options: DeathWatchOptions;
   readonly #ending = new AbortController();
   readonly #looking = new Set<number>();
-  /** Ids are never used again. One that was removed and came back was alive, behind something that refuses: its lease decides from then on. */
+  /**
+   * Ids are never used again. One that was removed and came back was alive, behind something that refuses: its lease
+   * decides from then on.
+   */
   readonly #removed = new Set<number>();
 
   constructor(options: DeathWatchOptions) {

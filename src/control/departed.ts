@@ -1,6 +1,6 @@
 /**
- * Departed: objects of this member that were dropped or lost while it was telling an owner of them. Without it, an object that goes between being listed and being told
- * would be known for ever at a place that no longer has it.
+ * Departed: objects of this member that were dropped or lost while it was telling an owner of them. Without it, an
+ * object that goes between being listed and being told would be known for ever at a place that no longer has it.
  */
 import type { HeldObject } from "../decision/index.js";
 
@@ -9,7 +9,10 @@ export interface DepartureWatch {
   has(object: HeldObject): boolean;
   /** These go on being watched when it is narrowed. */
   keep(objects: readonly HeldObject[]): void;
-  /** From now on only what is kept is watched: a watch may last as long as an owner can't be reached, while objects come and go. */
+  /**
+   * From now on only what is kept is watched: a watch may last as long as an owner can't be reached, while objects come
+   * and go.
+   */
   narrow(): void;
   /** These need not be watched any more. */
   release(objects: readonly HeldObject[]): void;

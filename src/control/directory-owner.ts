@@ -1,11 +1,13 @@
 /**
- * The owner's side of the directory: what members ask this one about the keys that it owns. Decides nothing itself: the directory in Wasm does; here are the
- * epochs, the waiting, and the drops that follow from a decision.
+ * The owner's side of the directory: what members ask this one about the keys that it owns. Decides nothing itself: the
+ * directory in Wasm does; here are the epochs, the waiting, and the drops that follow from a decision.
  *
- * Every request carries the epoch of its asker. An owner that is behind catches up first, for as long as its patience lasts; one that is ahead answers `stale`.
+ * Every request carries the epoch of its asker. An owner that is behind catches up first, for as long as its patience
+ * lasts; one that is ahead answers `stale`.
  *
- * After a change of the ring an owner may not know of objects yet that others hold. Until every live member has announced for the epoch, a key that
- * isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends first. It is TRY_AGAIN at once while a member that vanished may come back.
+ * After a change of the ring an owner may not know of objects yet that others hold. Until every live member has
+ * announced for the epoch, a key that isn't found is not a miss: the answer waits, and is TRY_AGAIN when patience ends
+ * first. It is TRY_AGAIN at once while a member that vanished may come back.
  */
 import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -140,7 +142,10 @@ export class DirectoryOwner {
     return [...(this.#view?.members.keys() ?? [])].filter((id) => !this.#announced.has(id));
   }
 
-  /** All members have announced what they hold, but for these, which will tell this owner themselves. `doubtMs`: the longest that one of them expects someone back. */
+  /**
+   * All members have announced what they hold, but for these, which will tell this owner themselves. `doubtMs`: the
+   * longest that one of them expects someone back.
+   */
   conclude(epoch: bigint, missing: readonly number[], doubtMs: number): void {
     if (this.#view?.epoch !== epoch) {
       return;
@@ -202,8 +207,8 @@ export class DirectoryOwner {
       if (existence !== EXISTENCE_REPLACE) {
         return this.#answer(bytes);
       }
-      // Before the answer: when a set is done, no reader finds the old bytes any more, but at a holder that could not be told in time (docs/ARCHITECTURE.md, Decisions).
-      // The setter's own sidecar swaps them as it seals.
+      // Before the answer: when a set is done, no reader finds the old bytes any more, but at a holder that could not
+      // be told in time (docs/ARCHITECTURE.md, Decisions). The setter's own sidecar swaps them as it seals.
       const results = new Results(bytes, keyCountOf(request.keys));
       return this.#dropReplaced(request.keys, results, request.memberId).then(() => this.#answer(bytes));
     });
@@ -224,7 +229,7 @@ export class DirectoryOwner {
     return new Results(this.#options.decisions.directory.lookup(keys, family, memberId), keyCountOf(keys));
   }
 
-  /** Undefined: none is found, and there is something to wait for. Hits don't wait for what is not known of other keys. */
+  /** Undefined: none is found, and there is something to wait for. Hits don't wait for the unknown of other keys. */
   #answerFound(results: Results, deadlineMs: number): OwnerReply | undefined {
     const misses = countCode(results, StatusCode.NOT_FOUND);
     if (misses === 0) {
@@ -274,7 +279,10 @@ export class DirectoryOwner {
     }
   }
 
-  /** Answers `stale` with results when the ring changed on the way: the asker keeps what existed, and asks the new owner too. */
+  /**
+   * Answers `stale` with results when the ring changed on the way: the asker keeps what existed, and asks the new owner
+   * too.
+   */
   remove(request: OwnerRequest, signal: CancelSignal): OwnerSays {
     const family = checkFamily(request.family);
     return this.#decide(request, signal, async () => {
@@ -447,7 +455,10 @@ export class DirectoryOwner {
     return state instanceof Promise ? state.then(inState) : inState(state);
   }
 
-  /** Checks the batch and the epoch; with `complete` it also waits for the announcements. No promise when there is nothing to wait for. */
+  /**
+   * Checks the batch and the epoch; with `complete` it also waits for the announcements. No promise when there is
+   * nothing to wait for.
+   */
   #prepare(request: OwnerRequest, signal: CancelSignal, complete: boolean): State | Promise<State> {
     if (keyCountOf(request.keys) > 0 || !request.last) {
       this.#options.checkKeys(request.keys, KEYS_PER_CALL_MAX);

@@ -1,13 +1,16 @@
 /**
- * Drain: what a member does before it leaves as planned. It takes no new objects, and has others take over what it holds, at a bounded rate, round after round until nothing is left; holds, reads and deletes go
- * on meanwhile. It stays a member: whoever asked for it (hbmesh stop) then ends the worker, or lets it stay.
+ * Drain: what a member does before it leaves as planned. It takes no new objects, and has others take over what it
+ * holds, at a bounded rate, round after round until nothing is left; holds, reads and deletes go on meanwhile. It stays
+ * a member: whoever asked for it (hbmesh stop) then ends the worker, or lets it stay.
  *
  *   none -> moving -> moved         may leave: nothing is left, or what is left was to be left behind
- *              |  \-> refused       no room for all of it (at the beginning: then nothing was moved; or when others have filled up)
- *              \----> stopped       by who asked, because the time is over, or because the sidecar ended
+ *              |  \-> refused       no room for all of it (at the beginning: then nothing was moved; or when others
+ *              have filled up) \----> stopped       by who asked, because the time is over, or because the sidecar
+ *              ended
  *
- * After `refused` and `stopped` the worker takes new objects again, and what was moved stays where it is. An object is dropped here only when the other member has it sealed and its owner knows it there: a kill of
- * either process in between loses nothing, and leaves a copy too many at most.
+ * After `refused` and `stopped` the worker takes new objects again, and what was moved stays where it is. An object is
+ * dropped here only when the other member has it sealed and its owner knows it there: a kill of either process in
+ * between loses nothing, and leaves a copy too many at most.
  */
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
@@ -117,7 +120,9 @@ export class Drain {
     return this.isMoving || this.#status.state === "moved";
   }
 
-  /** Begins; or goes on with other settings. Throws NOT_FOUND where there is no sidecar: then there is nothing to move. */
+  /**
+   * Begins; or goes on with other settings. Throws NOT_FOUND where there is no sidecar: then there is nothing to move.
+   */
   start(settings: DrainSettings): DrainStatus {
     const { clock } = this.#options;
     if (this.isMoving && this.#run !== undefined) {

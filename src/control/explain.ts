@@ -1,5 +1,6 @@
 /**
- * Explain: everything that can be found out about one key: its owner's knowledge, and what each holder says of the bytes. For people; asks several processes.
+ * Explain: everything that can be found out about one key: its owner's knowledge, and what each holder says of the
+ * bytes. For people; asks several processes.
  */
 import type { CancelSignal } from "../base/cancel.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -16,7 +17,10 @@ export interface ExplainOptions {
   nameOf: (memberId: number) => string;
 }
 
-/** `key` is a batch of one key that is allowed. Never rejects but by the signal: an owner that can't be asked is the answer. */
+/**
+ * `key` is a batch of one key that is allowed. Never rejects but by the signal: an owner that can't be asked is the
+ * answer.
+ */
 export async function explainKey(
   options: ExplainOptions,
   key: KeyBatch,

@@ -1,6 +1,6 @@
 /**
- * Families of keys: host object, published, device cache (Family in native/queue/layout.h). The directory keeps them apart; here are the checks of what comes in, and
- * the sentences for who mixed them.
+ * Families of keys: host object, published, device cache (Family in native/queue/layout.h). The directory keeps them
+ * apart; here are the checks of what comes in, and the sentences for who mixed them.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { FAMILY_ANY, type Family } from "../decision/index.js";

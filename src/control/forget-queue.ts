@@ -1,5 +1,6 @@
 /**
- * ForgetQueue: objects of which one owner is still to be told, in the order of their keys' arrival. Putting one in and taking one out cost the same however many wait.
+ * ForgetQueue: objects of which one owner is still to be told, in the order of their keys' arrival. Putting one in and
+ * taking one out cost the same however many wait.
  */
 import type { DroppedObject } from "./holders.js";
 
@@ -30,7 +31,9 @@ export class ForgetQueue {
     this.#size++;
   }
 
-  /** The first of `most` keys at most: a key comes once in a question. What else waits under these keys goes to the end. */
+  /**
+   * The first of `most` keys at most: a key comes once in a question. What else waits under these keys goes to the end.
+   */
   take(most: number): Forgotten[] {
     const taken: Forgotten[] = [];
     const left: Forgotten[][] = [];

@@ -1,9 +1,10 @@
 /**
- * Forgetter: tells the owners which objects this member no longer has (expired, evicted, their session ended), in batches, one at a time for each owner. What an owner
- * can't be told now is told again for a while; after that readers find out by themselves, and report it.
+ * Forgetter: tells the owners which objects this member no longer has (expired, evicted, their session ended), in
+ * batches, one at a time for each owner. What an owner can't be told now is told again for a while; after that readers
+ * find out by themselves, and report it.
  *
- * A key that this member has anew must not reach its owner before what the owner is still to forget under it: it would take the new object for one that exists already. OwnerCalls therefore has the
- * Forgetter tell that first.
+ * A key that this member has anew must not reach its owner before what the owner is still to forget under it: it would
+ * take the new object for one that exists already. OwnerCalls therefore has the Forgetter tell that first.
  */
 import { Canceller } from "../base/cancel.js";
 import type { Clock, Timer } from "../base/clock.js";
@@ -64,8 +65,8 @@ export class Forgetter implements EarlierForgets {
   }
 
   /**
-   * Tells this owner what it is to forget under these keys, and waits for what it is being told already. Resolves with what the owner said instead if it can't be told; undefined, at once, if there is nothing
-   * to tell.
+   * Tells this owner what it is to forget under these keys, and waits for what it is being told already. Resolves with
+   * what the owner said instead if it can't be told; undefined, at once, if there is nothing to tell.
    */
   tellFirst(owner: number, epoch: bigint, keys: KeyBatch): Promise<OwnerAnswer | undefined> | undefined {
     if (this.#count === 0 && this.#asked.size === 0) {

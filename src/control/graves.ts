@@ -1,10 +1,14 @@
 /**
- * Graves: versions that were deleted while a holder of them could not be told, or not all holders may be known, and so may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops
- * that it owes; but a key may have another owner by then, which knows neither. So each change of the ring tells graves to those who own their keys now; and since the owner may die before that, it gives each to HEIRS other
- * members at once, which do the same.
+ * Graves: versions that were deleted while a holder of them could not be told, or not all holders may be known, and so
+ * may be announced once more. The owner that ended them refuses that, by its tombstones and by the drops that it owes;
+ * but a key may have another owner by then, which knows neither. So each change of the ring tells graves to those who
+ * own their keys now; and since the owner may die before that, it gives each to HEIRS other members at once, which do
+ * the same.
  *
- * What is in a grave is true for ever (generations are never given twice), so it needs no epoch, and telling it twice does no harm. A holder that announces before its grave has arrived is believed for that long: the new owner
- * takes the key up, and drops it when the grave comes. Graves are lost when their owner and its heirs die before the ring changes.
+ * What is in a grave is true for ever (generations are never given twice), so it needs no epoch, and telling it twice
+ * does no harm. A holder that announces before its grave has arrived is believed for that long: the new owner takes the
+ * key up, and drops it when the grave comes. Graves are lost when their owner and its heirs die before the ring
+ * changes.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { withDeadline } from "../base/deadline.js";
@@ -57,7 +61,10 @@ export class Graves {
     return this.#graves.size;
   }
 
-  /** These versions have ended here, and their holders could not be told, or may not all be known. Resolves when others keep them too, or don't answer soon. Never rejects. */
+  /**
+   * These versions have ended here, and their holders could not be told, or may not all be known. Resolves when others
+   * keep them too, or don't answer soon. Never rejects.
+   */
   async bury(versions: readonly DroppedVersion[]): Promise<void> {
     const news = this.#keep(versions);
     if (news.length > 0) {
@@ -92,7 +99,10 @@ export class Graves {
     return [...news.values()];
   }
 
-  /** Tells those who own the keys now. Resolves when each has taken its graves, or does not answer soon; then it is told again and again. Never rejects. */
+  /**
+   * Tells those who own the keys now. Resolves when each has taken its graves, or does not answer soon; then it is told
+   * again and again. Never rejects.
+   */
   async setView(view: MembershipView): Promise<void> {
     this.#view = view;
     this.#retryTimer?.cancel();

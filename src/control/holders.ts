@@ -1,6 +1,6 @@
 /**
- * Holders: dropping and describing objects where they are. The serving half answers for this member's sidecar; the asking half reaches any member, and keeps
- * in mind what could not be dropped.
+ * Holders: dropping and describing objects where they are. The serving half answers for this member's sidecar; the
+ * asking half reaches any member, and keeps in mind what could not be dropped.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -31,7 +31,10 @@ export interface HolderOptions {
   requestTimeoutMs: number;
   /** Objects of this member's own are about to be dropped; `epoch` is the ring under which that was decided. */
   onDrop: (objects: readonly DroppedObject[], epoch: bigint) => void;
-  /** These versions ended, and a holder of each could not be told, or not all of them may be known. Resolves when others keep that in mind too, or soon; never rejects. */
+  /**
+   * These versions ended, and a holder of each could not be told, or not all of them may be known. Resolves when others
+   * keep that in mind too, or soon; never rejects.
+   */
   onOwed: (versions: readonly DroppedVersion[]) => Promise<void>;
   /** May there be holders that this member doesn't know of? */
   inDoubt: () => boolean;
@@ -61,14 +64,18 @@ interface OwedDrop extends DroppedObject {
 const PENDING_DROPS_MAX = 100_000;
 const DROP_RETRY_MS = 1_000;
 /**
- * How much of a request's time an owner waits for holders to drop what it has decided to end. Together with the patience that it may have had before (OWNER_PATIENCE_SHARE) it
- * stays below what its askers wait: the owner has decided, and its answer must reach them.
+ * How much of a request's time an owner waits for holders to drop what it has decided to end. Together with the
+ * patience that it may have had before (OWNER_PATIENCE_SHARE) it stays below what its askers wait: the owner has
+ * decided, and its answer must reach them.
  */
 const DROP_WAIT_SHARE = 1 / 3;
 /** Objects in one question to a holder. */
 const OBJECTS_PER_QUESTION_MAX = 10_000;
 
-/** Objects in one question for their blobs: 1,000 of 512 blobs are answered with 4 MiB. A question whose answer is too much is asked in halves. */
+/**
+ * Objects in one question for their blobs: 1,000 of 512 blobs are answered with 4 MiB. A question whose answer is too
+ * much is asked in halves.
+ */
 const OBJECTS_PER_DESCRIPTION_MAX = 1_000;
 
 /** Answers for this member's own sidecar. */
@@ -153,11 +160,13 @@ export class Holders {
   }
 
   /**
-   * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder has answered, can't be reached, or has taken a third of a request's time.
-   * Never rejects: what could not be dropped is kept in mind, tried again, and refused when its holder announces it.
+   * Has these versions, which ended under the ring `epoch`, dropped at every location, and resolves when each holder
+   * has answered, can't be reached, or has taken a third of a request's time. Never rejects: what could not be dropped
+   * is kept in mind, tried again, and refused when its holder announces it.
    *
-   * `isRemoved`: the keys were deleted. Of a version that was replaced others are not told: the newer one tells that it is old, and if that one's setter dies before it is sealed, the older one, which the setter has still, is all
-   * that is left.
+   * `isRemoved`: the keys were deleted. Of a version that was replaced others are not told: the newer one tells that it
+   * is old, and if that one's setter dies before it is sealed, the older one, which the setter has still, is all that
+   * is left.
    */
   async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint, isRemoved: boolean): Promise<void> {
     const { inDoubt, onOwed } = this.#options;

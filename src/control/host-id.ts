@@ -1,5 +1,6 @@
 /**
- * Which members run on the same machine: those with the same boot id, user and network namespace can share memory and abstract sockets.
+ * Which members run on the same machine: those with the same boot id, user and network namespace can share memory and
+ * abstract sockets.
  */
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname, userInfo } from "node:os";

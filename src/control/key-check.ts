@@ -1,5 +1,6 @@
 /**
- * The check that every batch of keys passes where it enters the control process, whoever sent it: in Wasm, by the cluster's rule.
+ * The check that every batch of keys passes where it enters the control process, whoever sent it: in Wasm, by the
+ * cluster's rule.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {

@@ -1,5 +1,6 @@
 /**
- * KeyEnds: how the last keys of an owner were lost, for who asks why a key isn't there. A memory of bounded size, that nothing depends on.
+ * KeyEnds: how the last keys of an owner were lost, for who asks why a key isn't there. A memory of bounded size, that
+ * nothing depends on.
  */
 import type { Clock } from "../base/clock.js";
 

@@ -1,6 +1,6 @@
 /**
- * Operations, flags and sizes of the messages between control process and sidecar, as far as TypeScript needs them. The definition is
- * native/queue/layout.h; test/contract/layout.test.ts compares the two.
+ * Operations, flags and sizes of the messages between control process and sidecar, as far as TypeScript needs them. The
+ * definition is native/queue/layout.h; test/contract/layout.test.ts compares the two.
  */
 
 export const Op = {

@@ -1,9 +1,13 @@
 /**
- * LeaseGuard: may this member decide for the keys that it owns? Once its lease has ended others own them, though it may not have heard of it: it was stopped, or does not reach the store. From the time at which its
- * lease may have ended, by its own clock, it gives no answer as an owner that claims something (a miss, a removal, a set), until it has joined again.
+ * LeaseGuard: may this member decide for the keys that it owns? Once its lease has ended others own them, though it may
+ * not have heard of it: it was stopped, or does not reach the store. From the time at which its lease may have ended,
+ * by its own clock, it gives no answer as an owner that claims something (a miss, a removal, a set), until it has
+ * joined again.
  *
- * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts) about every WITNESS_MS, each at times of its own, and in a large cluster half as often once they agree; if most of them have the same ring, and their leases may have ended too, it
- * goes on. Two of them that are cut off together with it from everyone else would be wrong witnesses.
+ * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts)
+ * about every WITNESS_MS, each at times of its own, and in a large cluster half as often once they agree; if most of
+ * them have the same ring, and their leases may have ended too, it goes on. Two of them that are cut off together with
+ * it from everyone else would be wrong witnesses.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import type { Logger } from "../base/log.js";
@@ -32,7 +36,10 @@ export interface LeaseGuardOptions {
 const WITNESS_MS = 300;
 /** So long an excuse lasts from when it was asked for. */
 const EXCUSE_MS = 1_000;
-/** Shares of WITNESS_MS between two looks, the least and the most: what ended for all at once is not asked for by all at once. */
+/**
+ * Shares of WITNESS_MS between two looks, the least and the most: what ended for all at once is not asked for by all at
+ * once.
+ */
 const SPREAD_MIN = 0.75;
 const SPREAD_MAX = 1.25;
 /** Above so many members, those that are excused ask half as often: all of them ask the same three. */

@@ -1,5 +1,6 @@
 /**
- * What a member that is about to leave holds: host objects with what another one needs to take them over, where else they are, and how many device objects end with it.
+ * What a member that is about to leave holds: host objects with what another one needs to take them over, where else
+ * they are, and how many device objects end with it.
  */
 import { StatusCode } from "../base/errors.js";
 import { decodeKey, encodeKeys, FAMILY_DEVICE_CACHE, keyCountOf, readCommit } from "../decision/index.js";
@@ -64,7 +65,10 @@ function takeChunk(chunk: HeldChunk, held: Held[], list: LeavingList): void {
   }
 }
 
-/** Those that their owners know at this member under this very version. What they don't know any more is about to be dropped, and not to be moved. */
+/**
+ * Those that their owners know at this member under this very version. What they don't know any more is about to be
+ * dropped, and not to be moved.
+ */
 async function locate(held: readonly Held[], options: ListOptions, list: LeavingList): Promise<LeavingObject[]> {
   const { calls, signal } = options;
   const keys = encodeKeys(held.map(({ key }) => key));

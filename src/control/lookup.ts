@@ -1,8 +1,9 @@
 /**
- * A sidecar's lookup (kLookup): where the keys of a get are, and the plan for reading them; answered bit by bit, as keys are found or given up.
+ * A sidecar's lookup (kLookup): where the keys of a get are, and the plan for reading them; answered bit by bit, as
+ * keys are found or given up.
  *
- * Each owner is asked for its keys on its own, and keys that are not there yet are waited for there, so that nothing holds up a key that is. The plan is the
- * Wasm's.
+ * Each owner is asked for its keys on its own, and keys that are not there yet are waited for there, so that nothing
+ * holds up a key that is. The plan is the Wasm's.
  */
 import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -53,7 +54,9 @@ interface Wanted {
   sliceBytesMax: number;
 }
 
-/** A key that was decided: found (OK), there under another family (INVALID), both with where its record is; or given up. */
+/**
+ * A key that was decided: found (OK), there under another family (INVALID), both with where its record is; or given up.
+ */
 interface Decided {
   index: number;
   code: StatusCode;

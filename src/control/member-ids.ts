@@ -1,8 +1,9 @@
 /**
- * MemberIds: what the members of a cluster share in the store beside their records: the counter that gives ids, and the settings that all must have alike.
+ * MemberIds: what the members of a cluster share in the store beside their records: the counter that gives ids, and the
+ * settings that all must have alike.
  *
- * A store that has lost its data (or is an older backup) has neither. So an id is drawn above all that are in use, and a member that comes back puts back what is missing: the counter, above every id that it knows, and
- * the settings.
+ * A store that has lost its data (or is an older backup) has neither. So an id is drawn above all that are in use, and
+ * a member that comes back puts back what is missing: the counter, above every id that it knows, and the settings.
  */
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
@@ -49,7 +50,10 @@ export class MemberIds {
     return id;
   }
 
-  /** What all members must have alike. The first one writes it; who comes with something else is refused before it is seen by the others. */
+  /**
+   * What all members must have alike. The first one writes it; who comes with something else is refused before it is
+   * seen by the others.
+   */
   async agree(): Promise<void> {
     const { keyRule, tokenMark, clusterName } = this.#options;
     await this.#agreeOn("key_rule", keyRule, (agreed) => {
@@ -76,7 +80,10 @@ export class MemberIds {
     }
   }
 
-  /** Those that start at the same time draw apart: all at once they would ask the store as often as there are pairs of them. */
+  /**
+   * Those that start at the same time draw apart: all at once they would ask the store as often as there are pairs of
+   * them.
+   */
   async take(): Promise<number> {
     const { store, clock, random } = this.#options;
     const signal = this.#signal;

@@ -2,18 +2,22 @@
  * Membership: who is in the cluster, as the store says, and this process as one of them.
  *
  *   hbmesh/<cluster>/settings/key_rule   the rule that all members keep; written by the first
- *   hbmesh/<cluster>/settings/cluster_token   what tells that a worker has the token of all members, or that they have none; written by the first
- *   hbmesh/<cluster>/next_member_id      counter, compare-and-swap
+ *   hbmesh/<cluster>/settings/cluster_token   what tells that a worker has the token of all members, or that they have
+ *   none; written by the first hbmesh/<cluster>/next_member_id      counter, compare-and-swap
  *   hbmesh/<cluster>/members/<id>        Member, bound to the member's lease
- *   hbmesh/<cluster>/members/<id>/leaves empty, bound to the same lease: written by a member before it leaves as planned, so that the others know that its bytes go with it
+ *   hbmesh/<cluster>/members/<id>/leaves empty, bound to the same lease: written by a member before it leaves as
+ *   planned, so that the others know that its bytes go with it
  *
- * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same epoch: it counts only changes that
- * came as such, and the first one that counts is this member's own record. After a gap in the watch a member writes its record again, and so gives all of them a new one.
+ * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same
+ * epoch: it counts only changes that came as such, and the first one that counts is this member's own record. After a
+ * gap in the watch a member writes its record again, and so gives all of them a new one.
  *
- * A store that has lost its data gives ids, and revisions, from the beginning. So a record is only ever written where none of another worker is: who finds its id taken goes on under another one. And who comes back puts back
- * what must be there for all: the counter, above all ids that it knows, and the settings.
+ * A store that has lost its data gives ids, and revisions, from the beginning. So a record is only ever written where
+ * none of another worker is: who finds its id taken goes on under another one. And who comes back puts back what must
+ * be there for all: the counter, above all ids that it knows, and the settings.
  *
- * A view is published at once; only when many changes come in a row it takes several of them, the more the larger the cluster is: a thousand that start would else build a ring of a thousand a thousand times.
+ * A view is published at once; only when many changes come in a row it takes several of them, the more the larger the
+ * cluster is: a thousand that start would else build a ring of a thousand a thousand times.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Clock, Timer } from "../base/clock.js";
@@ -38,7 +42,10 @@ export interface MembershipView {
   selfId: number;
   /** Live members by id, at most one for each worker address: the one that joined last. */
   members: ReadonlyMap<number, MemberEntry>;
-  /** Ids of those that have left as planned, as far as this member saw it; of another id that is gone it may still run, unseen. */
+  /**
+   * Ids of those that have left as planned, as far as this member saw it; of another id that is gone it may still run,
+   * unseen.
+   */
   left: ReadonlySet<number>;
   /** A member came and went between the view before and this one. Others may have had a view with it. */
   passed: boolean;
@@ -222,7 +229,10 @@ export class Membership {
     return work;
   }
 
-  /** Where no other worker has written its own. Returns the revision, which is none that this record had before: a store that has lost its data counts anew. */
+  /**
+   * Where no other worker has written its own. Returns the revision, which is none that this record had before: a store
+   * that has lost its data counts anew.
+   */
   async #putRecord(leaseId: bigint): Promise<bigint> {
     const { store, log, describeSelf } = this.#options;
     const { signal } = this.#ending;
@@ -374,7 +384,10 @@ export class Membership {
     }
   }
 
-  /** This member's record was deleted (at this revision), or may have been unseen: its lease ended, or another process has its address now. */
+  /**
+   * This member's record was deleted (at this revision), or may have been unseen: its lease ended, or another process
+   * has its address now.
+   */
   async #returnOrEnd(endedAt?: bigint): Promise<void> {
     const { workerAddress } = this.#options.describeSelf();
     for (const { member } of this.#known.values()) {

@@ -1,6 +1,6 @@
 /**
- * How control processes reach each other: listen with services, connect to an address. The real one is the lean link over TCP; tests and
- * simulations pass another.
+ * How control processes reach each other: listen with services, connect to an address. The real one is the lean link
+ * over TCP; tests and simulations pass another.
  */
 import type { Transport } from "@connectrpc/connect";
 import type { LinkRoutes } from "../rpc/link-routes.js";
@@ -20,8 +20,12 @@ export interface ControlConnection {
 export interface ControlNetwork {
   /** `onEnd`: a connection that a peer had made ended, however that was; with the IP address that it came from. */
   listen(address: string, routes: LinkRoutes, onEnd?: (host: string) => void): Promise<ControlListener>;
-  /** Connects at first use, and again after a loss. `onLost`: an open connection ended, though it was not closed here. */
+  /**
+   * Connects at first use, and again after a loss. `onLost`: an open connection ended, though it was not closed here.
+   */
   connect(address: string, onLost?: () => void): ControlConnection;
-  /** True: the host of this address answers, and nobody listens there. Never rejects. Absent where that can't be told. */
+  /**
+   * True: the host of this address answers, and nobody listens there. Never rejects. Absent where that can't be told.
+   */
   isRefused?(address: string): Promise<boolean>;
 }

@@ -51,7 +51,10 @@ export async function lookupAll(calls: OwnerCalls, keys: KeyBatch, signal?: Canc
   return answer;
 }
 
-/** Blob sizes of what a lookup found, in its order; undefined where nothing was found. A holder that can't be asked fails its keys in `answer`. */
+/**
+ * Blob sizes of what a lookup found, in its order; undefined where nothing was found. A holder that can't be asked
+ * fails its keys in `answer`.
+ */
 export async function describeFound(answer: Answer, holders: Holders): Promise<(readonly bigint[] | undefined)[]> {
   const { results, errors } = answer;
   const byMember = new Map<number, { index: number; object: HeldObject }[]>();

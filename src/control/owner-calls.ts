@@ -1,6 +1,7 @@
 /**
- * OwnerCalls: the asker's side of the directory. Splits a batch by owner (in Wasm), asks the owners at once, merges their answers, and asks again when the
- * ring has changed. Every key gets an answer: a code of its own where its owner could not be asked.
+ * OwnerCalls: the asker's side of the directory. Splits a batch by owner (in Wasm), asks the owners at once, merges
+ * their answers, and asks again when the ring has changed. Every key gets an answer: a code of its own where its owner
+ * could not be asked.
  */
 import { Canceller, type CancelSignal, EitherSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -163,8 +164,9 @@ export class OwnerCalls {
   }
 
   /**
-   * A commit whose keys stay known whatever the ring does meanwhile: an owner that took them over under an older ring may not own them any more, so they are announced to those who do.
-   * `records` are CommitRecords that name this member.
+   * A commit whose keys stay known whatever the ring does meanwhile: an owner that took them over under an older ring
+   * may not own them any more, so they are announced to those who do. `records` are CommitRecords that name this
+   * member.
    */
   commit(question: CommitQuestion): Promise<Answer> {
     return this.#settle({ ...question, method: "commit", recordBytes: COMMIT_RECORD_BYTES }, "announce");
@@ -197,8 +199,9 @@ export class OwnerCalls {
   }
 
   /**
-   * Asks once more for some of the keys, and enters what has failed. They are committed: only what an owner decided about a key may end it. Where none did, the key is in doubt, whatever the reason: the object is
-   * known, or will be, and under `replace` the bytes before it are gone.
+   * Asks once more for some of the keys, and enters what has failed. They are committed: only what an owner decided
+   * about a key may end it. Where none did, the key is in doubt, whatever the reason: the object is known, or will be,
+   * and under `replace` the bytes before it are gone.
    */
   async #repeatFor(
     indexes: readonly number[],
@@ -254,7 +257,10 @@ export class OwnerCalls {
     }
   }
 
-  /** Asks one owner once. No promise when this member owns the keys and answers at once. Never throws; rejects only when the signal aborts, or at shutdown. */
+  /**
+   * Asks one owner once. No promise when this member owns the keys and answers at once. Never throws; rejects only when
+   * the signal aborts, or at shutdown.
+   */
   askOwner(owner: number, epoch: bigint, part: OwnerPart, question: Question): OwnerAnswer | Promise<OwnerAnswer> {
     if (owner === 0) {
       return { t: "failed", error: new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, NO_OWNER) };
@@ -271,7 +277,8 @@ export class OwnerCalls {
     const understand = (reply: OwnerReply): OwnerAnswer => readReply(reply, keyCountOf(part.keys));
     let reply: OwnerSays;
     try {
-      // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of that.
+      // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of
+      // that.
       this.#throwIfEnded(question);
       reply = this.#call(owner, epoch, part, question);
       if (!(reply instanceof Promise)) {
@@ -446,8 +453,8 @@ function mergeAnswer(
         existed.add(position);
       }
     }
-    // An announcement's or a commit's TRY_AGAIN is final: another version is newer. So is doubt, which lasts. A commit that
-    // reserves too has no version yet.
+    // An announcement's or a commit's TRY_AGAIN is final: another version is newer. So is doubt, which lasts. A commit
+    // that reserves too has no version yet.
     const final = method === "announce" || (method === "commit" && !reserves) || results.inDoubt(position);
     const undecided = results.code(position) === StatusCode.TRY_AGAIN && !final;
     if (said.t === "stale" || undecided) {

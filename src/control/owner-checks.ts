@@ -1,5 +1,6 @@
 /**
- * Checks of what members ask an owner, and the small changes that an owner makes to results of the directory before it sends them.
+ * Checks of what members ask an owner, and the small changes that an owner makes to results of the directory before it
+ * sends them.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
@@ -20,7 +21,10 @@ export const EXISTENCE_REPLACE = 2;
 
 /** Of AddLocation: the member takes the object over for good; else it offers a copy. */
 export const LOCATION_STAYS = 1;
-/** Locations from which on no further copy is taken up: the last place is for the object itself, whose worker may be away. */
+/**
+ * Locations from which on no further copy is taken up: the last place is for the object itself, whose worker may be
+ * away.
+ */
 const COPIES_MAX = LOCATIONS_MAX - 1;
 
 export function checkExistence(value: number): ExistenceMode {
@@ -93,7 +97,10 @@ export function doubtRemovals(results: Results): Results {
   return results;
 }
 
-/** Positions of the versions that are there, and of which the asker may be a further location. `results` tell what is known of the keys; why others are refused is entered there. */
+/**
+ * Positions of the versions that are there, and of which the asker may be a further location. `results` tell what is
+ * known of the keys; why others are refused is entered there.
+ */
 export function admitLocations(
   { records, existence, family }: Pick<DirectoryRequest, "records" | "existence" | "family">,
   results: Results,
@@ -111,7 +118,8 @@ export function admitLocations(
     if (results.generation(index) !== generation) {
       results.fail(index, StatusCode.NOT_FOUND);
     } else if (isHost && known.some((location) => location.slot !== slot)) {
-      // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its bytes.
+      // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its
+      // bytes.
       results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
     } else if (isHost && !stays && known.length === 0 && locations.length >= COPIES_MAX) {
       results.fail(index, StatusCode.NO_SPACE);
@@ -144,10 +152,11 @@ export function allTryAgain(keys: KeyBatch): Uint8Array {
 }
 
 /**
- * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes reach
- * into the next epoch's range. So members tell each other, as they conclude for an epoch, the highest one that each knows,
- * and give only such as are above all of them; one that starts anew is told what is held before it gives any. An epoch is a revision of the store, which others count up too: only its low
- * 23 bits are used, so that 2^47 generations are always left above.
+ * Where an epoch's generations begin: above 24 bits of counter and 16 bits of member. 2^24 sets between two changes
+ * reach into the next epoch's range. So members tell each other, as they conclude for an epoch, the highest one that
+ * each knows, and give only such as are above all of them; one that starts anew is told what is held before it gives
+ * any. An epoch is a revision of the store, which others count up too: only its low 23 bits are used, so that 2^47
+ * generations are always left above.
  */
 export function firstGenerationOf(epoch: bigint): bigint {
   return BigInt.asUintN(GENERATION_EPOCH_BITS, epoch) << GENERATION_BITS;

@@ -1,6 +1,6 @@
 /**
- * Peers: the other members as callable services. Links are made at first use, kept, and closed when their member is gone. Calls to this member itself never
- * come here.
+ * Peers: the other members as callable services. Links are made at first use, kept, and closed when their member is
+ * gone. Calls to this member itself never come here.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";

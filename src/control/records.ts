@@ -1,6 +1,6 @@
 /**
- * Batches of records as the control plane handles them: results that are merged and changed in place, and the payloads of messages with the sidecar.
- * Single records are read and written by src/decision/layout.ts.
+ * Batches of records as the control plane handles them: results that are merged and changed in place, and the payloads
+ * of messages with the sidecar. Single records are read and written by src/decision/layout.ts.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
@@ -22,7 +22,10 @@ import {
   writeU32,
 } from "../decision/index.js";
 
-/** With TRY_AGAIN in answers of owners: asking again soon is of no use, since a worker that may hold the key is missing (vanished.ts). */
+/**
+ * With TRY_AGAIN in answers of owners: asking again soon is of no use, since a worker that may hold the key is missing
+ * (vanished.ts).
+ */
 const FLAG_DOUBT = 4;
 
 /** Results of a batch, one ResultRecord a key, read and changed in place. */
@@ -161,7 +164,10 @@ export function stampMember(records: Uint8Array, member: number): Uint8Array {
   return stamped;
 }
 
-/** A copy of ResultRecords whose first location is this member's: a sidecar does not know its own id. Throws when the last one is cut short. */
+/**
+ * A copy of ResultRecords whose first location is this member's: a sidecar does not know its own id. Throws when the
+ * last one is cut short.
+ */
 export function stampFirstLocation(records: Uint8Array, member: number): Uint8Array {
   const stamped = new Uint8Array(records);
   const view = viewOf(stamped);

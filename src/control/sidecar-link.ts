@@ -1,5 +1,6 @@
 /**
- * SidecarLink: questions to the sidecar over its port, with replies; and the sidecar's own messages, handed on. Everything pending ends with the port.
+ * SidecarLink: questions to the sidecar over its port, with replies; and the sidecar's own messages, handed on.
+ * Everything pending ends with the port.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { createDeferred, withDeadline } from "../base/deadline.js";
@@ -80,8 +81,8 @@ export class SidecarLink {
   }
 
   /**
-   * Begins to receive. `onRequest` gets what the sidecar asks; `onClose` is called once. Either may be called before this returns: the port may have kept messages, and may
-   * have closed.
+   * Begins to receive. `onRequest` gets what the sidecar asks; `onClose` is called once. Either may be called before
+   * this returns: the port may have kept messages, and may have closed.
    */
   attach(onRequest: (message: PortMessage) => void, onClose: (reason: HbmeshError) => void): void {
     this.#port.onMessage((message) => {
@@ -168,7 +169,10 @@ export class SidecarLink {
     };
   }
 
-  /** The worker is about to leave and takes no new objects, or takes them again. Answers how many sets that had begun before are under way. */
+  /**
+   * The worker is about to leave and takes no new objects, or takes them again. Answers how many sets that had begun
+   * before are under way.
+   */
   async setLeaving(leaving: boolean, timeoutMs: number): Promise<number> {
     const what = leaving ? "taking no new objects" : "taking objects again";
     const reply = await this.#ask(Op.drain, new Uint8Array(0), 0, timeoutMs, what, undefined, leaving ? 1n : 0n);
@@ -280,8 +284,8 @@ export class SidecarLink {
   }
 
   /**
-   * False: the queue is full. A message that never fits is refused to whom it concerns: the question fails, or OUT_OF_RANGE is the reply. Any other fault means that the port is
-   * closing, which onClose will tell.
+   * False: the queue is full. A message that never fits is refused to whom it concerns: the question fails, or
+   * OUT_OF_RANGE is the reply. Any other fault means that the port is closing, which onClose will tell.
    */
   #trySend(message: PortMessage): boolean {
     try {
@@ -327,7 +331,10 @@ export class SidecarLink {
   }
 }
 
-/** codes u32 x count, padded to 8 │ counts u32 x count, padded to 8 │ blob sizes u64 x the sum of the counts │ flags u32 x count */
+/**
+ * codes u32 x count, padded to 8 │ counts u32 x count, padded to 8 │ blob sizes u64 x the sum of the counts │ flags u32
+ * x count
+ */
 function decodeDescribed(payload: Uint8Array, count: number): HeldDescription[] {
   const codes = decodeCodes(payload, count);
   const counts = decodeCodes(payload.subarray(Math.min(alignTo8(4 * count), payload.byteLength)), count);

@@ -1,6 +1,6 @@
 /**
- * What the sidecar asks of its control process, answered one by one. A request that can't be answered at all is refused with a code and a text; else each key has
- * its own record. Replies carry the records without the keys.
+ * What the sidecar asks of its control process, answered one by one. A request that can't be answered at all is refused
+ * with a code and a text; else each key has its own record. Replies carry the records without the keys.
  */
 import { Canceller } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -149,7 +149,8 @@ export class SidecarRequests {
   async #commit(message: PortMessage): Promise<void> {
     const existence = existenceOf(message);
     const answer = await this.#options.calls.commit({ ...this.#committed(message), existence });
-    // Nothing may come between the last look at the epoch and the reply: what the sidecar seals before it is asked what it holds is announced.
+    // Nothing may come between the last look at the epoch and the reply: what the sidecar seals before it is asked what
+    // it holds is announced.
     this.#reply(message, answer);
     if (existence === EXISTENCE_REPLACE) {
       await this.#dropReplacedHere(answer);
@@ -157,8 +158,8 @@ export class SidecarRequests {
   }
 
   /**
-   * The sidecar swaps an older version of its own as it seals the new one. If the new one was removed before that, there is no seal, and nobody else would ever drop the older
-   * one: the owner left it to the sidecar.
+   * The sidecar swaps an older version of its own as it seals the new one. If the new one was removed before that,
+   * there is no seal, and nobody else would ever drop the older one: the owner left it to the sidecar.
    */
   async #dropReplacedHere({ results }: Answer): Promise<void> {
     const { calls, config, log } = this.#options;

@@ -1,6 +1,6 @@
 /**
- * SidecarSupervisor: keeps one sidecar running. When it dies, everything that waited for it fails, and another one is started that adopts the objects of the first. A
- * sidecar that dies again and again ends the worker, with the cause.
+ * SidecarSupervisor: keeps one sidecar running. When it dies, everything that waited for it fails, and another one is
+ * started that adopts the objects of the first. A sidecar that dies again and again ends the worker, with the cause.
  */
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
@@ -79,8 +79,8 @@ export class SidecarSupervisor {
   }
 
   /**
-   * Takes over what an earlier control process left running, else starts a sidecar. Rejects when the first one doesn't start: that is a fault of the configuration, which a restart would
-   * repeat.
+   * Takes over what an earlier control process left running, else starts a sidecar. Rejects when the first one doesn't
+   * start: that is a fault of the configuration, which a restart would repeat.
    */
   async start(): Promise<void> {
     const { spawn, takeOver, log } = this.#options;

@@ -1,11 +1,14 @@
 /**
- * SidecarWatch: does the sidecar still do anything? Its death is told by its socket; one that lives but is stuck, or stopped (SIGSTOP), says nothing, and holds up whoever waits for it: clients, readers, and every change of
- * the ring, in which this worker has to tell what it holds.
+ * SidecarWatch: does the sidecar still do anything? Its death is told by its socket; one that lives but is stuck, or
+ * stopped (SIGSTOP), says nothing, and holds up whoever waits for it: clients, readers, and every change of the ring,
+ * in which this worker has to tell what it holds.
  *
- * Asked for its figures every TICK_SHARE of `hangMs`. Silent for SILENT_SHARE of `hangMs` it counts as hung: the worker says so, and holds up the ring no longer; after all of `hangMs` it is to be killed.
+ * Asked for its figures every TICK_SHARE of `hangMs`. Silent for SILENT_SHARE of `hangMs` it counts as hung: the worker
+ * says so, and holds up the ring no longer; after all of `hangMs` it is to be killed.
  *
- * A loaded machine must not look like that. Time counts by this process's own ticks, each once however late it comes: a machine that stands still, or gives nobody a core, makes no silence. Nor does a tick count at which the
- * sidecar's loop is runnable: it has work, and waits for a core or is at it. What never sleeps and never answers is not found.
+ * A loaded machine must not look like that. Time counts by this process's own ticks, each once however late it comes: a
+ * machine that stands still, or gives nobody a core, makes no silence. Nor does a tick count at which the sidecar's
+ * loop is runnable: it has work, and waits for a core or is at it. What never sleeps and never answers is not found.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import type { Logger } from "../base/log.js";

@@ -1,7 +1,9 @@
 /**
- * Taking: what members say to each other as one of them leaves: how much room there is, and which objects to take over. The serving half asks this member's sidecar; the asking half reaches any member.
+ * Taking: what members say to each other as one of them leaves: how much room there is, and which objects to take over.
+ * The serving half asks this member's sidecar; the asking half reaches any member.
  *
- * The member that is to have an object reads it, as a reader does, and then is a location of it: the one that leaves must only lend it, and drops its own when it is told that the other one has it.
+ * The member that is to have an object reads it, as a reader does, and then is a location of it: the one that leaves
+ * must only lend it, and drops its own when it is told that the other one has it.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeKeys } from "../decision/index.js";
@@ -29,7 +31,10 @@ export interface TakingOptions {
   requestTimeoutMs: number;
 }
 
-/** A transfer that is slower than this, in bytes a millisecond, is given up by the sidecar that reads (its --floor_mb_s). */
+/**
+ * A transfer that is slower than this, in bytes a millisecond, is given up by the sidecar that reads (its
+ * --floor_mb_s).
+ */
 const FLOOR_BYTES_PER_MS = 10_000;
 /** More than the sidecar allows beyond that, so that its answer comes first. */
 const SETUP_MS = 10_000;
@@ -76,7 +81,10 @@ export async function askRoom(peers: Peers, member: number, timeoutMs: number): 
   }
 }
 
-/** Has a member take objects of this one over. One code an object; rejects when it can't be asked, and then nothing is known of any. */
+/**
+ * Has a member take objects of this one over. One code an object; rejects when it can't be asked, and then nothing is
+ * known of any.
+ */
 export async function askToTake(
   peers: Peers,
   member: number,
@@ -125,7 +133,10 @@ export function encodeOffered(objects: readonly OfferedObject[], member: number)
   return payload;
 }
 
-/** What an object takes of an arena (ObjectStore::ExtentBytes): header, blob sizes and key, and the payload behind them, each to a multiple of 64. */
+/**
+ * What an object takes of an arena (ObjectStore::ExtentBytes): header, blob sizes and key, and the payload behind them,
+ * each to a multiple of 64.
+ */
 export function extentBytes(key: string, blobs: number, payloadBytes: number): number {
   const alignTo64 = (bytes: number): number => Math.ceil(bytes / 64) * 64;
   return alignTo64(alignTo64(48 + 8 * blobs + Buffer.byteLength(key)) + payloadBytes);

@@ -1,10 +1,13 @@
 /**
- * Told: what the owners know already of the objects that this member holds, so that a change of the ring costs only what it moves.
+ * Told: what the owners know already of the objects that this member holds, so that a change of the ring costs only
+ * what it moves.
  *
- * When a run of announcements has told every owner everything, its ring is kept as the base. After later changes an owner needs to be told only of keys that another one owned under the base: what
- * it knew then it still knows, and what was committed since was committed to it, since between two rings in both of which it owns a key it has owned it all the time. That holds for owners that have been
- * members since the base; others (new, or back after their lease ended) know nothing, and are told everything. It does not hold when a member came and went since the base: keys were its own in between. Nor
- * when this member itself has started anew, since owners forget then what it told before.
+ * When a run of announcements has told every owner everything, its ring is kept as the base. After later changes an
+ * owner needs to be told only of keys that another one owned under the base: what it knew then it still knows, and what
+ * was committed since was committed to it, since between two rings in both of which it owns a key it has owned it all
+ * the time. That holds for owners that have been members since the base; others (new, or back after their lease ended)
+ * know nothing, and are told everything. It does not hold when a member came and went since the base: keys were its own
+ * in between. Nor when this member itself has started anew, since owners forget then what it told before.
  */
 import type { Decisions } from "../decision/index.js";
 import type { MemberEntry, MembershipView } from "./membership.js";

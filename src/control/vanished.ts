@@ -1,6 +1,7 @@
 /**
- * Vanished: workers whose lease ended although they did not leave. They may run on, unseen (paused, cut off from the store), and hold keys that nobody else has: for a while what an
- * owner does not find is not a sure miss. That ends when the worker is a member again (then it announces, as all do) or counts as dead.
+ * Vanished: workers whose lease ended although they did not leave. They may run on, unseen (paused, cut off from the
+ * store), and hold keys that nobody else has: for a while what an owner does not find is not a sure miss. That ends
+ * when the worker is a member again (then it announces, as all do) or counts as dead.
  *
  * An owner that joined later has not seen who vanished: the others tell it as they announce for the epoch.
  */

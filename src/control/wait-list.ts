@@ -1,5 +1,6 @@
 /**
- * WaitList: requests that wait until something happens to one of their keys, or to all waiters, for a bounded time. Bounded in number as well.
+ * WaitList: requests that wait until something happens to one of their keys, or to all waiters, for a bounded time.
+ * Bounded in number as well.
  */
 import type { CancelSignal } from "../base/cancel.js";
 import type { Clock } from "../base/clock.js";
@@ -29,7 +30,10 @@ export class WaitList {
     return this.#waiters.size === 0;
   }
 
-  /** Resolves when it is woken or the time is over; the caller looks again in either case. Rejects when the signal aborts. */
+  /**
+   * Resolves when it is woken or the time is over; the caller looks again in either case. Rejects when the signal
+   * aborts.
+   */
   wait(keys: readonly string[], timeoutMs: number, signal: CancelSignal): Promise<void> {
     if (this.#closed !== undefined) {
       return Promise.reject(this.#closed);

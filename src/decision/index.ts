@@ -1,4 +1,6 @@
-/** The decisions of the control plane: their interface, the Wasm that answers it, and the records that cross the border. */
+/**
+ * The decisions of the control plane: their interface, the Wasm that answers it, and the records that cross the border.
+ */
 export type {
   Decisions,
   Directory,

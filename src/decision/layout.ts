@@ -1,6 +1,6 @@
 /**
- * Readers and writers of the flat records that the Wasm module, the sidecar and the owners exchange. The layouts are those
- * of native/queue/layout.h and asm/layout.ts; a contract test compares them. Little endian.
+ * Readers and writers of the flat records that the Wasm module, the sidecar and the owners exchange. The layouts are
+ * those of native/queue/layout.h and asm/layout.ts; a contract test compares them. Little endian.
  *
  * Readers trust the length of what they are given only after they looked at it: a buffer that is too short or that
  * contradicts itself raises INVALID.
@@ -83,7 +83,10 @@ export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** A little-endian u32, without the DataView that costs more than the rest of a small batch. The caller knows that the bytes are there. */
+/**
+ * A little-endian u32, without the DataView that costs more than the rest of a small batch. The caller knows that the
+ * bytes are there.
+ */
 export function readU32(bytes: Uint8Array, at: number): number {
   const low = (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
   return (low | ((bytes[at + 2] as number) << 16) | ((bytes[at + 3] as number) << 24)) >>> 0;
@@ -129,7 +132,9 @@ export function encodeKeys(keys: readonly string[]): KeyBatch {
   return target;
 }
 
-/** Keys that are not all ASCII: each is encoded by itself, also since halves of a character must not meet across keys. */
+/**
+ * Keys that are not all ASCII: each is encoded by itself, also since halves of a character must not meet across keys.
+ */
 function encodeWideKeys(keys: readonly string[]): KeyBatch {
   const encoded = keys.map((key) => encoder.encode(key));
   const keyBytes = encoded.reduce((sum, key) => sum + key.byteLength, 0);

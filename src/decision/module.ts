@@ -1,6 +1,6 @@
 /**
- * The Wasm module as it is: its exports, where it lies, and how it is made to run. Compiled once a process, instantiated
- * for each `Decisions`. Pointers and u32 come out of it as signed numbers: use `>>> 0`.
+ * The Wasm module as it is: its exports, where it lies, and how it is made to run. Compiled once a process,
+ * instantiated for each `Decisions`. Pointers and u32 come out of it as signed numbers: use `>>> 0`.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -63,7 +63,10 @@ export interface DecisionExports {
 
 let compiled: WebAssembly.Module | undefined;
 
-/** Path of decisions.wasm, for this file in dist/decision/ as well as in src/decision/. Raises NOT_READY if it is absent. */
+/**
+ * Path of decisions.wasm, for this file in dist/decision/ as well as in src/decision/. Raises NOT_READY if it is
+ * absent.
+ */
 export function decisionModulePath(): string {
   for (const place of ["../decisions.wasm", "../../dist/decisions.wasm"]) {
     const path = fileURLToPath(new URL(place, import.meta.url));

@@ -24,9 +24,9 @@ export interface DecisionOptions {
   /** Most memory that the module takes, in bytes. Defaults to 4 GiB, which is all that it can address. */
   memoryBytesMax?: bigint;
   /**
-   * 64 bits that seed the hashes of the directory and of the search for duplicates, so that nobody who does not know them
-   * can choose keys that make these slow. Defaults to 0, and every instance then works alike. Answers don't depend on it,
-   * nor does the ring.
+   * 64 bits that seed the hashes of the directory and of the search for duplicates, so that nobody who does not know
+   * them can choose keys that make these slow. Defaults to 0, and every instance then works alike. Answers don't depend
+   * on it, nor does the ring.
    */
   hashSeed?: bigint;
 }

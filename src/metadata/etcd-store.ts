@@ -18,7 +18,10 @@ import {
 } from "./store.js";
 import { WatchQueue } from "./watch-queue.js";
 
-/** `endpoints` are HOST:PORT or URLs, all with TLS or all without. Connects at first use. Throws INVALID for files that can't be read. */
+/**
+ * `endpoints` are HOST:PORT or URLs, all with TLS or all without. Connects at first use. Throws INVALID for files that
+ * can't be read.
+ */
 export function createEtcdStore(endpoints: readonly string[], clock: Clock, files: EtcdFiles = {}): Store {
   return new EtcdStore(endpoints, clock, files);
 }
@@ -170,8 +173,9 @@ class EtcdStore implements Store {
   }
 
   /**
-   * A stream of its own for each watch. etcd3's watchers share one, which they resume by themselves: they skip what happened between its connecting and the first change that they see, and a watcher
-   * that is made while it has lost one etcd of several may hear nothing any more, and no error.
+   * A stream of its own for each watch. etcd3's watchers share one, which they resume by themselves: they skip what
+   * happened between its connecting and the first change that they see, and a watcher that is made while it has lost
+   * one etcd of several may hear nothing any more, and no error.
    */
   async #openWatch(
     prefix: string,
@@ -256,7 +260,10 @@ class EtcdStore implements Store {
     }
   }
 
-  /** etcd forgets who logged in when it starts anew, after a while, and when its users change; etcd3 notices that in plain calls only. The files are read again. */
+  /**
+   * etcd forgets who logged in when it starts anew, after a while, and when its users change; etcd3 notices that in
+   * plain calls only. The files are read again.
+   */
   #logInAgain(client: Etcd3): void {
     if (this.#client === client && !this.#closing.signal.aborted) {
       this.#client = this.#connect();

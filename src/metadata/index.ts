@@ -12,7 +12,10 @@ export { createRemoteStore } from "./remote-store.js";
 export type * from "./store.js";
 export { createStoreService } from "./store-service.js";
 
-/** Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. `files`: for an etcd that asks who comes. */
+/**
+ * Opens the store that a `metadataAddress` names (src/base/config.ts). Connects at first use. `files`: for an etcd that
+ * asks who comes.
+ */
 export function openStore(metadataAddress: string, clock: Clock, files: EtcdFiles = {}): Store {
   const address = parseMetadataAddress(metadataAddress);
   switch (address.t) {

@@ -1,6 +1,6 @@
 /**
- * The embedded store: everything in the memory of one process, time from the clock that is passed in. Lasts as long as its process. Others reach it over
- * StoreService (remote-store.ts).
+ * The embedded store: everything in the memory of one process, time from the clock that is passed in. Lasts as long as
+ * its process. Others reach it over StoreService (remote-store.ts).
  */
 import type { Clock, Timer } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";

@@ -88,7 +88,10 @@ function closedError(): HbmeshError {
   return new HbmeshError(StatusCode.SHUTTING_DOWN, "the store was closed");
 }
 
-/** A deadline that passed and a server that shuts down mean the same as a refused connection: the store can't be reached. */
+/**
+ * A deadline that passed and a server that shuts down mean the same as a refused connection: the store can't be
+ * reached.
+ */
 const UNREACHABLE_CODES: readonly StatusCode[] = [
   StatusCode.RPC_UNAVAILABLE,
   StatusCode.RPC_DEADLINE_EXCEEDED,

@@ -1,8 +1,8 @@
 /**
  * Store: the small shared store of a cluster: who is a member, settings, counters. Never anything per object.
  *
- * Designed for etcd: keys with revisions, compare-and-swap, leases whose end deletes keys, and a watch that misses nothing. Keys are UTF-8 text, values
- * bytes. Revisions are those of the whole store: each write gets a higher one.
+ * Designed for etcd: keys with revisions, compare-and-swap, leases whose end deletes keys, and a watch that misses
+ * nothing. Keys are UTF-8 text, values bytes. Revisions are those of the whole store: each write gets a higher one.
  *
  * Every call rejects with RPC_UNAVAILABLE when the store can't be reached, and SHUTTING_DOWN after close().
  */
@@ -63,8 +63,8 @@ export interface Store {
   /** Ends a lease and deletes its keys; nothing happens if it is gone. */
   revokeLease(leaseId: bigint, options?: StoreCallOptions): Promise<void>;
   /**
-   * A snapshot, then every change in order, until `signal` aborts (the iteration then ends) or the store is lost (it throws; watch again, and compare the new
-   * snapshot with what you knew).
+   * A snapshot, then every change in order, until `signal` aborts (the iteration then ends) or the store is lost (it
+   * throws; watch again, and compare the new snapshot with what you knew).
    */
   watch(prefix: string, options: { signal: AbortSignal }): AsyncIterable<WatchBatch>;
   close(): Promise<void>;

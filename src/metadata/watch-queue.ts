@@ -1,6 +1,6 @@
 /**
- * A bounded queue between a source of watch batches and the loop that reads them. A reader that falls behind for good loses its watch, with an
- * error that says so, rather than memory without limit.
+ * A bounded queue between a source of watch batches and the loop that reads them. A reader that falls behind for good
+ * loses its watch, with an error that says so, rather than memory without limit.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { WatchBatch } from "./store.js";

@@ -1,6 +1,6 @@
 /**
- * HbmeshError <-> ConnectError, in this one file. Connect's codes are coarser than ours, so our number travels beside them: as a
- * KeyStatus detail (which JSON shows to people) and, with key and node, in headers.
+ * HbmeshError <-> ConnectError, in this one file. Connect's codes are coarser than ours, so our number travels beside
+ * them: as a KeyStatus detail (which JSON shows to people) and, with key and node, in headers.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { HbmeshError, StatusCode } from "../base/errors.js";

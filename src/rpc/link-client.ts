@@ -1,4 +1,6 @@
-/** A service of a peer as functions: Connect's Client, for the methods that don't stream, which takes any CancelSignal. */
+/**
+ * A service of a peer as functions: Connect's Client, for the methods that don't stream, which takes any CancelSignal.
+ */
 import type { DescMessage, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { CancelSignal } from "../base/cancel.js";
 

@@ -1,6 +1,8 @@
 /**
- * Messages of the lean link as bytes: protobuf's. The two messages that every get and set sends between owners are written and read by hand, since a general encoder costs more than
- * the rest of such a call; to the byte as the general one writes them. It also takes over whatever is unusual in them: unknown fields, other wire types, numbers above 2^53, damage.
+ * Messages of the lean link as bytes: protobuf's. The two messages that every get and set sends between owners are
+ * written and read by hand, since a general encoder costs more than the rest of such a call; to the byte as the general
+ * one writes them. It also takes over whatever is unusual in them: unknown fields, other wire types, numbers above
+ * 2^53, damage.
  */
 import { create, type DescMessage, fromBinary, toBinary } from "@bufbuild/protobuf";
 import {
@@ -199,7 +201,10 @@ class FieldWriter {
   }
 }
 
-/** After anything that is not as FieldWriter writes it, `isPlain` is false, there is no more, and what was read means nothing. */
+/**
+ * After anything that is not as FieldWriter writes it, `isPlain` is false, there is no more, and what was read means
+ * nothing.
+ */
 class FieldReader {
   readonly #source: Uint8Array;
   #at = 0;

@@ -69,7 +69,10 @@ export class LinkConnection {
     }
   }
 
-  /** As end(), for what the peer did; said in the log. What was written so far, such as a welcome, still goes out, so that the peer can name what is wrong. */
+  /**
+   * As end(), for what the peer did; said in the log. What was written so far, such as a welcome, still goes out, so
+   * that the peer can name what is wrong.
+   */
   #refuse(error: HbmeshError): void {
     if (!this.#settle(error)) {
       return;
@@ -247,7 +250,10 @@ export class LinkConnection {
     this.#write(encodeFrame(FrameType.error, stream, 0, error.code, encodeError(error)));
   }
 
-  /** A peer that takes its answers slower than it asks is not read from; one that lets too many of them pile up, or takes none for long, is closed. */
+  /**
+   * A peer that takes its answers slower than it asks is not read from; one that lets too many of them pile up, or
+   * takes none for long, is closed.
+   */
   #write(frame: Buffer): void {
     if (this.#hasEnded) {
       return;

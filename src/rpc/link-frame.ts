@@ -1,7 +1,8 @@
 /**
  * Frames of the lean link between control processes. Everything little-endian.
  *
- *   0   payloadBytes u32 │ stream u32          stream pairs a reply with its request; chosen by the client, 0 in hello and welcome
+ *   0   payloadBytes u32 │ stream u32          stream pairs a reply with its request; chosen by the client, 0 in hello
+ *   and welcome
  *   8   type u8 │ 0 u8 │ method u16            request: index in the welcome's list of methods; else 0
  *   12  argument u32                           request: timeout in ms, 0 none; error: StatusCode; else 0
  *   16  payload
@@ -17,8 +18,9 @@
  *   ping    (no payload)                   -->
  *                                          <-- pong (no payload)
  *
- * Flags: bit 0, this end has a cluster token. Then its proof is HMAC-SHA256 of the token over "hbmesh link client" or "hbmesh link server", a zero byte, and the nonces of client
- * and server; else zeros. So both ends know of each other that they belong to the cluster, and the token itself is never sent.
+ * Flags: bit 0, this end has a cluster token. Then its proof is HMAC-SHA256 of the token over "hbmesh link client" or
+ * "hbmesh link server", a zero byte, and the nonces of client and server; else zeros. So both ends know of each other
+ * that they belong to the cluster, and the token itself is never sent.
  *
  * Example, a request of 2 payload bytes on stream 7, method 3, 250 ms: 02000000 07000000 03 00 0300 fa000000 0801
  */
@@ -138,8 +140,8 @@ export function decodeWelcome(payload: Uint8Array): Welcome {
 }
 
 /**
- * Cuts a byte stream into frames. Bytes are copied only when a frame spans chunks, and then once. Payloads may be views of the
- * chunks that were given.
+ * Cuts a byte stream into frames. Bytes are copied only when a frame spans chunks, and then once. Payloads may be views
+ * of the chunks that were given.
  */
 export class FrameReader {
   readonly #onFrame: (frame: Frame) => void;

@@ -1,7 +1,9 @@
 /**
- * The greeting of the lean link, both halves of it: who is at the other end, and does it belong to this cluster? Layouts are drawn in link-frame.ts.
+ * The greeting of the lean link, both halves of it: who is at the other end, and does it belong to this cluster?
+ * Layouts are drawn in link-frame.ts.
  *
- * An end that has a cluster token talks only to one that proves to have it too. One without a token can't be told apart from a stranger by its peers, and is refused by those that have one.
+ * An end that has a cluster token talks only to one that proves to have it too. One without a token can't be told apart
+ * from a stranger by its peers, and is refused by those that have one.
  */
 import { randomBytes } from "node:crypto";
 import { type Credentials, NONCE_BYTES, PROOF_BYTES } from "../base/credentials.js";
@@ -35,8 +37,8 @@ export class ServerGreeting {
   }
 
   /**
-   * `write` gets the welcome in any case, so that the peer can name what is different. True: the peer may ask now; false: its proof is missing. Throws what the connection is to be closed
-   * for.
+   * `write` gets the welcome in any case, so that the peer can name what is different. True: the peer may ask now;
+   * false: its proof is missing. Throws what the connection is to be closed for.
    */
   greet(payload: Uint8Array, methods: readonly string[], write: (frame: Buffer) => void): boolean {
     const hello = tryDecode(payload);
@@ -92,7 +94,10 @@ export class ClientGreeting {
     );
   }
 
-  /** The methods that the server has. Throws NOT_AUTHORIZED, with the remedy, for a server of another cluster; nothing was proved to it then. */
+  /**
+   * The methods that the server has. Throws NOT_AUTHORIZED, with the remedy, for a server of another cluster; nothing
+   * was proved to it then.
+   */
   welcome(payload: Uint8Array, write: (frame: Buffer) => void): ReadonlyMap<string, number> {
     const { hasToken, nonce, proof, methods } = decodeWelcome(payload);
     const token = this.#token;

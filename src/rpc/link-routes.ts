@@ -1,5 +1,6 @@
 /**
- * Services behind a link: handlers by method, called by number with encoded messages. Knows nothing of sockets, so that links in memory use it too.
+ * Services behind a link: handlers by method, called by number with encoded messages. Knows nothing of sockets, so that
+ * links in memory use it too.
  */
 import type { DescMethod, DescMethodUnary, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { CancelSignal } from "../base/cancel.js";
@@ -12,7 +13,10 @@ export interface LinkCallContext {
   timeoutMs: number | undefined;
 }
 
-/** What takes a service's calls: as Connect's ServiceImpl, for the methods that don't stream, and told only what a link knows. An answer that is there at once needs no promise. */
+/**
+ * What takes a service's calls: as Connect's ServiceImpl, for the methods that don't stream, and told only what a link
+ * knows. An answer that is there at once needs no promise.
+ */
 export type LinkServiceImpl<S extends DescService> = {
   [K in keyof S["method"]]: S["method"][K] extends DescMethodUnary<infer I, infer O>
     ? (request: MessageShape<I>, context: LinkCallContext) => MessageInitShape<O> | Promise<MessageInitShape<O>>

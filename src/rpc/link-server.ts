@@ -1,8 +1,9 @@
 /**
- * The serving end of the lean link. A connection that breaks the rules, that floods or that goes silent in the middle of something is closed, and only that one; a request that
- * fails answers an error and leaves the connection as it is.
+ * The serving end of the lean link. A connection that breaks the rules, that floods or that goes silent in the middle
+ * of something is closed, and only that one; a request that fails answers an error and leaves the connection as it is.
  *
- * What a peer can occupy is bounded: connections, requests that run and their bytes, answers that it doesn't take, and the time for a greeting and for a frame.
+ * What a peer can occupy is bounded: connections, requests that run and their bytes, answers that it doesn't take, and
+ * the time for a greeting and for a frame.
  */
 import type { Server, Socket } from "node:net";
 import type { Clock } from "../base/clock.js";
@@ -27,7 +28,10 @@ export interface LinkServerOptions {
   runningBytesMax?: number;
   /** A connection that hasn't greeted by then is closed. Default 5,000. */
   helloTimeoutMs?: number;
-  /** A frame that has begun and isn't complete by then, and answers of which the peer takes nothing for so long, close the connection. Default 30,000. */
+  /**
+   * A frame that has begun and isn't complete by then, and answers of which the peer takes nothing for so long, close
+   * the connection. Default 30,000.
+   */
   stallTimeoutMs?: number;
   /** Bytes of answers that the peer has not taken: above it nothing more is read from it. Default 8 MiB. */
   unsentPauseBytes?: number;

@@ -23,7 +23,10 @@ export interface ListenOptions {
   onRefused: (cause: Error) => void;
 }
 
-/** Resolves with the server and its real address. Rejects with NOT_READY naming the address when it can't be listened at, INVALID for TLS files that are none. */
+/**
+ * Resolves with the server and its real address. Rejects with NOT_READY naming the address when it can't be listened
+ * at, INVALID for TLS files that are none.
+ */
 export async function listenSocket(options: ListenOptions): Promise<{ server: Server; address: string }> {
   const { host, port } = parseAddress(options.address, "the link address");
   const server = createListener(options);

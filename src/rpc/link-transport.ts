@@ -1,8 +1,9 @@
 /**
  * The asking end of the lean link: Connect's Transport over one TCP connection to one peer.
  *
- * Connects at first use, and again at the next use after a loss. A loss ends every pending call with RPC_UNAVAILABLE naming the peer: calls are
- * never repeated here, since only the caller knows whether that is harmless. Unary calls only; a stream rejects with NOT_SUPPORTED.
+ * Connects at first use, and again at the next use after a loss. A loss ends every pending call with RPC_UNAVAILABLE
+ * naming the peer: calls are never repeated here, since only the caller knows whether that is harmless. Unary calls
+ * only; a stream rejects with NOT_SUPPORTED.
  */
 import type { Socket } from "node:net";
 import type {
@@ -37,7 +38,10 @@ export interface LinkTransportOptions {
   writeBufferBytesMax?: number;
   /** What is shown to peers, and what they have to show. Default: nothing. */
   credentials?: Credentials | undefined;
-  /** While calls wait, the peer is asked this often whether it is there; after three times without a byte from it the connection is lost. Default 5,000. */
+  /**
+   * While calls wait, the peer is asked this often whether it is there; after three times without a byte from it the
+   * connection is lost. Default 5,000.
+   */
   pingIntervalMs?: number;
   /** A connection that was open has ended, though it was not closed here. */
   onLost?: (() => void) | undefined;
@@ -304,7 +308,10 @@ class LinkTransportImpl implements LinkTransport {
   }
 }
 
-/** One timer for the deadlines of all calls of a connection. It is set for the earliest, and not cancelled with it: most calls are answered long before. */
+/**
+ * One timer for the deadlines of all calls of a connection. It is set for the earliest, and not cancelled with it: most
+ * calls are answered long before.
+ */
 class DueTimer {
   readonly #clock: Clock;
   readonly #onDue: (nowMs: number) => number;

@@ -17,7 +17,8 @@ export function openFrameWriter(socket: Socket): (frame: Buffer) => void {
     if (!corked) {
       corked = true;
       socket.cork();
-      // Further requests of the same chunk, or of the same turn of the sidecar's queue, are mostly answered or sent on at once, too.
+      // Further requests of the same chunk, or of the same turn of the sidecar's queue, are mostly answered or sent on
+      // at once, too.
       process.nextTick(flush);
     }
     socket.write(frame);

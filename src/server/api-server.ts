@@ -3,10 +3,11 @@
  *
  *   curl -H 'content-type: application/json' -d '{"keys":["k"]}' http://127.0.0.1:31501/hbmesh.v1.ObjectService/Exist
  *
- * Where tenants or a cluster token are configured, it asks for `authorization: Bearer <token>`; without a good one the answer is 401. With TLS files it is HTTPS, and asks for a
- * certificate of the cluster's.
+ * Where tenants or a cluster token are configured, it asks for `authorization: Bearer <token>`; without a good one the
+ * answer is 401. With TLS files it is HTTPS, and asks for a certificate of the cluster's.
  *
- * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in `hbmesh-key`.
+ * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in
+ * `hbmesh-key`.
  */
 import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
 import { createServer as createTlsServer } from "node:https";

@@ -1,6 +1,7 @@
 /**
- * How much of all requests' bodies a server keeps at once. Each request has its own limit, but a thousand of them that arrive slowly, or are never
- * read, would still be too much: above the sum the connection that keeps the most is closed, so that small requests go on.
+ * How much of all requests' bodies a server keeps at once. Each request has its own limit, but a thousand of them that
+ * arrive slowly, or are never read, would still be too much: above the sum the connection that keeps the most is
+ * closed, so that small requests go on.
  */
 import type { IncomingMessage, RequestListener } from "node:http";
 

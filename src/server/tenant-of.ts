@@ -1,5 +1,6 @@
 /**
- * Who asks: `authorization: Bearer <token>` shows the cluster's token, or names a tenant. What was sent stands in no message.
+ * Who asks: `authorization: Bearer <token>` shows the cluster's token, or names a tenant. What was sent stands in no
+ * message.
  */
 import type { ClusterToken } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -12,8 +13,8 @@ export interface Access {
 }
 
 /**
- * Whose keys a request is about. Without tenants everyone who may ask is the one tenant; who has the cluster's token may ask for it too where there are tenants. Throws
- * NOT_AUTHORIZED when the token is missing or nobody's.
+ * Whose keys a request is about. Without tenants everyone who may ask is the one tenant; who has the cluster's token
+ * may ask for it too where there are tenants. Throws NOT_AUTHORIZED when the token is missing or nobody's.
  */
 export function tenantOf({ tenants, clusterToken }: Access, header: Headers): string {
   if (tenants === undefined && clusterToken === undefined) {
@@ -34,14 +35,20 @@ export function tenantOf({ tenants, clusterToken }: Access, header: Headers): st
   return tenant;
 }
 
-/** What belongs to no tenant, such as health and members: where there is a cluster token, everyone who asks shows one that is known. */
+/**
+ * What belongs to no tenant, such as health and members: where there is a cluster token, everyone who asks shows one
+ * that is known.
+ */
 export function checkAsker(access: Access, header: Headers): void {
   if (access.clusterToken !== undefined) {
     tenantOf(access, header);
   }
 }
 
-/** What concerns the worker as a whole: who asks shows the cluster's token. Where there are tenants and no such token nobody can, since a tenant's is not enough. */
+/**
+ * What concerns the worker as a whole: who asks shows the cluster's token. Where there are tenants and no such token
+ * nobody can, since a tenant's is not enough.
+ */
 export function checkOperator({ tenants, clusterToken }: Access, header: Headers): void {
   if (tenants === undefined && clusterToken === undefined) {
     return;

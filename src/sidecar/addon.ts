@@ -1,6 +1,6 @@
 /**
- * Every native type, declared once. The addon is hbmesh.node, built by cmake-js from native/addon; it holds no policy: the
- * client core, the session socket, the channels, simulated device memory.
+ * Every native type, declared once. The addon is hbmesh.node, built by cmake-js from native/addon; it holds no policy:
+ * the client core, the session socket, the channels, simulated device memory.
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -22,8 +22,9 @@ export interface NativeStruct {
 }
 
 /**
- * Offsets, sizes, operations, flags, limits and codes of native/queue/layout.h and native/base/status.h. Constants have their
- * C++ names without the `k` ("SetD2H", "KeysPerCallMax"), transports and codes their names for users ("tcp", "NOT_FOUND").
+ * Offsets, sizes, operations, flags, limits and codes of native/queue/layout.h and native/base/status.h. Constants have
+ * their C++ names without the `k` ("SetD2H", "KeysPerCallMax"), transports and codes their names for users ("tcp",
+ * "NOT_FOUND").
  */
 export interface NativeLayout {
   structs: Record<string, NativeStruct>;
@@ -44,8 +45,8 @@ export interface NativeControlPort {
   readonly backend: string;
   readonly transports: string;
   /**
-   * The store's memfd, duplicated for this process; to be given to a restarted sidecar. It belongs to the receiver and stays
-   * open after close(), until fs.closeSync.
+   * The store's memfd, duplicated for this process; to be given to a restarted sidecar. It belongs to the receiver and
+   * stays open after close(), until fs.closeSync.
    */
   readonly storeFd: number;
   /** false: the queue is full. Throws once the sidecar is gone or the port was closed. */
@@ -53,7 +54,10 @@ export interface NativeControlPort {
   close(): void;
 }
 
-/** What a submitted request was answered. `payload` is an ObjectReply, or the last DeviceReply of a request whose keys end one by one. */
+/**
+ * What a submitted request was answered. `payload` is an ObjectReply, or the last DeviceReply of a request whose keys
+ * end one by one.
+ */
 export interface NativeReply {
   code: number;
   payload: Uint8Array;
@@ -63,14 +67,15 @@ export interface NativeClient {
   readonly deviceCount: number;
   readonly backend: string;
   /**
-   * Submits a request. `keys` is a KeyBatch; blob i of key k is at blobEnds[k-1] <= i < blobEnds[k], and all three arrays are
-   * empty where there are no blobs. Arrays may be reused after return. Rejects with INVALID for a pointer that is no device
-   * memory, naming the key as `key "name" (number 3)`; with the cause when the session ends first. `requestId` (chosen by the
-   * caller, above 0) can be given to cancel. An outstanding request keeps the process alive, an idle client does not.
+   * Submits a request. `keys` is a KeyBatch; blob i of key k is at blobEnds[k-1] <= i < blobEnds[k], and all three
+   * arrays are empty where there are no blobs. Arrays may be reused after return. Rejects with INVALID for a pointer
+   * that is no device memory, naming the key as `key "name" (number 3)`; with the cause when the session ends first.
+   * `requestId` (chosen by the caller, above 0) can be given to cancel. An outstanding request keeps the process alive,
+   * an idle client does not.
    *
-   * `onEvents` is for requests whose keys end one by one (DevPublish, DevSubscribe, ReserveLayers): it is called with each
-   * DeviceReply before the last, in order, before the promise settles. It must not throw. A key without an event that ended it
-   * ends with the request.
+   * `onEvents` is for requests whose keys end one by one (DevPublish, DevSubscribe, ReserveLayers): it is called with
+   * each DeviceReply before the last, in order, before the promise settles. It must not throw. A key without an event
+   * that ended it ends with the request.
    */
   submit(request: {
     requestId: bigint;
@@ -90,8 +95,8 @@ export interface NativeClient {
   cancelKey(requestId: bigint, keyIndex: number): void;
   registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): Promise<void>;
   /**
-   * Cancels outstanding requests, which reject with SHUTTING_DOWN, and waits up to 2 s for the sidecar's last word on them. Resolves
-   * once they have settled; a second call resolves at once. Never rejects.
+   * Cancels outstanding requests, which reject with SHUTTING_DOWN, and waits up to 2 s for the sidecar's last word on
+   * them. Resolves once they have settled; a second call resolves at once. Never rejects.
    */
   close(): Promise<void>;
 }
@@ -107,8 +112,8 @@ export interface NativeAddon {
   readonly layout: NativeLayout;
   readonly simHeap: NativeSimHeap;
   /**
-   * Both reject with NO_AVAILABLE_WORKER when nothing listens at the address. `onClosed` is called once, when the session ended
-   * from the other side.
+   * Both reject with NO_AVAILABLE_WORKER when nothing listens at the address. `onClosed` is called once, when the
+   * session ended from the other side.
    */
   connectClient(options: {
     workerAddress: string;
@@ -125,8 +130,8 @@ export interface NativeAddon {
     onClosed: (reason: string) => void;
   }): Promise<NativeControlPort>;
   /**
-   * Bytes a second of one copy with `threads` threads and streaming stores between two buffers of `bytes`, the best of `rounds`.
-   * The source is read in pieces of `pieceBytes` from anywhere, as a gather reads blobs.
+   * Bytes a second of one copy with `threads` threads and streaming stores between two buffers of `bytes`, the best of
+   * `rounds`. The source is read in pieces of `pieceBytes` from anywhere, as a gather reads blobs.
    */
   measureCopyBandwidth(threads: number, bytes: bigint, pieceBytes: bigint, rounds: number): Promise<number>;
 }

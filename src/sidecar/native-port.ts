@@ -1,6 +1,6 @@
 /**
- * The real SidecarPort: the control process's queue to its sidecar, over the addon. Messages that the queue has no room for are
- * kept in bounded memory and sent, in order, as room comes.
+ * The real SidecarPort: the control process's queue to its sidecar, over the addon. Messages that the queue has no room
+ * for are kept in bounded memory and sent, in order, as room comes.
  */
 import { type Clock, createSystemClock, type Timer } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -24,8 +24,8 @@ export interface ConnectSidecarOptions {
 
 export interface NativeSidecarPort extends SidecarPort {
   /**
-   * The store's memory as a descriptor of this process, for the next sidecar. It belongs to the caller: it stays open after
-   * close(), until fs.closeSync.
+   * The store's memory as a descriptor of this process, for the next sidecar. It belongs to the caller: it stays open
+   * after close(), until fs.closeSync.
    */
   readonly storeFd: number;
 }
@@ -33,7 +33,10 @@ export interface NativeSidecarPort extends SidecarPort {
 /** The queue doesn't say when it has room again, so a backlog is tried this often. */
 const BACKLOG_RETRY_MS = 1;
 
-/** Rejects with NO_AVAILABLE_WORKER when no sidecar listens for `workerAddress`, RPC_DEADLINE_EXCEEDED when it doesn't answer. */
+/**
+ * Rejects with NO_AVAILABLE_WORKER when no sidecar listens for `workerAddress`, RPC_DEADLINE_EXCEEDED when it doesn't
+ * answer.
+ */
 export async function connectSidecar(
   workerAddress: string,
   options: ConnectSidecarOptions = {},

@@ -1,6 +1,6 @@
 /**
- * SidecarPort: the control process's end of its queue to the sidecar, as the control plane uses it. The real one stands on
- * the addon (native-port.ts); tests and simulations give another.
+ * SidecarPort: the control process's end of its queue to the sidecar, as the control plane uses it. The real one stands
+ * on the addon (native-port.ts); tests and simulations give another.
  *
  * Payload layouts, operations and flags: native/queue/layout.h, exported by the addon and checked by a contract test.
  */

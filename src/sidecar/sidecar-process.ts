@@ -1,6 +1,6 @@
 /**
- * The sidecar as a child process: started with its settings as flags, awaited until it says `ready` on a descriptor of its own,
- * watched, and ended by its process id. What it writes goes to the log, line by line.
+ * The sidecar as a child process: started with its settings as flags, awaited until it says `ready` on a descriptor of
+ * its own, watched, and ended by its process id. What it writes goes to the log, line by line.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -78,7 +78,9 @@ export interface SidecarProcess {
   readonly exited: Promise<SidecarExit>;
   /** SIGKILL, now. */
   kill(): void;
-  /** SIGTERM, then SIGKILL after the time limit; resolves when it has ended. May be called again, and after it ended. */
+  /**
+   * SIGTERM, then SIGKILL after the time limit; resolves when it has ended. May be called again, and after it ended.
+   */
   stop(): Promise<SidecarExit>;
 }
 
@@ -121,8 +123,8 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
 }
 
 /**
- * Starts a sidecar and resolves when it is ready. Rejects with what the sidecar gave as the reason, with NOT_READY when it ended
- * or could not be started, and with WORKER_TIMEOUT when the time was over; then no process is left.
+ * Starts a sidecar and resolves when it is ready. Rejects with what the sidecar gave as the reason, with NOT_READY when
+ * it ended or could not be started, and with WORKER_TIMEOUT when the time was over; then no process is left.
  */
 export async function startSidecarProcess(options: SidecarProcessOptions): Promise<SidecarProcess> {
   const program = options.program ?? nativePath("hbmesh-sidecar");
@@ -145,7 +147,10 @@ export async function startSidecarProcess(options: SidecarProcessOptions): Promi
   return running;
 }
 
-/** All that this host has; undefined where the kernel does not say. What is free does not count: a keeper may hold what is to be adopted. */
+/**
+ * All that this host has; undefined where the kernel does not say. What is free does not count: a keeper may hold what
+ * is to be adopted.
+ */
 function memoryOfHost(): number | undefined {
   try {
     const kibibytes = /^MemTotal:\s+(\d+) kB/m.exec(readFileSync("/proc/meminfo", "utf8"))?.[1];
@@ -155,7 +160,10 @@ function memoryOfHost(): number | undefined {
   }
 }
 
-/** A sidecar touches all of its arena first: one that is too large would take memory until the kernel kills a process, and not always this one. */
+/**
+ * A sidecar touches all of its arena first: one that is too large would take memory until the kernel kills a process,
+ * and not always this one.
+ */
 export function checkMemory(
   { workerAddress, arenaBytes }: Pick<SidecarFlags, "workerAddress" | "arenaBytes">,
   hostBytes: number | undefined,

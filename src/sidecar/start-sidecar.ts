@@ -16,13 +16,15 @@ export interface StartedSidecar {
   kill(): void;
   /** As stop(), but the store's memory stays open for a successor. */
   end(): Promise<void>;
-  /** Closes the port, ends the process and waits for its end, then closes the store's descriptor. May be called again. */
+  /**
+   * Closes the port, ends the process and waits for its end, then closes the store's descriptor. May be called again.
+   */
   stop(): Promise<void>;
 }
 
 /**
- * Resolves when the sidecar has answered. With `adoptFd` it takes over the objects in that memory; the descriptor stays the
- * caller's. Rejects as startSidecarProcess and connectSidecar do; then no process is left.
+ * Resolves when the sidecar has answered. With `adoptFd` it takes over the objects in that memory; the descriptor stays
+ * the caller's. Rejects as startSidecarProcess and connectSidecar do; then no process is left.
  */
 export async function startSidecar(options: SidecarProcessOptions, adoptFd?: number): Promise<StartedSidecar> {
   const process = await startSidecarProcess({ ...options, adoptFd });

@@ -1,7 +1,9 @@
 /**
- * Taking over a sidecar that outlived its control process (it waits for --orphan_grace_ms): its clients stay connected, and what it holds is announced anew.
+ * Taking over a sidecar that outlived its control process (it waits for --orphan_grace_ms): its clients stay connected,
+ * and what it holds is announced anew.
  *
- * It is no child of this process: its process id is found by its command line, in this network namespace, and its end is seen by looking.
+ * It is no child of this process: its process id is found by its command line, in this network namespace, and its end
+ * is seen by looking.
  */
 import { closeSync } from "node:fs";
 import { type Clock, createSystemClock } from "../base/clock.js";
@@ -44,8 +46,9 @@ const SYSTEM: TakeOverDependencies = {
 };
 
 /**
- * Undefined when nobody listens for this worker address. A sidecar that runs with other settings is ended, and its successor adopts its objects. Rejects as connectSidecar does when one
- * listens but doesn't answer, or has a control process.
+ * Undefined when nobody listens for this worker address. A sidecar that runs with other settings is ended, and its
+ * successor adopts its objects. Rejects as connectSidecar does when one listens but doesn't answer, or has a control
+ * process.
  */
 export async function takeOverSidecar(
   options: SidecarProcessOptions,

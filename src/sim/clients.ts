@@ -1,4 +1,7 @@
-/** Clients of a simulated cluster: they set, get and delete at hosts chosen from the seed, and the model judges what they are told. */
+/**
+ * Clients of a simulated cluster: they set, get and delete at hosts chosen from the seed, and the model judges what
+ * they are told.
+ */
 
 import { StatusCode } from "../base/errors.js";
 import type { RandomSource } from "../base/random.js";

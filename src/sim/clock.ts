@@ -1,6 +1,7 @@
 /**
- * The clock of a simulation: virtual time that moves from one timer to the next. As createVirtualClock of src/base, for millions of timers: they are kept in a heap, and all that are due at one
- * instant fire together, in the order in which they were set.
+ * The clock of a simulation: virtual time that moves from one timer to the next. As createVirtualClock of src/base, for
+ * millions of timers: they are kept in a heap, and all that are due at one instant fire together, in the order in which
+ * they were set.
  */
 import type { Clock, Timer } from "../base/clock.js";
 
@@ -10,7 +11,10 @@ interface SimTimer {
   fire: (() => void) | undefined;
 }
 
-/** Turns of the event loop that let everything run that waits for no timer: the control plane waits for one at most (setImmediate in announcer.ts). */
+/**
+ * Turns of the event loop that let everything run that waits for no timer: the control plane waits for one at most
+ * (setImmediate in announcer.ts).
+ */
 const TURNS = 2;
 /** Cancelled timers are taken out of the heap when there are so many, and they are most of it. */
 const COMPACT_MIN = 10_000;

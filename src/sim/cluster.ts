@@ -1,6 +1,7 @@
 /**
- * A simulated cluster: hosts with a control process and a sidecar each, the network between them, and the store, all in virtual time. The control processes are the real ones, with the real Wasm; only
- * what is passed into them is simulated. Failures are done to hosts from here.
+ * A simulated cluster: hosts with a control process and a sidecar each, the network between them, and the store, all in
+ * virtual time. The control processes are the real ones, with the real Wasm; only what is passed into them is
+ * simulated. Failures are done to hosts from here.
  */
 import { resolveWorkerConfig, type WorkerConfig } from "../base/config.js";
 import { createSilentLogger, type Logger } from "../base/log.js";
@@ -248,7 +249,10 @@ export class SimCluster {
     host.memory = new SimMemory();
   }
 
-  /** Waits until so many members know of each other and can give sure answers. Returns how long that took. Throws with what is missing. */
+  /**
+   * Waits until so many members know of each other and can give sure answers. Returns how long that took. Throws with
+   * what is missing.
+   */
   async settle(members: number, limitMs = 120_000): Promise<number> {
     const startMs = this.clock.monotonicMs();
     while (!this.isSettled(members)) {
@@ -281,8 +285,8 @@ export class SimCluster {
   }
 
   /**
-   * Is there a sealed object of this key with one of these contents on a host that isn't lost? A copy on a host that was cut off counts for nothing: where nothing else is left of its version it is dropped
-   * (src/control/copies.ts).
+   * Is there a sealed object of this key with one of these contents on a host that isn't lost? A copy on a host that
+   * was cut off counts for nothing: where nothing else is left of its version it is dropped (src/control/copies.ts).
    */
   hasBytes(key: string, contents: ReadonlySet<number>, withCopies = true): boolean {
     return this.hosts.some(({ isLost, isCutOff, memory }) => {

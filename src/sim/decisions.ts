@@ -1,6 +1,7 @@
 /**
- * Decisions for simulated control processes: the real Wasm, an instance for each, with fewer tokens a member in its ring where there are very many. A thousand rings of a thousand members would take 40 GiB with all
- * the tokens; how evenly these share the keys is measured apart, in one ring that has them (placement.ts).
+ * Decisions for simulated control processes: the real Wasm, an instance for each, with fewer tokens a member in its
+ * ring where there are very many. A thousand rings of a thousand members would take 40 GiB with all the tokens; how
+ * evenly these share the keys is measured apart, in one ring that has them (placement.ts).
  */
 import { createDecisions, type DecisionOptions, type Decisions, type RingMember } from "../decision/index.js";
 import { instantiateDecisions } from "../decision/module.js";
@@ -16,7 +17,10 @@ export const TOKENS_PER_WEIGHT = instantiateDecisions().tokensPerWeight.value as
 const TOKENS_TOTAL_MAX = 32_000_000;
 const TOKENS_MIN = 32;
 
-/** How many tokens a member may have when each of so many workers has a ring of all of them: all that there are up to 102 workers, 32 for 1,000. */
+/**
+ * How many tokens a member may have when each of so many workers has a ring of all of them: all that there are up to
+ * 102 workers, 32 for 1,000.
+ */
 export function affordableTokens(workers: number): number {
   return Math.min(TOKENS_PER_WEIGHT, Math.max(TOKENS_MIN, Math.floor(TOKENS_TOTAL_MAX / workers ** 2)));
 }

@@ -1,5 +1,6 @@
 /**
- * Which simulated processes have an open control link, so that the end of one reaches the other: a process that dies on a host that lives has its connections closed by that host.
+ * Which simulated processes have an open control link, so that the end of one reaches the other: a process that dies on
+ * a host that lives has its connections closed by that host.
  */
 import type { Clock } from "../base/clock.js";
 import type { SimProcess } from "./process.js";

@@ -1,6 +1,6 @@
 /**
- * `npm run sim`: simulates a cluster from a seed, and prints what changes and failures cost and whether anything was lost. Exits 1 when something was, with the command that replays it, and 2 for
- * arguments that it does not know.
+ * `npm run sim`: simulates a cluster from a seed, and prints what changes and failures cost and whether anything was
+ * lost. Exits 1 when something was, with the command that replays it, and 2 for arguments that it does not know.
  */
 import { parseArgs } from "node:util";
 import { createLogger } from "../base/log.js";

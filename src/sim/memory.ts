@@ -1,6 +1,7 @@
 /**
- * What a simulated sidecar holds: objects by slot and by key. Lives as long as the host's shared memory, over the deaths of the processes that use it. Bytes are not kept: an object's content is a
- * number that says which set it comes from.
+ * What a simulated sidecar holds: objects by slot and by key. Lives as long as the host's shared memory, over the
+ * deaths of the processes that use it. Bytes are not kept: an object's content is a number that says which set it comes
+ * from.
  */
 
 export interface SimObject {

@@ -1,8 +1,11 @@
 /**
- * What clients of a simulated cluster know, and so what the cluster owes them: for each key which contents a get may answer. A call that failed may have had its effect or not: both are then possible.
+ * What clients of a simulated cluster know, and so what the cluster owes them: for each key which contents a get may
+ * answer. A call that failed may have had its effect or not: both are then possible.
  *
- * A host that is cut off goes on serving what it holds to its own clients, also when others have deleted or replaced it: that is promised to them (docs/ARCHITECTURE.md), and counted apart. Any other
- * violation is an answer that was not possible: a miss of a key whose bytes are there, other bytes than were set, a set that claims that the key exists where nothing is.
+ * A host that is cut off goes on serving what it holds to its own clients, also when others have deleted or replaced
+ * it: that is promised to them (docs/ARCHITECTURE.md), and counted apart. Any other violation is an answer that was not
+ * possible: a miss of a key whose bytes are there, other bytes than were set, a set that claims that the key exists
+ * where nothing is.
  */
 import { StatusCode } from "../base/errors.js";
 import type { SimAnswer } from "./sidecar.js";
@@ -152,7 +155,9 @@ export class Model {
     };
   }
 
-  /** Keys that are set for sure, and of which nothing is left but copies: these may go at any time. Returns how many. */
+  /**
+   * Keys that are set for sure, and of which nothing is left but copies: these may go at any time. Returns how many.
+   */
   releaseCopies(hasOriginal: (key: string, contents: ReadonlySet<number>) => boolean): number {
     const keys = this.certain.filter((key) => !hasOriginal(key, this.#stateOf(key).possible));
     for (const key of keys) {

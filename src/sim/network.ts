@@ -1,7 +1,9 @@
 /**
- * The network of a simulation: control links between hosts, with a latency, that can be cut and healed. Messages are encoded and decoded as on the wire.
+ * The network of a simulation: control links between hosts, with a latency, that can be cut and healed. Messages are
+ * encoded and decoded as on the wire.
  *
- * A message over a cut link is lost without a sign: its sender waits until its own time is over. A connection to a process that died on a host that lives is refused.
+ * A message over a cut link is lost without a sign: its sender waits until its own time is over. A connection to a
+ * process that died on a host that lives is refused.
  */
 import { setMaxListeners } from "node:events";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";

@@ -1,5 +1,6 @@
 /**
- * How evenly a ring shares very many keys, and how many a join moves: the real Wasm with all tokens places each key, in a ring of N members and in one of N + 1. Nothing is stored.
+ * How evenly a ring shares very many keys, and how many a join moves: the real Wasm with all tokens places each key, in
+ * a ring of N members and in one of N + 1. Nothing is stored.
  */
 import { createDecisions, type Decisions } from "../decision/index.js";
 

@@ -1,4 +1,6 @@
-/** The queue between a simulated control process and its sidecar: in order, without loss, until one of the two is gone. */
+/**
+ * The queue between a simulated control process and its sidecar: in order, without loss, until one of the two is gone.
+ */
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import type { SimProcess } from "./process.js";
 

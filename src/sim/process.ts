@@ -1,5 +1,6 @@
 /**
- * A simulated operating system process: whatever reaches it (timers, messages) passes through `enter`, so that a paused one sees nothing until it goes on, and a dead one nothing any more.
+ * A simulated operating system process: whatever reaches it (timers, messages) passes through `enter`, so that a paused
+ * one sees nothing until it goes on, and a dead one nothing any more.
  */
 import type { Clock } from "../base/clock.js";
 

@@ -1,6 +1,7 @@
 /**
- * Changes and failures of a simulated cluster, one at a time: what each costs in messages, how long it takes until every member gives sure answers again, and whether every key that still has bytes is found. Each
- * leaves as many workers as it found.
+ * Changes and failures of a simulated cluster, one at a time: what each costs in messages, how long it takes until
+ * every member gives sure answers again, and whether every key that still has bytes is found. Each leaves as many
+ * workers as it found.
  */
 import type { ControlProcess } from "../control/contract.js";
 import { encodeKeys } from "../decision/index.js";

@@ -1,6 +1,7 @@
 /**
- * A simulated sidecar: an object table behind a SidecarPort, and the client calls that the real one offers (set, get, delete), as far as the control process can tell the difference. It
- * outlives its control process, as the real one does, and a new control process can take it over.
+ * A simulated sidecar: an object table behind a SidecarPort, and the client calls that the real one offers (set, get,
+ * delete), as far as the control process can tell the difference. It outlives its control process, as the real one
+ * does, and a new control process can take it over.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, Op, SIDECAR_STATS_BYTES } from "../control/layout-constants.js";
@@ -84,7 +85,10 @@ export class SimSidecar {
     return port;
   }
 
-  /** mSetD2H with existence skip (0) or replace (2). What is not there yet is reserved and committed in one question (`atOnce`), or in two. */
+  /**
+   * mSetD2H with existence skip (0) or replace (2). What is not there yet is reserved and committed in one question
+   * (`atOnce`), or in two.
+   */
   async set(
     keys: readonly string[],
     content: number,
@@ -125,7 +129,10 @@ export class SimSidecar {
     return answers;
   }
 
-  /** Asks for the objects that are left, enters what was refused, and drops those; for the others `then` is called at once. */
+  /**
+   * Asks for the objects that are left, enters what was refused, and drops those; for the others `then` is called at
+   * once.
+   */
   async #step(
     op: number,
     keys: readonly string[],

@@ -1,5 +1,6 @@
 /**
- * A whole simulation: placement of very many keys, then a cluster that goes through the scenarios. Everything follows from the seed; `digest` is a hash over all that happened, equal for equal seeds.
+ * A whole simulation: placement of very many keys, then a cluster that goes through the scenarios. Everything follows
+ * from the seed; `digest` is a hash over all that happened, equal for equal seeds.
  */
 import type { WorkerConfig } from "../base/config.js";
 import type { Logger } from "../base/log.js";

@@ -1,6 +1,7 @@
 /**
- * The cluster's store as one simulated process reaches it, or doesn't: the memory store in virtual time behind a latency. A call that gets no answer ends with its time; a watch that hears
- * nothing is lost after a while, and misses nothing before that.
+ * The cluster's store as one simulated process reaches it, or doesn't: the memory store in virtual time behind a
+ * latency. A call that gets no answer ends with its time; a watch that hears nothing is lost after a while, and misses
+ * nothing before that.
  */
 import type { Clock } from "../base/clock.js";
 import { withDeadline } from "../base/deadline.js";

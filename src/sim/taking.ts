@@ -1,4 +1,7 @@
-/** How a simulated sidecar takes objects of a worker that leaves over (native/sidecar/takes.h): the payload of kTake, and an object's way. */
+/**
+ * How a simulated sidecar takes objects of a worker that leaves over (native/sidecar/takes.h): the payload of kTake,
+ * and an object's way.
+ */
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { TAKE_RECORD_BYTES } from "../control/layout-constants.js";
 import { splitKeys } from "../control/records.js";
@@ -27,7 +30,10 @@ export interface TakeSteps {
   memory: SimMemory;
   /** The object at its source: undefined if it is not there any more. */
   read: (wanted: WantedObject) => Promise<SimObject | undefined>;
-  /** Tells the owner of the new location; undefined: it can't be asked. The object is sealed as soon as it agrees, in `then`. */
+  /**
+   * Tells the owner of the new location; undefined: it can't be asked. The object is sealed as soon as it agrees, in
+   * `then`.
+   */
   addLocation: (object: SimObject, then: (result: ResultRecord) => void) => Promise<StatusCode>;
 }
 

@@ -1,5 +1,6 @@
 /**
- * What happened in a simulation, as one hash: two runs of one seed must give the same. And how many messages were sent, by what they say.
+ * What happened in a simulation, as one hash: two runs of one seed must give the same. And how many messages were sent,
+ * by what they say.
  */
 import { createHash } from "node:crypto";
 

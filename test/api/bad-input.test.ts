@@ -1,6 +1,7 @@
 /**
- * Goal: every bad input is refused with its code, its key and a message that says what to do, and leaves nothing half-done.
- * Method: each case makes one call with one fault beside a good key, then looks that the good key was not set.
+ * Goal: every bad input is refused with its code, its key and a message that says what to do, and leaves nothing
+ * half-done. Method: each case makes one call with one fault beside a good key, then looks that the good key was not
+ * set.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

@@ -1,7 +1,7 @@
 /**
- * Goal: the C examples of docs/API.md compile without a warning and do what they say, with both clients at one worker and at two.
- * Method: each stands as it is in a function with what the page says is there; the program is compiled against hbmesh.h and libhbmesh.so, and
- * every status and the bytes that arrived are looked at after the example.
+ * Goal: the C examples of docs/API.md compile without a warning and do what they say, with both clients at one worker
+ * and at two. Method: each stands as it is in a function with what the page says is there; the program is compiled
+ * against hbmesh.h and libhbmesh.so, and every status and the bytes that arrived are looked at after the example.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,7 +1,8 @@
 /**
  * Goal: the C API keeps the same promises as the TypeScript client, case by case.
- * Method: capi_suite, a C program (native/capi/suite), runs each group of cases.ts against the same workers as the TypeScript files of this
- * folder: two over tcp, two over shm, and one. Each case is reported by its name; the program must have exactly the cases of the table.
+ * Method: capi_suite, a C program (native/capi/suite), runs each group of cases.ts against the same workers as the
+ * TypeScript files of this folder: two over tcp, two over shm, and one. Each case is reported by its name; the program
+ * must have exactly the cases of the table.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { run } from "../cluster/commands.js";

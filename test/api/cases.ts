@@ -1,9 +1,11 @@
 /**
- * The API suite: what the TypeScript client and the C API both promise. Each case is there twice under the same name: in a test file of this
- * folder, and in C in native/capi/suite, which capi.test.ts runs. A case that one side lacks fails that side's test.
+ * The API suite: what the TypeScript client and the C API both promise. Each case is there twice under the same name:
+ * in a test file of this folder, and in C in native/capi/suite, which capi.test.ts runs. A case that one side lacks
+ * fails that side's test.
  *
- * Not in the table, since only one side has it: signals that are aborted already (TypeScript, precedence.test.ts), NULLs and sizes of structs
- * (C, capi_test), sixteen devices at once (exchange.test.ts), random operations against a model (model.test.ts).
+ * Not in the table, since only one side has it: signals that are aborted already (TypeScript, precedence.test.ts),
+ * NULLs and sizes of structs (C, capi_test), sixteen devices at once (exchange.test.ts), random operations against a
+ * model (model.test.ts).
  */
 import type { LocalClusterOptions } from "../../src/cli/local-cluster.js";
 

@@ -1,7 +1,8 @@
 /**
- * A client process of its own, for tests that kill one or need several: does what its parent says over the process channel, one
- * command at a time or many at once, and answers each by its number. Memory is filled with one 32-bit word over and over, so that
- * mixed bytes are seen. Runs from dist/, as users' processes do. Ends when the channel to its parent closes.
+ * A client process of its own, for tests that kill one or need several: does what its parent says over the process
+ * channel, one command at a time or many at once, and answers each by its number. Memory is filled with one 32-bit word
+ * over and over, so that mixed bytes are seen. Runs from dist/, as users' processes do. Ends when the channel to its
+ * parent closes.
  *
  * Started with: IP:PORT of its worker. Says { ready: true } when it is connected.
  */
@@ -64,7 +65,9 @@ const commands = {
     const futures = await client.devPublish(keys, lists);
     return futures.map((future) => future.done);
   },
-  /** Answers when the subscription was sent; with `stop`, after it stopped that process when the first bytes had come. */
+  /**
+   * Answers when the subscription was sent; with `stop`, after it stopped that process when the first bytes had come.
+   */
   async subscribe({ keys, device, sizes, stop }) {
     const targets = keys.map(() => memory(device, sizes, 0));
     const futures = await client.devSubscribe(

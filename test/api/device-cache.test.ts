@@ -1,6 +1,7 @@
 /**
- * Goal: the device cache keeps the promises of docs/API.md over the whole path: many readers, retries, deletes during use, local deletes.
- * Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds. What waits, waits for conditions.
+ * Goal: the device cache keeps the promises of docs/API.md over the whole path: many readers, retries, deletes during
+ * use, local deletes. Method: the group's cases at each place of cases.ts; device memory is filled with patterns of
+ * known seeds. What waits, waits for conditions.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

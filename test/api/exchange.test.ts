@@ -1,7 +1,8 @@
 /**
  * Goal: sixteen devices, each sending to each of the others at once, never deadlock, and all bytes are right.
- * Method: a client a device publishes to the fifteen others in one call and subscribes to what they send in one call, all at the same
- * time; on one worker with sixteen devices, and on two with eight each over tcp and over shm. The test's own time limit is the watchdog.
+ * Method: a client a device publishes to the fifteen others in one call and subscribes to what they send in one call,
+ * all at the same time; on one worker with sixteen devices, and on two with eight each over tcp and over shm. The
+ * test's own time limit is the watchdog.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import type { HeteroClient } from "../../src/client/index.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: host objects keep the promises of docs/API.md over the whole path: existence modes, waiting, delete, questions, and how they live and die.
- * Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds. What waits, waits for conditions.
+ * Goal: host objects keep the promises of docs/API.md over the whole path: existence modes, waiting, delete, questions,
+ * and how they live and die. Method: the group's cases at each place of cases.ts; device memory is filled with patterns
+ * of known seeds. What waits, waits for conditions.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

@@ -1,6 +1,6 @@
 /**
- * Goal: layers pushed by ticket keep the promises of docs/API.md over the whole path, in any order, and with wrong input.
- * Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds.
+ * Goal: layers pushed by ticket keep the promises of docs/API.md over the whole path, in any order, and with wrong
+ * input. Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

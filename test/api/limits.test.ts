@@ -1,6 +1,7 @@
 /**
- * Goal: the limits of docs/API.md: what is allowed works at the limit, what is above it is refused with the limit's name, and nothing is done.
- * Method: the group's cases at each place of cases.ts, each with real calls of the full size.
+ * Goal: the limits of docs/API.md: what is allowed works at the limit, what is above it is refused with the limit's
+ * name, and nothing is done. Method: the group's cases at each place of cases.ts, each with real calls of the full
+ * size.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

@@ -1,9 +1,9 @@
 /**
- * Goal: a death in the middle of a large transfer is told to the other end: RPC_PEER_DEAD, or the bytes of another place that has
- * them. The process that offers or receives, and the sidecar of its worker; publish, device cache, and layers in both directions.
- * Method: the middle is seen in the target's memory. Between workers, the sidecar that moves the bytes is stopped (SIGSTOP) there,
- * and goes on when the other side has noticed the death; what was whole before it could be stopped is tried once more. Within one
- * worker, the devices are slow.
+ * Goal: a death in the middle of a large transfer is told to the other end: RPC_PEER_DEAD, or the bytes of another
+ * place that has them. The process that offers or receives, and the sidecar of its worker; publish, device cache, and
+ * layers in both directions. Method: the middle is seen in the target's memory. Between workers, the sidecar that moves
+ * the bytes is stopped (SIGSTOP) there, and goes on when the other side has noticed the death; what was whole before it
+ * could be stopped is tried once more. Within one worker, the devices are slow.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";
@@ -84,7 +84,10 @@ describe.each(places)("a death in the middle: $place", ({ transport, workers, bl
     expect(pid).toBeGreaterThan(1);
     return pid;
   };
-  /** Stops the sidecar that moves the bytes, when the first have come. False: all of them had. Slow devices need no stop. */
+  /**
+   * Stops the sidecar that moves the bytes, when the first have come. False: all of them had. Slow devices need no
+   * stop.
+   */
   const stopInTheMiddle = async (mover: number, target: DeviceObject): Promise<boolean> => {
     while (lastByteOf(target, 0) === 0) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -260,8 +263,8 @@ describe.each(places.slice(0, 2))("a sidecar's death in the middle: $place", ({ 
     return { there: await fixture.client(0), here: await fixture.client(1), pids };
   };
   /**
-   * Stops the mover's sidecar when the first bytes have come, kills the other one, and lets the mover go on. False: all of the
-   * bytes had come.
+   * Stops the mover's sidecar when the first bytes have come, kills the other one, and lets the mover go on. False: all
+   * of the bytes had come.
    */
   const killInTheMiddle = async (target: DeviceObject, mover: number, victim: number): Promise<boolean> => {
     while (lastByteOf(target, 0) === 0) {

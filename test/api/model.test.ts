@@ -1,10 +1,11 @@
 /**
- * Goal: whatever several client processes do with host objects at two workers, each key behaves as one place that holds one value.
- * Method: four client processes, two at each worker, do thousands of random operations on few keys, many at once. A key has one turn at a
- * time: one operation (also of several keys in one call), whose answer the model foretells exactly; or a burst, in which several
- * processes work on the key at once and each answer must be one that some order of them gives; then all processes must agree on what
- * the key holds. Values are 32-bit words that fill the object, none used twice, so that mixed or stale bytes are seen.
- * The seed is printed; HBMESH_SEED=N replays the same operations.
+ * Goal: whatever several client processes do with host objects at two workers, each key behaves as one place that holds
+ * one value. Method: four client processes, two at each worker, do thousands of random operations on few keys, many at
+ * once. A key has one turn at a time: one operation (also of several keys in one call), whose answer the model
+ * foretells exactly; or a burst, in which several processes work on the key at once and each answer must be one that
+ * some order of them gives; then all processes must agree on what the key holds. Values are 32-bit words that fill the
+ * object, none used twice, so that mixed or stale bytes are seen. The seed is printed; HBMESH_SEED=N replays the same
+ * operations.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -82,7 +83,10 @@ const arrangements: { name: string; spills: boolean; options: (directory: string
   },
 ];
 
-/** One key's turns follow each other; lanes of keys run at once, each with randomness of its own, so that a seed replays. */
+/**
+ * One key's turns follow each other; lanes of keys run at once, each with randomness of its own, so that a seed
+ * replays.
+ */
 class Lane {
   readonly #keys: readonly string[];
   readonly #held: (Held | undefined)[];

@@ -1,7 +1,7 @@
 /**
  * Goal: of two faults at once, the one is told that docs/API.md names first, for every call.
- * Method: the group's cases at each place of cases.ts: calls with several faults. Signals that are aborted already are TypeScript's alone and come
- * after the table.
+ * Method: the group's cases at each place of cases.ts: calls with several faults. Signals that are aborted already are
+ * TypeScript's alone and come after the table.
  */
 import { describe, expect, it as plainIt } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

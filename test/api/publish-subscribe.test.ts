@@ -1,8 +1,8 @@
 /**
- * Goal: device objects keep the promises of docs/API.md over the whole path: publish and subscribe, the families, also when a process at
- * either end is killed.
- * Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds. Killed clients are processes of
- * their own (client-process.mjs). What waits, waits for conditions.
+ * Goal: device objects keep the promises of docs/API.md over the whole path: publish and subscribe, the families, also
+ * when a process at either end is killed.
+ * Method: the group's cases at each place of cases.ts; device memory is filled with patterns of known seeds. Killed
+ * clients are processes of their own (client-process.mjs). What waits, waits for conditions.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

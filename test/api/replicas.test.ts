@@ -1,8 +1,9 @@
 /**
- * Goal: copies that remote gets leave make the next get a local one and outlive their source, and nobody ever reads by them what was
- * deleted or replaced: not even when that comes while the owner is being told of the copy.
- * Method: real workers that keep copies. Many rounds of set, remote get, and at once a replace or a delete, at alternating workers;
- * what every worker then answers is compared with what was done. A worker is killed, and its keys are read elsewhere.
+ * Goal: copies that remote gets leave make the next get a local one and outlive their source, and nobody ever reads by
+ * them what was deleted or replaced: not even when that comes while the owner is being told of the copy.
+ * Method: real workers that keep copies. Many rounds of set, remote get, and at once a replace or a delete, at
+ * alternating workers; what every worker then answers is compared with what was done. A worker is killed, and its keys
+ * are read elsewhere.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

@@ -1,6 +1,6 @@
 /**
- * What the files of the API suite are written with: a group of cases (cases.ts) over two workers by tcp, by shm, and within one worker, with
- * clients, device memory and a key that belong to the case.
+ * What the files of the API suite are written with: a group of cases (cases.ts) over two workers by tcp, by shm, and
+ * within one worker, with clients, device memory and a key that belong to the case.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,6 +1,7 @@
 /**
- * Goal: tenants never meet: what one does under a key is not there for another, at either worker, in any family; nobody gets in without a token.
- * Method: the group's cases at each place of cases.ts, with workers that have a file of three tokens; the same keys with other bytes.
+ * Goal: tenants never meet: what one does under a key is not there for another, at either worker, in any family; nobody
+ * gets in without a token. Method: the group's cases at each place of cases.ts, with workers that have a file of three
+ * tokens; the same keys with other bytes.
  */
 import { expect } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";
@@ -40,7 +41,8 @@ apiSuite("tenants", (at, it) => {
     const target = at.memory(1);
     expect(await endOf(await at.subscribe(red[1], at.key, target))).toBe("OK");
     expect([await endOf(sent), target.holds(3)]).toEqual(["OK", true]);
-    await expect(sentBlue.get(0)).rejects.toMatchObject({ code: StatusCode.FUTURE_TIMEOUT }); // still nobody's but blue's
+    // It is still nobody's but blue's.
+    await expect(sentBlue.get(0)).rejects.toMatchObject({ code: StatusCode.FUTURE_TIMEOUT });
     const keys = [`${at.key}-cache`];
     expect(codesOf(await red[0].devMSet(keys, [at.memory(0, 5).list]))).toEqual(["OK"]);
     expect(codesOf(await blue.devMGet(keys, [at.memory(1).list]))).toEqual(["NOT_FOUND"]);

@@ -1,6 +1,7 @@
 /**
  * Goal: the API for people: what the client does is seen and can be asked over HTTP with JSON, and by the commands.
- * Method: two workers; an object is set by a client; curl and `hbmesh` ask for it. The client's own promises are in test/api.
+ * Method: two workers; an object is set by a client; curl and `hbmesh` ask for it. The client's own promises are in
+ * test/api.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { hbmesh, run } from "./commands.js";

@@ -1,7 +1,8 @@
 /**
- * Goal: `hbmesh bench hetero` runs the named cases with real processes and threads, in one go at its own workers and in two halves at
- * workers that are there; what it prints is complete; wrong arguments and missing data are named; nothing is left behind.
- * Method: run the command as a user would with one or two iterations, and read what it prints. No figure is judged.
+ * Goal: `hbmesh bench hetero` runs the named cases with real processes and threads, in one go at its own workers and in
+ * two halves at workers that are there; what it prints is complete; wrong arguments and missing data are named; nothing
+ * is left behind. Method: run the command as a user would with one or two iterations, and read what it prints. No
+ * figure is judged.
  */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,6 +1,7 @@
 /**
- * Goal: `hbmesh bench interference` measures each rate and compares it with none; wrong rates are refused by name; nothing is left behind.
- * Method: run the command with small layers for a second a rate, in both forms. No figure is judged.
+ * Goal: `hbmesh bench interference` measures each rate and compares it with none; wrong rates are refused by name;
+ * nothing is left behind. Method: run the command with small layers for a second a rate, in both forms. No figure is
+ * judged.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { InterferenceRow } from "../../src/bench/interference.js";

@@ -1,7 +1,8 @@
 /**
- * Goal: `hbmesh bench link` measures each transport between two processes, in both directions, and ends both sides; flags are
- * perftest's; what goes wrong is named.
- * Method: start the waiting side on a free port as a user would, and the measuring side against it. No figure is judged.
+ * Goal: `hbmesh bench link` measures each transport between two processes, in both directions, and ends both sides;
+ * flags are perftest's; what goes wrong is named.
+ * Method: start the waiting side on a free port as a user would, and the measuring side against it. No figure is
+ * judged.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { describe, expect, it } from "vitest";

@@ -1,6 +1,6 @@
 /**
- * Goal: `hbmesh bench meta` has a row for every call, place and batch, the machine's round trips and the Wasm functions; wrong batches are
- * refused by name; nothing is left behind.
+ * Goal: `hbmesh bench meta` has a row for every call, place and batch, the machine's round trips and the Wasm
+ * functions; wrong batches are refused by name; nothing is left behind.
  * Method: run the command with a few calls, in both forms. No figure is judged.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

@@ -1,8 +1,8 @@
 /**
- * Goal: `npm run bench` measures eight processes at once, device to device, layers and one source to many readers beside
- * their limits, prints one JSON document or a table against an earlier run, and names wrong arguments; nothing is left behind.
- * Method: the cases themselves with small objects in this process, for one round; the script for one round of one part, in both forms. No figure is
- * judged.
+ * Goal: `npm run bench` measures eight processes at once, device to device, layers and one source to many readers
+ * beside their limits, prints one JSON document or a table against an earlier run, and names wrong arguments; nothing
+ * is left behind. Method: the cases themselves with small objects in this process, for one round; the script for one
+ * round of one part, in both forms. No figure is judged.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

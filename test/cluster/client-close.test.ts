@@ -1,6 +1,7 @@
 /**
- * Goal: close() lets go of device memory first, without holding up the process, and a process may end with calls under way.
- * Method: a get that waits for a key nobody sets; then close, close with the sidecar stopped by SIGSTOP, and an exit of a process of its own.
+ * Goal: close() lets go of device memory first, without holding up the process, and a process may end with calls under
+ * way. Method: a get that waits for a key nobody sets; then close, close with the sidecar stopped by SIGSTOP, and an
+ * exit of a process of its own.
  */
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

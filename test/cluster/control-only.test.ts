@@ -1,7 +1,8 @@
 /**
- * Goal: a control process without a sidecar is a full member of the ring: it keeps its share of the directory, answers the API, and
- * when it is killed its keys are found again through those who hold the bytes; clients are told why they can't use it.
- * Method: three workers, the third with --no-sidecar; 64 objects set through the first, read through the second.
+ * Goal: a control process without a sidecar is a full member of the ring: it keeps its share of the directory, answers
+ * the API, and when it is killed its keys are found again through those who hold the bytes; clients are told why they
+ * can't use it. Method: three workers, the third with --no-sidecar; 64 objects set through the first, read through the
+ * second.
  */
 import { afterEach, expect, it } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";

@@ -1,8 +1,8 @@
 /**
- * Goal: a death is told at once, with a code and a cause, and leaves nothing half-done: the sidecar in the middle of a set and of a
- * get, a whole worker, a launcher that is killed, an arena that is full.
- * Method: simulated devices are slowed down, so that a transfer is certainly under way when the process is killed; the middle is
- * seen by what the worker says of itself, not guessed by time.
+ * Goal: a death is told at once, with a code and a cause, and leaves nothing half-done: the sidecar in the middle of a
+ * set and of a get, a whole worker, a launcher that is killed, an arena that is full.
+ * Method: simulated devices are slowed down, so that a transfer is certainly under way when the process is killed; the
+ * middle is seen by what the worker says of itself, not guessed by time.
  */
 import { fork } from "node:child_process";
 import { afterEach, describe, expect, it } from "vitest";
@@ -53,8 +53,8 @@ async function health(worker: string): Promise<HealthJson> {
 }
 
 /**
- * A get over tcp whose source is stopped (SIGSTOP) after its first bytes have arrived and before its last: seen in the device
- * memory that it reads into, which is this process's own.
+ * A get over tcp whose source is stopped (SIGSTOP) after its first bytes have arrived and before its last: seen in the
+ * device memory that it reads into, which is this process's own.
  */
 async function stopInTheMiddleOfAGet(): Promise<{
   running: Fixture;

@@ -1,4 +1,7 @@
-/** A real etcd (Debian's etcd-server) for a test: on free ports, with a directory of its own, and gone with everything that it wrote. */
+/**
+ * A real etcd (Debian's etcd-server) for a test: on free ports, with a directory of its own, and gone with everything
+ * that it wrote.
+ */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,6 +1,6 @@
 /**
- * A local cluster and clients for the tests of the whole path. The test's own process is a client process: everything it
- * asks goes over queues and sockets to workers that are other processes.
+ * A local cluster and clients for the tests of the whole path. The test's own process is a client process: everything
+ * it asks goes over queues and sockets to workers that are other processes.
  */
 import { StatusCode } from "../../src/base/errors.js";
 import { type LocalCluster, type LocalClusterOptions, startLocalCluster } from "../../src/cli/local-cluster.js";

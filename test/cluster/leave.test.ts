@@ -1,7 +1,8 @@
 /**
- * Goal: a worker that is stopped as planned has others take over what it holds, so that nothing is lost: whatever its objects are like, while clients read and delete, and whoever is killed meanwhile; never faster than
- * it was told; and it stays when there is no room, or when it is told to.
- * Method: real workers on a real etcd, stopped by the command as a shell runs it. The test's process is a client of all of them, and knows the bytes of each object.
+ * Goal: a worker that is stopped as planned has others take over what it holds, so that nothing is lost: whatever its
+ * objects are like, while clients read and delete, and whoever is killed meanwhile; never faster than it was told; and
+ * it stays when there is no room, or when it is told to. Method: real workers on a real etcd, stopped by the command as
+ * a shell runs it. The test's process is a client of all of them, and knows the bytes of each object.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";

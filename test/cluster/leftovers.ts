@@ -1,7 +1,7 @@
 /**
- * Looks for what a suite may not leave behind: processes, sockets, shared memory, temporary files. Takes what is there before
- * and compares after, and only what is of this checkout: other checkouts may be under test on this machine at the same time.
- * `npm test` gives each run a temporary folder of its own.
+ * Looks for what a suite may not leave behind: processes, sockets, shared memory, temporary files. Takes what is there
+ * before and compares after, and only what is of this checkout: other checkouts may be under test on this machine at
+ * the same time. `npm test` gives each run a temporary folder of its own.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -30,8 +30,8 @@ export function leftoversNow(addresses: readonly string[] = []): Leftovers {
 }
 
 /**
- * Names of the unix sockets that these processes, and this one, hold. A socket with an abstract name is gone with the last
- * process that holds it, so there are no others to look for.
+ * Names of the unix sockets that these processes, and this one, hold. A socket with an abstract name is gone with the
+ * last process that holds it, so there are no others to look for.
  */
 function socketsOf(lines: readonly string[]): string[] {
   const pids = [String(process.pid), ...lines.map((line) => line.slice(0, line.indexOf(" ")))];

@@ -1,6 +1,6 @@
 /**
- * Goal: the main job does what README says: bytes set from HBM at one worker arrive in HBM at another, over tcp and over shm,
- * in JSON and as a table; a wrong argument or a failure is named; nothing is left behind.
+ * Goal: the main job does what README says: bytes set from HBM at one worker arrive in HBM at another, over tcp and
+ * over shm, in JSON and as a table; a wrong argument or a failure is named; nothing is left behind.
  * Method: run `hbmesh demo` as a user would, with a file of seeded random bytes whose length fits no shape.
  */
 import { createHash } from "node:crypto";

@@ -1,6 +1,8 @@
 /**
- * Goal: --remote_h2d_device_ids says how objects of other workers reach a device: not given, straight over the usual connections; some ids, straight over at least a connection for each, all of which carry bytes; empty,
- * through host memory, which the path says. The bytes are the same. Method: two workers over tcp for each value; a set at one, a get at the other.
+ * Goal: --remote_h2d_device_ids says how objects of other workers reach a device: not given, straight over the usual
+ * connections; some ids, straight over at least a connection for each, all of which carry bytes; empty, through host
+ * memory, which the path says. The bytes are the same. Method: two workers over tcp for each value; a set at one, a get
+ * at the other.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { codesOf, DeviceObject, type Fixture, startFixture } from "./fixture.js";

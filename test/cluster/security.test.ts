@@ -1,7 +1,8 @@
 /**
- * Goal: real workers with a cluster token, and with TLS too, form a cluster, move bytes between their sidecars, and are closed to everybody else on every door; the secret shows up nowhere.
- * Method: two workers over a real etcd, started by hbmesh start; a third one with another token; commands with and without. The addresses are loopback, where the same checks run when a
- * secret is configured; that other addresses demand one is asked of the command line.
+ * Goal: real workers with a cluster token, and with TLS too, form a cluster, move bytes between their sidecars, and are
+ * closed to everybody else on every door; the secret shows up nowhere. Method: two workers over a real etcd, started by
+ * hbmesh start; a third one with another token; commands with and without. The addresses are loopback, where the same
+ * checks run when a secret is configured; that other addresses demand one is asked of the command line.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,8 +1,8 @@
 /**
- * Goal: with an SSD tier two real workers hold several times their arena, every object comes back whole at either of them, also
- * after the sidecar was killed; what people ask says where objects are; wrong options are refused with cause and remedy.
- * Method: arenas of 16 MiB and directories of the test's own; 48 MiB of objects whose SHA-256 is known are set through one client
- * and read back through both.
+ * Goal: with an SSD tier two real workers hold several times their arena, every object comes back whole at either of
+ * them, also after the sidecar was killed; what people ask says where objects are; wrong options are refused with cause
+ * and remedy. Method: arenas of 16 MiB and directories of the test's own; 48 MiB of objects whose SHA-256 is known are
+ * set through one client and read back through both.
  */
 import { createCipheriv, createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";

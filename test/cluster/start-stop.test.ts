@@ -1,6 +1,7 @@
 /**
- * Goal: hbmesh start, status and stop do for workers in the background what they say, over a real etcd: ready when start returns, a sentence and nothing left when it isn't, a planned end.
- * Method: the commands as a shell runs them. The store is read beside them, to see what a worker that leaves says there.
+ * Goal: hbmesh start, status and stop do for workers in the background what they say, over a real etcd: ready when
+ * start returns, a sentence and nothing left when it isn't, a planned end. Method: the commands as a shell runs them.
+ * The store is read beside them, to see what a worker that leaves says there.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";

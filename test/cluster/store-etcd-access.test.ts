@@ -1,6 +1,8 @@
 /**
- * Goal: a worker reaches an etcd that shows a certificate, asks for one, and for a user with a password; what etcd refuses is said with the remedy; a login that etcd no longer knows is renewed, with the password
- * that the file has by then. Method: a real etcd with TLS, client certificates and authentication; the store's conformance suite as a user of it, then each refusal by itself, and a worker.
+ * Goal: a worker reaches an etcd that shows a certificate, asks for one, and for a user with a password; what etcd
+ * refuses is said with the remedy; a login that etcd no longer knows is renewed, with the password that the file has by
+ * then. Method: a real etcd with TLS, client certificates and authentication; the store's conformance suite as a user
+ * of it, then each refusal by itself, and a worker.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

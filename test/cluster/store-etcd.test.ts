@@ -1,6 +1,7 @@
 /**
- * Goal: etcd keeps the Store's contract, and one that stops is named. Method: the conformance suite against a real etcd (Debian's etcd-server), started here on free ports
- * with a directory of its own, and ended with everything that it wrote. Without the program the suite is skipped, by name.
+ * Goal: etcd keeps the Store's contract, and one that stops is named. Method: the conformance suite against a real etcd
+ * (Debian's etcd-server), started here on free ports with a directory of its own, and ended with everything that it
+ * wrote. Without the program the suite is skipped, by name.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createSystemClock } from "../../src/base/clock.js";

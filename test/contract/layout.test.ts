@@ -1,8 +1,8 @@
 /**
- * Goal: operations, flags, sizes, limits and field offsets that TypeScript and AssemblyScript use are those of native/queue/layout.h.
- * Method: compare with what the addon exports; and, so that the comparison also runs without the addon, with the header's text.
- * Offsets are compared by round trips: records with a different value in each field, at the header's places, go through the code that reads
- * and writes them.
+ * Goal: operations, flags, sizes, limits and field offsets that TypeScript and AssemblyScript use are those of
+ * native/queue/layout.h. Method: compare with what the addon exports; and, so that the comparison also runs without the
+ * addon, with the header's text. Offsets are compared by round trips: records with a different value in each field, at
+ * the header's places, go through the code that reads and writes them.
  */
 import { existsSync } from "node:fs";
 import { describe, expect, it } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * Goal: docs/OPERATIONS.md is true of this product: the commands, options and environment that it names exist, the log lines and messages that it quotes are in the sources, the unit is one that systemd
- * takes, and its links lead somewhere. Method: taken out of the document and looked up; the unit by systemd-analyze, where there is one.
+ * Goal: docs/OPERATIONS.md is true of this product: the commands, options and environment that it names exist, the log
+ * lines and messages that it quotes are in the sources, the unit is one that systemd takes, and its links lead
+ * somewhere. Method: taken out of the document and looked up; the unit by systemd-analyze, where there is one.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 /**
- * Field offsets of the records that cross languages, from the sources: structs of native/queue/layout.h, classes of asm/layout.ts.
- * Both lay fields out one after the other, each aligned to its own size.
+ * Field offsets of the records that cross languages, from the sources: structs of native/queue/layout.h, classes of
+ * asm/layout.ts. Both lay fields out one after the other, each aligned to its own size.
  */
 export interface Field {
   offset: number;

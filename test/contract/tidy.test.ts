@@ -1,8 +1,9 @@
 /**
- * Goal: the habits of the style guide hold without anybody watching: short files and functions, no forgotten notes, no
- * paths of one machine, no call that has a better replacement, a lock file that names no registry.
- * Method: look at every file of the repository; functions are found by the TypeScript compiler, and in C++ by the layout
- * that clang-format guarantees (a body ends at the first line that is its head's indentation and a closing brace).
+ * Goal: the habits of the style guide hold without anybody watching: short files and functions, narrow comments, no
+ * forgotten notes, no paths of one machine, no call that has a better replacement, a lock file that names no registry.
+ * Method: look at every file of the repository; functions are found by the TypeScript compiler, and in C++ by the
+ * layout that clang-format guarantees (a body ends at the first line that is its head's indentation and a closing
+ * brace).
  */
 import ts from "typescript";
 import { describe, expect, it } from "vitest";
@@ -11,6 +12,7 @@ import { filesWith, read, repositoryFiles, root } from "./sources.js";
 
 const fileLinesMax = 500;
 const functionLinesMax = 70;
+const columnsMax = 120;
 
 const codeEndings = [".ts", ".mjs", ".h", ".c", ".cc", ".proto", ".cmake", ".py"];
 
@@ -104,6 +106,19 @@ describe("tidy", () => {
       .map((name) => ({ name, lines: read(name).split("\n").length - 1 }))
       .filter(({ lines }) => lines > fileLinesMax);
     expect(long).toEqual([]);
+  });
+
+  it(`no comment is wider than ${columnsMax} columns`, () => {
+    // Code is held to it by the formatters, which leave comments alone. A wide comment on a line of code counts too.
+    const comment = /^\s*(\*|\/\*|\/\/|#)|\s\/\/\s[^"`]*$|^\s*"""/;
+    const wide = codeFiles().flatMap((name) =>
+      read(name)
+        .split("\n")
+        .flatMap((line, index) =>
+          [...line].length > columnsMax && comment.test(line) ? [`${name}:${index + 1}`] : [],
+        ),
+    );
+    expect(wide).toEqual([]);
   });
 
   it(`no function is longer than ${functionLinesMax} lines`, () => {

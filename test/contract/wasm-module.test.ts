@@ -1,6 +1,6 @@
 /**
- * Goal: dist/decisions.wasm can run anywhere: it imports nothing. And native/generated/key_rule.h, from which the sidecar
- * checks keys, says the same as the module.
+ * Goal: dist/decisions.wasm can run anywhere: it imports nothing. And native/generated/key_rule.h, from which the
+ * sidecar checks keys, says the same as the module.
  * Method: ask the compiled module for its imports; generate the header again and compare bytes.
  */
 import { execFileSync } from "node:child_process";

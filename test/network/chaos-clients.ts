@@ -1,8 +1,11 @@
 /**
- * Clients of a chaos run: each sets, replaces and deletes keys of its own at its host, and reads those of all. What it does follows from the seed; what a key may hold is kept here, so that every answer can be judged.
+ * Clients of a chaos run: each sets, replaces and deletes keys of its own at its host, and reads those of all. What it
+ * does follows from the seed; what a key may hold is kept here, so that every answer can be judged.
  *
- * A write that was confirmed is what a key holds. One that failed, or whose process was killed, may have its effect or not, at any time: its key is left alone from then on, and may hold what it held before or what
- * was tried. A read may be told that a key can't be read now. It may never be told that a key is missing which is there for sure, nor get bytes that were not set under that key as a whole.
+ * A write that was confirmed is what a key holds. One that failed, or whose process was killed, may have its effect or
+ * not, at any time: its key is left alone from then on, and may hold what it held before or what was tried. A read may
+ * be told that a key can't be read now. It may never be told that a key is missing which is there for sure, nor get
+ * bytes that were not set under that key as a whole.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import type { RandomSource } from "../../src/base/random.js";

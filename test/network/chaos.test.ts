@@ -1,6 +1,7 @@
 /**
- * Goal: whatever dies and is cut, nothing sealed on a living host is missing in the end, no read gives wrong bytes, no key that is there is said to be missing, and no memory leaks.
- * Method: the chaos run (chaos.ts) in its short form, every kind of fault once. The seed is printed; HBMESH_SEED=N makes the same decisions. Long form: npm run test:slow.
+ * Goal: whatever dies and is cut, nothing sealed on a living host is missing in the end, no read gives wrong bytes, no
+ * key that is there is said to be missing, and no memory leaks. Method: the chaos run (chaos.ts) in its short form,
+ * every kind of fault once. The seed is printed; HBMESH_SEED=N makes the same decisions. Long form: npm run test:slow.
  */
 import { describe, it } from "vitest";
 import { etcdMissing } from "../cluster/etcd.js";

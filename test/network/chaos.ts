@@ -1,6 +1,7 @@
 /**
- * The chaos run: clients on three hosts set, replace, delete and get objects that carry what they are, while processes die and links are cut; then everything is healed, and looked at. The seed gives the order of
- * faults, where and how long, and what each client does; how these meet is the machine's.
+ * The chaos run: clients on three hosts set, replace, delete and get objects that carry what they are, while processes
+ * die and links are cut; then everything is healed, and looked at. The seed gives the order of faults, where and how
+ * long, and what each client does; how these meet is the machine's.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { expect } from "vitest";
@@ -20,7 +21,10 @@ export interface ChaosOptions {
 }
 
 const PATIENCE_MS = 120_000;
-/** Private memory of a sidecar, and all of a control process: both far above what they need, and far below what a leak of each call would take. */
+/**
+ * Private memory of a sidecar, and all of a control process: both far above what they need, and far below what a leak
+ * of each call would take.
+ */
 const SIDECAR_PRIVATE_MB_MAX = 128;
 const CONTROL_MB_MAX = 512;
 const FILES_MAX = 256;

@@ -1,7 +1,8 @@
 /**
- * Goal: hosts that can't talk to each other, are gone, or were stopped for longer than their lease: nobody gets a wrong answer, who can be asked answers, and all is found again afterwards.
- * Method: three hosts (network namespaces); packets between two of them are lost without a word, a host's link goes down, all processes of a worker are stopped with SIGSTOP. Leases are those that a worker has
- * by default.
+ * Goal: hosts that can't talk to each other, are gone, or were stopped for longer than their lease: nobody gets a wrong
+ * answer, who can be asked answers, and all is found again afterwards. Method: three hosts (network namespaces);
+ * packets between two of them are lost without a word, a host's link goes down, all processes of a worker are stopped
+ * with SIGSTOP. Leases are those that a worker has by default.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { until } from "../cluster/commands.js";
@@ -42,7 +43,10 @@ describe.skipIf(missing !== undefined)(`hosts that are cut off ${missing ?? ""}`
       expect(code === "OK" || message !== "", `${key} failed with ${code} and no message`).toBe(true);
     }
   };
-  /** Resolves when these hosts no longer know that one as a member: after how many ms the last of them did, as their logs say. */
+  /**
+   * Resolves when these hosts no longer know that one as a member: after how many ms the last of them did, as their
+   * logs say.
+   */
   const untilGone = async (host: number, at: readonly number[]): Promise<number> => {
     const { address } = net.worker(host);
     const startMs = Date.now();
@@ -129,7 +133,8 @@ describe.skipIf(missing !== undefined)(`hosts that are cut off ${missing ?? ""}`
     console.log(`a stopped host was known after ${tookMs.toFixed(0)} ms`);
     // Others own its keys now, and these are set.
     await net.fillPatiently(2, written.length, [64], written);
-    // What it finds when it wakes: questions about keys that it owned, which it would answer with a miss, and sets that it would allow.
+    // What it finds when it wakes: questions about keys that it owned, which it would answer with a miss, and sets that
+    // it would allow.
     const answers = Promise.all([
       client.ask<Outcome[]>("exist", { keys: written }),
       client.ask<Outcome[]>("get", { keys: written, sizes: written.map(() => [64]) }),

@@ -1,4 +1,7 @@
-/** Real etcd on the hub: one, or three that form a cluster, each of which can be killed, stopped and started again with the data that it had. */
+/**
+ * Real etcd on the hub: one, or three that form a cluster, each of which can be killed, stopped and started again with
+ * the data that it had.
+ */
 import type { ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

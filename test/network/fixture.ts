@@ -1,6 +1,7 @@
 /**
- * A cluster over hosts of its own: network namespaces, real etcd, a worker on each host started by `hbmesh start -w`, and a client process on each. What is set through it is remembered, so that after each
- * failure everything that is on a living host can be looked for from every other.
+ * A cluster over hosts of its own: network namespaces, real etcd, a worker on each host started by `hbmesh start -w`,
+ * and a client process on each. What is set through it is remembered, so that after each failure everything that is on
+ * a living host can be looked for from every other.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -28,7 +29,10 @@ export interface Worker {
   log: string;
 }
 
-/** Codes with which a call may fail while something is broken: the caller is to try again, or to connect anew. Never NOT_FOUND, and never OK with other bytes. */
+/**
+ * Codes with which a call may fail while something is broken: the caller is to try again, or to connect anew. Never
+ * NOT_FOUND, and never OK with other bytes.
+ */
 export const TRANSIENT = [
   "TRY_AGAIN",
   "RPC_UNAVAILABLE",
@@ -265,7 +269,10 @@ export class NetworkFixture {
     }
   }
 
-  /** Everything that was set is read at each of these hosts, with its bytes: what can't be told at first is asked again, and nothing is ever said to be missing. */
+  /**
+   * Everything that was set is read at each of these hosts, with its bytes: what can't be told at first is asked again,
+   * and nothing is ever said to be missing.
+   */
   async expectAllFound(
     hosts: readonly number[] = this.all,
     keys: readonly string[] = [...this.objects.keys()],

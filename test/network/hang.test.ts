@@ -1,6 +1,8 @@
 /**
- * Goal: a sidecar that lives and does not answer (SIGSTOP) holds up no change of the ring for long, is killed at its limit, and its successor has all its objects; one that goes on before that stays, and everything is found.
- * Method: three hosts (network namespaces) with real etcd; real sidecars are stopped, while a worker of another host is killed and started again. What is waited for is what the workers say, not a time.
+ * Goal: a sidecar that lives and does not answer (SIGSTOP) holds up no change of the ring for long, is killed at its
+ * limit, and its successor has all its objects; one that goes on before that stays, and everything is found. Method:
+ * three hosts (network namespaces) with real etcd; real sidecars are stopped, while a worker of another host is killed
+ * and started again. What is waited for is what the workers say, not a time.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { until } from "../cluster/commands.js";

@@ -1,6 +1,8 @@
 /**
- * A client process on one of the hosts: does what the test says over the process channel, and answers each command by its number. Every object's bytes follow from its key and a version, which stand in them, so
- * that each read is checked as a whole, and mixed or foreign bytes are seen. Runs from dist/, as users' processes do. Ends when the channel to its parent closes.
+ * A client process on one of the hosts: does what the test says over the process channel, and answers each command by
+ * its number. Every object's bytes follow from its key and a version, which stand in them, so that each read is checked
+ * as a whole, and mixed or foreign bytes are seen. Runs from dist/, as users' processes do. Ends when the channel to
+ * its parent closes.
  *
  * Started with: IP:PORT of its worker, and the file with the cluster's token. Connects when it is told to.
  */
@@ -138,7 +140,10 @@ const commands = {
     return set;
   },
   get: ({ keys, sizes, timeoutMs = 0 }) => get(keys, sizes, timeoutMs),
-  /** Answers when the first bytes of the object are in this process's device memory, having stopped that process; `isWhole`: too late. What the get comes to is asked with `heldGet`. */
+  /**
+   * Answers when the first bytes of the object are in this process's device memory, having stopped that process;
+   * `isWhole`: too late. What the get comes to is asked with `heldGet`.
+   */
   async stopInGet({ key, sizes, stop }) {
     const target = memory(1, sizes);
     const getting = outcomes([key], () => client.mGetH2D([key], [target.list], { timeoutMs: 0 }));
@@ -176,7 +181,10 @@ const commands = {
       (result, index) => ({ presence: result.presences[index] }),
     ),
   explain: ({ key }) => client.explain(key),
-  /** The Connect API of a worker; undefined: no answer, or not in time. `at` is this host's own clock when the answer was there. */
+  /**
+   * The Connect API of a worker; undefined: no answer, or not in time. `at` is this host's own clock when the answer
+   * was there.
+   */
   async api({ worker = address, method, body = {}, timeoutMs = 1_000 }) {
     const headers = { "content-type": "application/json", authorization: `Bearer ${token}` };
     const signal = AbortSignal.timeout(timeoutMs);

@@ -1,8 +1,10 @@
 /**
- * Hosts for a test: network namespaces of their own that are joined by a bridge, in a namespace of its own too, so that nothing of the machine's own network is touched and addresses can't meet those of
- * others. Links are cut and healed from here.
+ * Hosts for a test: network namespaces of their own that are joined by a bridge, in a namespace of its own too, so that
+ * nothing of the machine's own network is touched and addresses can't meet those of others. Links are cut and healed
+ * from here.
  *
- * Names have the process that made them in them. What a killed run left behind is taken away by the next one: processes in those namespaces first.
+ * Names have the process that made them in them. What a killed run left behind is taken away by the next one: processes
+ * in those namespaces first.
  */
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -32,7 +34,8 @@ function whyNotPermitted(): string | undefined {
 }
 
 /**
- * Of this process alone: namespaces keep the networks of two runs apart, but not their processes, which are looked for by address.
+ * Of this process alone: namespaces keep the networks of two runs apart, but not their processes, which are looked for
+ * by address.
  */
 const NETWORK = `10.${128 + ((process.pid >> 8) & 127)}.${process.pid & 255}`;
 
@@ -89,7 +92,9 @@ export class Hosts {
     return run("ip", ["netns", "exec", this.nameOf(host), program, ...args]);
   }
 
-  /** From now on nothing that `source` sends reaches `target`; the other direction stays. No error is told to anyone. */
+  /**
+   * From now on nothing that `source` sends reaches `target`; the other direction stays. No error is told to anyone.
+   */
   async cutOneWay(source: number, target: number): Promise<void> {
     await this.#pointTo(source, addressOf(target), NOWHERE);
   }

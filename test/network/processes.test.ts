@@ -1,7 +1,9 @@
 /**
- * Goal: kill -9 of any process of a worker, or of a client, loses nothing that is sealed on a living host, and is told with a code that says what to do.
- * Method: three hosts (network namespaces) with real etcd and workers started by hbmesh start; one failure after the other, and after each everything that was set is read from every host. Device 0 of host 3 is
- * slowed down, so that a set there is certainly under way when its client is killed; a get is stopped in the middle by stopping its source.
+ * Goal: kill -9 of any process of a worker, or of a client, loses nothing that is sealed on a living host, and is told
+ * with a code that says what to do. Method: three hosts (network namespaces) with real etcd and workers started by
+ * hbmesh start; one failure after the other, and after each everything that was set is read from every host. Device 0
+ * of host 3 is slowed down, so that a set there is certainly under way when its client is killed; a get is stopped in
+ * the middle by stopping its source.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";

@@ -5,7 +5,10 @@ import type { NetworkFixture } from "./fixture.js";
 
 const SENTENCE = "the store can't be reached, by others neither: going on with the last ring";
 
-/** Sets and gets at every host for so long after the first of them says that it goes on without the store, which is gone already. */
+/**
+ * Sets and gets at every host for so long after the first of them says that it goes on without the store, which is gone
+ * already.
+ */
 export async function goOnWithoutStore(net: NetworkFixture, durationMs: number): Promise<void> {
   for (const host of net.all) {
     await until(

@@ -1,6 +1,8 @@
 /**
- * Goal: etcd restarted, one of three gone, or all of it away for longer than every lease: reads and writes go on with the last ring, the workers say so, and nothing is lost then or afterwards.
- * Method: three hosts and an etcd of three members, which are killed and started again with their data; leases are as short as etcd has them. test/slow has a whole minute without etcd.
+ * Goal: etcd restarted, one of three gone, or all of it away for longer than every lease: reads and writes go on with
+ * the last ring, the workers say so, and nothing is lost then or afterwards. Method: three hosts and an etcd of three
+ * members, which are killed and started again with their data; leases are as short as etcd has them. test/slow has a
+ * whole minute without etcd.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { until } from "../cluster/commands.js";

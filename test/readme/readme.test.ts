@@ -1,8 +1,8 @@
 /**
  * Goal: what README.md tells a newcomer to run works as it is written there.
- * Method: take the fenced blocks out of README.md and run them: the shell lines by sh, the TypeScript example against the two
- * workers that its `npx hbmesh dev` starts, with the usual port replaced by a free one, since another run of these tests or a
- * worker of this machine may have the usual one. `npm test` is left out, since it is what runs this.
+ * Method: take the fenced blocks out of README.md and run them: the shell lines by sh, the TypeScript example against
+ * the two workers that its `npx hbmesh dev` starts, with the usual port replaced by a free one, since another run of
+ * these tests or a worker of this machine may have the usual one. `npm test` is left out, since it is what runs this.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomInt } from "node:crypto";

@@ -1,5 +1,6 @@
 /**
- * Goal: the parts that a simulation stands on do what they say: virtual time in order, processes that stop and die, a command that says how to replay what it found. Method: each by itself.
+ * Goal: the parts that a simulation stands on do what they say: virtual time in order, processes that stop and die, a
+ * command that says how to replay what it found. Method: each by itself.
  */
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { SimClock } from "../../src/sim/clock.js";

@@ -1,7 +1,7 @@
 /**
- * Goal: whatever single failure befalls a cluster of control processes with the real Wasm, no key that has bytes is lost, no answer is wrong, a change costs a bounded number of messages for
- * each member; and a simulation follows from its seed alone.
- * Method: the short form of `npm run sim`. A failing run prints the seed; HBMESH_SEED replays it.
+ * Goal: whatever single failure befalls a cluster of control processes with the real Wasm, no key that has bytes is
+ * lost, no answer is wrong, a change costs a bounded number of messages for each member; and a simulation follows from
+ * its seed alone. Method: the short form of `npm run sim`. A failing run prints the seed; HBMESH_SEED replays it.
  */
 import { describe, expect, it } from "vitest";
 import { TOKENS_PER_WEIGHT } from "../../src/sim/decisions.js";
@@ -68,7 +68,8 @@ describe("simulation", () => {
     const [join, leave] = scenarios as [ScenarioResult, ScenarioResult];
     const moved = join.movedKeys ?? 0;
     expect(moved).toBeGreaterThan(0);
-    // Each tells the one that joined what has become its own, once, and nobody else anything. What the same one leaves behind is told to its new owners.
+    // Each tells the one that joined what has become its own, once, and nobody else anything. What the same one leaves
+    // behind is told to its new owners.
     expect(join.messagesByName["Announce"]).toBeLessThanOrEqual(workers);
     expect(leave.messagesByName["Announce"]).toBeLessThanOrEqual(moved);
     for (const { name, messagesByName, members } of scenarios) {

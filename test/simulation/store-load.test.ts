@@ -1,6 +1,7 @@
 /**
- * Goal: what a cluster asks of its store grows with its members, not with their pairs: when all start at once and draw their ids, and when all come back after an outage that ended every lease.
- * Method: simulated clusters of two sizes; the writes to the store are counted.
+ * Goal: what a cluster asks of its store grows with its members, not with their pairs: when all start at once and draw
+ * their ids, and when all come back after an outage that ended every lease. Method: simulated clusters of two sizes;
+ * the writes to the store are counted.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { SimCluster, STORE_PUT } from "../../src/sim/cluster.js";

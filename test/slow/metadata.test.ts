@@ -1,6 +1,7 @@
 /**
- * Goal: the largest question that there is: getMetaInfo of 100,000 keys of 61 blobs each, whole and right; exist and delete of the same keys.
- * Method: two workers over tcp; each holds half of the keys (one with 1 GiB holds 65,536 objects), set in ten calls of 10,000; both are asked. Run by `npm run test:slow`; the gate has a shorter form of it
+ * Goal: the largest question that there is: getMetaInfo of 100,000 keys of 61 blobs each, whole and right; exist and
+ * delete of the same keys. Method: two workers over tcp; each holds half of the keys (one with 1 GiB holds 65,536
+ * objects), set in ten calls of 10,000; both are asked. Run by `npm run test:slow`; the gate has a shorter form of it
  * (test/api/limits.test.ts: as many blob sizes, fewer keys).
  */
 import { expect, it } from "vitest";

@@ -1,6 +1,8 @@
 /**
- * Goal: what test/network shows in short, for longer: a whole minute without etcd, during which reads and writes go on with the last ring; and a chaos run of a hundred faults.
- * Method: as there, over network namespaces and real etcd; run by `npm run test:slow`. HBMESH_SEED=N repeats the decisions of a chaos run, HBMESH_FAULTS=N makes it longer or shorter.
+ * Goal: what test/network shows in short, for longer: a whole minute without etcd, during which reads and writes go on
+ * with the last ring; and a chaos run of a hundred faults. Method: as there, over network namespaces and real etcd; run
+ * by `npm run test:slow`. HBMESH_SEED=N repeats the decisions of a chaos run, HBMESH_FAULTS=N makes it longer or
+ * shorter.
  */
 import { describe, it } from "vitest";
 import { etcdMissing } from "../cluster/etcd.js";

@@ -1,4 +1,7 @@
-/** The parent's end of a process that answers commands over its channel, one object of `id`, `command` and `args` each, and says `ready` first. */
+/**
+ * The parent's end of a process that answers commands over its channel, one object of `id`, `command` and `args` each,
+ * and says `ready` first.
+ */
 import type { ChildProcess } from "node:child_process";
 
 interface Message {

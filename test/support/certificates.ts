@@ -1,4 +1,7 @@
-/** Certificates for tests, by openssl: a cluster's authority, a worker of it at 127.0.0.1, and strangers. In a folder that the test removes. */
+/**
+ * Certificates for tests, by openssl: a cluster's authority, a worker of it at 127.0.0.1, and strangers. In a folder
+ * that the test removes.
+ */
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,5 +1,6 @@
 /**
- * Goal: addresses, configuration, clocks, deadlines and randomness behave at their limits. Method: tables of good and bad values; virtual time.
+ * Goal: addresses, configuration, clocks, deadlines and randomness behave at their limits. Method: tables of good and
+ * bad values; virtual time.
  */
 import { describe, expect, it } from "vitest";
 import { formatAddress, isLoopback, parseAddress } from "../../../src/base/address.js";

@@ -1,6 +1,6 @@
 /**
- * Goal: ports for workers that start later are free, different, and out of the range from which the system gives ports to anybody.
- * Method: ask for many; listen at each, and ask again while they are taken.
+ * Goal: ports for workers that start later are free, different, and out of the range from which the system gives ports
+ * to anybody. Method: ask for many; listen at each, and ask again while they are taken.
  */
 import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";

@@ -1,6 +1,7 @@
 /**
- * Goal: bytes never go faster than the rate says, beyond one piece; pieces go in order; another rate holds from then on; without a rate nothing waits.
- * Method: a clock that stands still until a test moves it; every piece notes when it went.
+ * Goal: bytes never go faster than the rate says, beyond one piece; pieces go in order; another rate holds from then
+ * on; without a rate nothing waits. Method: a clock that stands still until a test moves it; every piece notes when it
+ * went.
  */
 import { describe, expect, it } from "vitest";
 import { RateLimit } from "../../../src/base/rate-limit.js";

@@ -1,6 +1,6 @@
 /**
- * Goal: the hetero benchmark counts as its users count, beside the wall clock; its cases are theirs; the keys file says what it lacks;
- * the page is whole by itself.
+ * Goal: the hetero benchmark counts as its users count, beside the wall clock; its cases are theirs; the keys file says
+ * what it lacks; the page is whole by itself.
  * Method: rows from made-up times whose results can be worked out by hand; files in a temporary folder.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,6 +1,7 @@
 /**
- * Goal: binding to NUMA nodes says what numactl is to be called with, and names what a host lacks before anything is started.
- * Method: folders as the kernel lays them out, with two nodes, one without CPUs, or none; a program that is there or isn't.
+ * Goal: binding to NUMA nodes says what numactl is to be called with, and names what a host lacks before anything is
+ * started. Method: folders as the kernel lays them out, with two nodes, one without CPUs, or none; a program that is
+ * there or isn't.
  */
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,6 +1,7 @@
 /**
- * Goal: an option that a command doesn't have is refused by its name, with the nearest one; those that it has pass in both spellings, and values are never taken for options.
- * Method: the real command tree, through main(), with standard error caught; commands of their own for the values.
+ * Goal: an option that a command doesn't have is refused by its name, with the nearest one; those that it has pass in
+ * both spellings, and values are never taken for options. Method: the real command tree, through main(), with standard
+ * error caught; commands of their own for the values.
  */
 import { Command } from "commander";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";

@@ -1,7 +1,7 @@
 /**
  * Goal: docs/API.md tells of every call, and its examples are whole.
- * Method: the methods of HeteroClient and the functions of hbmesh.h are looked up in the page; every example is parsed as the body
- * of an async function, which is how the tests with real workers run it.
+ * Method: the methods of HeteroClient and the functions of hbmesh.h are looked up in the page; every example is parsed
+ * as the body of an async function, which is how the tests with real workers run it.
  */
 import { readFileSync } from "node:fs";
 import ts from "typescript";

@@ -1,6 +1,6 @@
 /**
- * Goal: publishes, subscriptions and layers give a future a key, and every future ends exactly once: by its event, or with the
- * request, whatever ends that; nothing is rejected that nobody waits for.
+ * Goal: publishes, subscriptions and layers give a future a key, and every future ends exactly once: by its event, or
+ * with the request, whatever ends that; nothing is rejected that nobody waits for.
  * Method: a native client of this test's own, and virtual time.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";

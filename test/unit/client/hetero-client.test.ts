@@ -1,6 +1,6 @@
 /**
- * Goal: HeteroClient refuses wrong calls before anything is sent, sends what it was told, and gives back what was answered,
- * also when the answer is late, a refusal, or the loss of the worker.
+ * Goal: HeteroClient refuses wrong calls before anything is sent, sends what it was told, and gives back what was
+ * answered, also when the answer is late, a refusal, or the loss of the worker.
  * Method: a native client of this test's own, and virtual time.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";

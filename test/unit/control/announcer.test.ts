@@ -1,6 +1,7 @@
 /**
- * Goal: one object at fault does not keep an owner from hearing of all others; a holder's two versions of a key are both told of; a run that can't end remembers no more than it needs.
- * Method: an announcer with a sidecar that lists what the test says, and an owner of all keys that checks as a real one does, in virtual time.
+ * Goal: one object at fault does not keep an owner from hearing of all others; a holder's two versions of a key are
+ * both told of; a run that can't end remembers no more than it needs. Method: an announcer with a sidecar that lists
+ * what the test says, and an owner of all keys that checks as a real one does, in virtual time.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";

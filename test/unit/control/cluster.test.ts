@@ -1,6 +1,7 @@
 /**
- * Goal: what a set, get or delete promises holds over several workers, while members come, go, die and can't be reached.
- * Method: control processes with the real Wasm over links in memory, fake sidecars and virtual time (fake-cluster.ts).
+ * Goal: what a set, get or delete promises holds over several workers, while members come, go, die and can't be
+ * reached. Method: control processes with the real Wasm over links in memory, fake sidecars and virtual time
+ * (fake-cluster.ts).
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: a copy never brings back what was deleted while its worker was away, whoever owned the key then and died; and as long as its worker stays a member, a copy keeps a key whose source is dead.
- * Method: a cluster in virtual time, one worker of which holds copies and is cut off, restarted, or neither.
+ * Goal: a copy never brings back what was deleted while its worker was away, whoever owned the key then and died; and
+ * as long as its worker stays a member, a copy keeps a key whose source is dead. Method: a cluster in virtual time, one
+ * worker of which holds copies and is cut off, restarted, or neither.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: a member is taken out of the store exactly when its host says that nobody listens at its link address, by the few whose task that is, and never twice.
- * Method: DeathWatch with a view, refusals and a removal that the test gives; time is virtual. That real links and sockets tell of a death is shown in test/network/processes.test.ts.
+ * Goal: a member is taken out of the store exactly when its host says that nobody listens at its link address, by the
+ * few whose task that is, and never twice. Method: DeathWatch with a view, refusals and a removal that the test gives;
+ * time is virtual. That real links and sockets tell of a death is shown in test/network/processes.test.ts.
  */
 import { createServer } from "node:net";
 import { create } from "@bufbuild/protobuf";

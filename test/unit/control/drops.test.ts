@@ -1,6 +1,7 @@
 /**
- * Goal: what an owner has decided is answered in time although old holders don't answer, nobody forgets to tell them, and a commit that is told again has a sure answer.
- * Method: control processes with fake sidecars that don't answer some questions, in virtual time; Holders alone where a moment inside a retry counts.
+ * Goal: what an owner has decided is answered in time although old holders don't answer, nobody forgets to tell them,
+ * and a commit that is told again has a sure answer. Method: control processes with fake sidecars that don't answer
+ * some questions, in virtual time; Holders alone where a moment inside a retry counts.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";

@@ -1,5 +1,6 @@
 /**
- * Several control processes with the real Wasm in one process: a memory store, links in memory that can be cut, fake sidecars and virtual time.
+ * Several control processes with the real Wasm in one process: a memory store, links in memory that can be cut, fake
+ * sidecars and virtual time.
  */
 import { setMaxListeners } from "node:events";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";

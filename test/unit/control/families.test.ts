@@ -1,6 +1,7 @@
 /**
- * Goal: keys of different families never mix; further locations, lost objects and explain answer what is so, also while the ring changes.
- * Method: control processes with the real Wasm over links in memory, fake sidecars and virtual time (fake-cluster.ts).
+ * Goal: keys of different families never mix; further locations, lost objects and explain answer what is so, also while
+ * the ring changes. Method: control processes with the real Wasm over links in memory, fake sidecars and virtual time
+ * (fake-cluster.ts).
  */
 import { createClient } from "@connectrpc/connect";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";

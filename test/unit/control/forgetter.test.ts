@@ -1,6 +1,7 @@
 /**
- * Goal: owners learn of everything that is gone, before they take up the same key anew; what waits for an owner that can't be told costs the others nothing, keeps its pause, and is limited.
- * Method: an asker and an owner with the real Wasm in virtual time; the owner fails, stalls or counts as the test says. Work is counted, not timed.
+ * Goal: owners learn of everything that is gone, before they take up the same key anew; what waits for an owner that
+ * can't be told costs the others nothing, keeps its pause, and is limited. Method: an asker and an owner with the real
+ * Wasm in virtual time; the owner fails, stalls or counts as the test says. Work is counted, not timed.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { createDeferred } from "../../../src/base/deadline.js";

@@ -1,7 +1,8 @@
 /**
- * Goal: what a key's owner gave and buried refuses nothing that a later owner of the key gives, however many generations the first one gave under its ring: an epoch has room for 2^24 of each owner's.
- * Method: a cluster in virtual time; the first worker's directory gives generations as after so many sets. It removes keys, another worker joins and takes some of them over, they are set anew, and it leaves
- * again. Below, at and above the limit.
+ * Goal: what a key's owner gave and buried refuses nothing that a later owner of the key gives, however many
+ * generations the first one gave under its ring: an epoch has room for 2^24 of each owner's. Method: a cluster in
+ * virtual time; the first worker's directory gives generations as after so many sets. It removes keys, another worker
+ * joins and takes some of them over, they are set anew, and it leaves again. Below, at and above the limit.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: a worker joins although its watch of the store breaks while it does: a record that was written meanwhile is written again, since it never comes as a change.
- * Method: a member in virtual time on a memory store whose first watches end after their snapshot, as with an etcd of several of which one is away.
+ * Goal: a worker joins although its watch of the store breaks while it does: a record that was written meanwhile is
+ * written again, since it never comes as a change. Method: a member in virtual time on a memory store whose first
+ * watches end after their snapshot, as with an etcd of several of which one is away.
  */
 import { describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: answers that are too much for one message are cut into parts, or refused with what would fit; nothing that was asked stays without an answer.
- * Method: a sidecar link over a port that refuses large messages; Holders over a sidecar that does; a cluster with objects of very many blobs.
+ * Goal: answers that are too much for one message are cut into parts, or refused with what would fit; nothing that was
+ * asked stays without an answer. Method: a sidecar link over a port that refuses large messages; Holders over a sidecar
+ * that does; a cluster with objects of very many blobs.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";

@@ -1,6 +1,7 @@
 /**
- * Goal: members whose leases ended at once don't ask the same three witnesses at once, nor more often than needed; and what they are told lasts until they ask again.
- * Method: guards in virtual time, whose witnesses agree; when each is asked.
+ * Goal: members whose leases ended at once don't ask the same three witnesses at once, nor more often than needed; and
+ * what they are told lasts until they ask again. Method: guards in virtual time, whose witnesses agree; when each is
+ * asked.
  */
 import { describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";

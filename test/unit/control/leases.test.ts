@@ -1,6 +1,7 @@
 /**
- * Goal: who may no longer be the owner of its keys claims nothing about them; when nobody reaches the store, all go on; and who can't be told of a change holds up nobody but itself.
- * Method: a cluster in virtual time, some of whose workers lose the store or their links.
+ * Goal: who may no longer be the owner of its keys claims nothing about them; when nobody reaches the store, all go on;
+ * and who can't be told of a change holds up nobody but itself. Method: a cluster in virtual time, some of whose
+ * workers lose the store or their links.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

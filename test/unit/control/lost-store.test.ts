@@ -1,6 +1,8 @@
 /**
- * Goal: after the store has lost its data, no two members have one id, the counter and the settings are there again, and everything sealed is found; a worker whose id another one has meanwhile goes on under a new one.
- * Method: a cluster in virtual time; what the store had is deleted, or written as a worker does that joins an empty store. test/network loses the data of a real etcd.
+ * Goal: after the store has lost its data, no two members have one id, the counter and the settings are there again,
+ * and everything sealed is found; a worker whose id another one has meanwhile goes on under a new one. Method: a
+ * cluster in virtual time; what the store had is deleted, or written as a worker does that joins an empty store.
+ * test/network loses the data of a real etcd.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * Goal: a commit that an owner has decided is not told to have failed because the ring changed: it may end only by what a new owner decides about its key; in all other cases it is in doubt.
- * Method: member 2 commits, and the ring changes before its answer is there; member 3, the new owner, answers as the test says.
+ * Goal: a commit that an owner has decided is not told to have failed because the ring changed: it may end only by what
+ * a new owner decides about its key; in all other cases it is in doubt. Method: member 2 commits, and the ring changes
+ * before its answer is there; member 3, the new owner, answers as the test says.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";

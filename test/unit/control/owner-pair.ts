@@ -1,4 +1,7 @@
-/** Member 1, which asks, and member 2, which owns all keys or some: the real Wasm, OwnerCalls and Forgetter, and an owner's service that a test can stand in for. */
+/**
+ * Member 1, which asks, and member 2, which owns all keys or some: the real Wasm, OwnerCalls and Forgetter, and an
+ * owner's service that a test can stand in for.
+ */
 import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";
 import type { Logger } from "../../../src/base/log.js";
 import { Departed } from "../../../src/control/departed.js";

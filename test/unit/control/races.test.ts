@@ -1,8 +1,9 @@
 /**
- * Goal: whatever races (commit with remove, announce with replace, an offered copy with a delete, each of them with a change of the ring), when everything has come to
- * rest the directory knows exactly the objects that are there, each key has one version, and every call has ended.
- * Method: rounds of calls at once on few keys, from all workers, with a change of the ring, a dead sidecar or a cut link in their midst; after each round the memories of
- * the sidecars are compared with what the owners answer. The seed is printed; HBMESH_SEED repeats a run.
+ * Goal: whatever races (commit with remove, announce with replace, an offered copy with a delete, each of them with a
+ * change of the ring), when everything has come to rest the directory knows exactly the objects that are there, each
+ * key has one version, and every call has ended. Method: rounds of calls at once on few keys, from all workers, with a
+ * change of the ring, a dead sidecar or a cut link in their midst; after each round the memories of the sidecars are
+ * compared with what the owners answer. The seed is printed; HBMESH_SEED repeats a run.
  */
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,8 +1,8 @@
 /**
- * Goal: over many random steps (sets of each kind and family, gets, deletes, copies that are shared, objects that expire, sidecars that die, members that join and leave)
- * the cluster answers as a plain map would.
- * Method: one operation at a time against a model; operations of one step touch disjoint keys, so that their order doesn't matter. The seed is
- * printed; HBMESH_SEED repeats a run.
+ * Goal: over many random steps (sets of each kind and family, gets, deletes, copies that are shared, objects that
+ * expire, sidecars that die, members that join and leave) the cluster answers as a plain map would.
+ * Method: one operation at a time against a model; operations of one step touch disjoint keys, so that their order
+ * doesn't matter. The seed is printed; HBMESH_SEED repeats a run.
  */
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,7 +1,8 @@
 /**
- * Goal: a sidecar that lives and does not answer holds up no change of the ring for longer than a third of the limit, is killed at the limit, and its objects are found again; one that answers again is announced anew; and
- * a machine that is loaded, or stands still, makes no alarm.
- * Method: a watch in virtual time with a sidecar that answers when the test says; then a cluster whose sidecar takes questions and does not answer them.
+ * Goal: a sidecar that lives and does not answer holds up no change of the ring for longer than a third of the limit,
+ * is killed at the limit, and its objects are found again; one that answers again is announced anew; and a machine that
+ * is loaded, or stands still, makes no alarm. Method: a watch in virtual time with a sidecar that answers when the test
+ * says; then a cluster whose sidecar takes questions and does not answer them.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";

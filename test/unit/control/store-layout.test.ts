@@ -1,6 +1,7 @@
 /**
  * Goal: what a cluster keeps in the store is what docs/FORMATS.md says, under a prefix of its own, and nothing secret.
- * Method: a worker of the fake cluster joins, sets, and leaves, while its store is read; the document's table and example are read and compared.
+ * Method: a worker of the fake cluster joins, sets, and leaves, while its store is read; the document's table and
+ * example are read and compared.
  */
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";

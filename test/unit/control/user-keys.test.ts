@@ -1,6 +1,7 @@
 /**
  * Goal: through the API nobody names another tenant's keys, and nobody can know how keys are hashed here.
- * Method: one control process without a sidecar; keys that begin with a tenant's prefix; a source of randomness that counts what is drawn.
+ * Method: one control process without a sidecar; keys that begin with a tenant's prefix; a source of randomness that
+ * counts what is drawn.
  */
 import { afterEach, describe, expect, it } from "vitest";
 import { resolveWorkerConfig } from "../../../src/base/config.js";

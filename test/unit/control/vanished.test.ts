@@ -1,6 +1,7 @@
 /**
- * Goal: a worker whose lease ends although it lives makes no key a wrong miss: until it is back, or counts as dead, what is not found is UNKNOWN (TRY_AGAIN), at once; sets go on.
- * Method: a cluster in virtual time, one worker of which loses the store and its links.
+ * Goal: a worker whose lease ends although it lives makes no key a wrong miss: until it is back, or counts as dead,
+ * what is not found is UNKNOWN (TRY_AGAIN), at once; sets go on. Method: a cluster in virtual time, one worker of which
+ * loses the store and its links.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

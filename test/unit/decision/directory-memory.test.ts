@@ -1,6 +1,6 @@
 /**
- * Goal: the directory keeps its memory small, uses it again, and says when it is used up. Method: memory is counted at a
- * million keys of several lengths; keys are removed and set again; a directory of 16 MiB is filled.
+ * Goal: the directory keeps its memory small, uses it again, and says when it is used up. Method: memory is counted at
+ * a million keys of several lengths; keys are removed and set again; a directory of 16 MiB is filled.
  */
 import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

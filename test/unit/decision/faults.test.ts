@@ -1,4 +1,6 @@
-/** Goal: a refused key is explained with key, cause and remedy. Method: a table of each fault and its exact sentence. */
+/**
+ * Goal: a refused key is explained with key, cause and remedy. Method: a table of each fault and its exact sentence.
+ */
 import { expect, test } from "vitest";
 import { createDecisions, describeKeyFault, encodeKeys, faultyKey, type KeyRule } from "../../../src/decision/index.js";
 

@@ -1,6 +1,8 @@
 /**
- * Goal: whatever bytes come into the Wasm module, each call ends with a code of its own: it never traps, never points outside of its memory, and never changes what it was not asked to.
- * Method: random records, near to good ones, into every export, from a seed. Keys that no call names must stay as they were, byte for byte. An export that is in none of the tables fails.
+ * Goal: whatever bytes come into the Wasm module, each call ends with a code of its own: it never traps, never points
+ * outside of its memory, and never changes what it was not asked to. Method: random records, near to good ones, into
+ * every export, from a seed. Keys that no call names must stay as they were, byte for byte. An export that is in none
+ * of the tables fails.
  */
 import { beforeAll, describe, expect, it } from "vitest";
 import { createSeededRandom } from "../../../src/base/random.js";

@@ -1,6 +1,6 @@
 /**
- * Goal: exactly the keys of docs/API.md are allowed, and the first fault is named. Method: tables of every limit below, at
- * and above; all 256 bytes at several places of a key; keys of tenants; random batches against a simple model.
+ * Goal: exactly the keys of docs/API.md are allowed, and the first fault is named. Method: tables of every limit below,
+ * at and above; all 256 bytes at several places of a key; keys of tenants; random batches against a simple model.
  */
 import { describe, expect, test } from "vitest";
 import {

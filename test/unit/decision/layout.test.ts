@@ -1,4 +1,6 @@
-/** Goal: records are written and read as layout.h draws them. Method: worked examples in bytes, round trips, each limit. */
+/**
+ * Goal: records are written and read as layout.h draws them. Method: worked examples in bytes, round trips, each limit.
+ */
 import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import * as layout from "../../../src/decision/layout.js";

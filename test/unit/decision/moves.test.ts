@@ -1,6 +1,8 @@
 /**
- * Goal: what a leaving worker holds is placed where there is room, evenly, and is left over only where no target has room beside larger objects; the same input gives the same places.
- * Method: the compiled module against a model that scans all targets for each object, over random sizes and rooms; the edges by hand. A failing run prints its seed, HBMESH_SEED replays it.
+ * Goal: what a leaving worker holds is placed where there is room, evenly, and is left over only where no target has
+ * room beside larger objects; the same input gives the same places. Method: the compiled module against a model that
+ * scans all targets for each object, over random sizes and rooms; the edges by hand. A failing run prints its seed,
+ * HBMESH_SEED replays it.
  */
 import { describe, expect, it } from "vitest";
 import { createSeededRandom } from "../../../src/base/random.js";

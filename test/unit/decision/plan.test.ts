@@ -1,6 +1,6 @@
 /**
- * Goal: a plan reads every byte once, in slices that fit, spread evenly over lanes and sources. Method: worked examples, and
- * properties that hold for random requests.
+ * Goal: a plan reads every byte once, in slices that fit, spread evenly over lanes and sources. Method: worked
+ * examples, and properties that hold for random requests.
  */
 import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

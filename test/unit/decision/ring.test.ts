@@ -1,6 +1,6 @@
 /**
- * Goal: keys are placed where a simple ring places them, evenly by weight, and move only to members that join. Method: a
- * model with sorted BigInt tokens; exact shares from the tokens themselves, and shares of sampled keys.
+ * Goal: keys are placed where a simple ring places them, evenly by weight, and move only to members that join. Method:
+ * a model with sorted BigInt tokens; exact shares from the tokens themselves, and shares of sampled keys.
  */
 import { describe, expect, test } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,5 +1,6 @@
 /**
- * Goal: the embedded store keeps the Store's contract, in this process and over StoreService. Method: the conformance suite; time is virtual, HTTP is real.
+ * Goal: the embedded store keeps the Store's contract, in this process and over StoreService. Method: the conformance
+ * suite; time is virtual, HTTP is real.
  */
 import { describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";

@@ -1,6 +1,7 @@
 /**
  * One suite for every Store. Goal: compare-and-swap, leases and watches behave the same, whoever keeps the data.
- * Method: real calls against a store that `open` makes; prefixes are new for each test, so that a shared server does no harm.
+ * Method: real calls against a store that `open` makes; prefixes are new for each test, so that a shared server does no
+ * harm.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

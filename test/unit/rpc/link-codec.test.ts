@@ -1,6 +1,7 @@
 /**
- * Goal: the messages that are encoded by hand are protobuf's, to the byte, and what is unusual in them is read as the general decoder reads it.
- * Method: random messages against @bufbuild/protobuf; then unknown fields, numbers at the limits, and every cut of a message.
+ * Goal: the messages that are encoded by hand are protobuf's, to the byte, and what is unusual in them is read as the
+ * general decoder reads it. Method: random messages against @bufbuild/protobuf; then unknown fields, numbers at the
+ * limits, and every cut of a message.
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";

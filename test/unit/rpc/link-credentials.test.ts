@@ -1,6 +1,7 @@
 /**
- * Goal: only members of a cluster talk over its control link: those that have its token, or certificates of its authority; who doesn't is told why, and learns nothing.
- * Method: servers and transports with the same, other and no credentials on loopback, and raw peers that lie. Certificates are made by openssl in a folder of the test.
+ * Goal: only members of a cluster talk over its control link: those that have its token, or certificates of its
+ * authority; who doesn't is told why, and learns nothing. Method: servers and transports with the same, other and no
+ * credentials on loopback, and raw peers that lie. Certificates are made by openssl in a folder of the test.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

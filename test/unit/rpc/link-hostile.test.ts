@@ -1,7 +1,7 @@
 /**
- * Goal: whatever a peer of the control link does, only its own connection ends, what it can occupy is bounded, and the others are served meanwhile.
- * Method: raw sockets against a real server on loopback. Its deadlines are in virtual time, so that "too late" is exact; a well-behaved client on a second connection shows that the
- * server goes on.
+ * Goal: whatever a peer of the control link does, only its own connection ends, what it can occupy is bounded, and the
+ * others are served meanwhile. Method: raw sockets against a real server on loopback. Its deadlines are in virtual
+ * time, so that "too late" is exact; a well-behaved client on a second connection shows that the server goes on.
  */
 
 import { createServer, type Socket } from "node:net";

@@ -1,6 +1,8 @@
 /**
- * Goal: what a peer of the control link, or the sidecar, may send instead of a good message ends as an error with a code, never as another exception, and never as bytes beyond the message.
- * Method: good frames, greetings, errors and record batches with random damage, from a seed, through every decoder; streams are cut at random places, which must make no difference.
+ * Goal: what a peer of the control link, or the sidecar, may send instead of a good message ends as an error with a
+ * code, never as another exception, and never as bytes beyond the message. Method: good frames, greetings, errors and
+ * record batches with random damage, from a seed, through every decoder; streams are cut at random places, which must
+ * make no difference.
  */
 import { beforeAll, describe, expect, it } from "vitest";
 import { NO_CREDENTIALS } from "../../../src/base/credentials.js";

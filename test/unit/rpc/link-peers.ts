@@ -1,4 +1,6 @@
-/** What the tests of the lean link share: servers and transports that end with the test, and peers that speak raw bytes. */
+/**
+ * What the tests of the lean link share: servers and transports that end with the test, and peers that speak raw bytes.
+ */
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { type Client, createClient } from "@connectrpc/connect";

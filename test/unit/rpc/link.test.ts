@@ -1,6 +1,7 @@
 /**
- * Goal: the lean link carries calls as Connect's Transport promises, keeps its limits, and survives peers that break its rules or die.
- * Method: real TCP on free ports, with a server whose handlers the test controls; broken peers speak raw bytes.
+ * Goal: the lean link carries calls as Connect's Transport promises, keeps its limits, and survives peers that break
+ * its rules or die. Method: real TCP on free ports, with a server whose handlers the test controls; broken peers speak
+ * raw bytes.
  */
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";

@@ -1,6 +1,7 @@
 /**
- * Goal: where a cluster token or TLS protects the API, nothing of it answers without; whatever else a connection does, only that one ends.
- * Method: a real server over a control process of the fake cluster; fetch and the command line ask it, raw sockets disturb it.
+ * Goal: where a cluster token or TLS protects the API, nothing of it answers without; whatever else a connection does,
+ * only that one ends. Method: a real server over a control process of the fake cluster; fetch and the command line ask
+ * it, raw sockets disturb it.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";

@@ -1,6 +1,7 @@
 /**
- * Goal: whatever a caller of the API does, only its own connection ends, what it can occupy is bounded, and others are answered meanwhile.
- * Method: raw sockets against a real server on loopback: half-open, dribbling, garbage, more than there is room for, bodies that are sent and never end. After each a good request.
+ * Goal: whatever a caller of the API does, only its own connection ends, what it can occupy is bounded, and others are
+ * answered meanwhile. Method: raw sockets against a real server on loopback: half-open, dribbling, garbage, more than
+ * there is room for, bodies that are sent and never end. After each a good request.
  */
 import { connect, type Socket } from "node:net";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * Goal: the Connect API answers people (JSON over plain HTTP) and clients alike, with codes, keys and remedies, and keeps its limits.
- * Method: a real HTTP server over a control process of the fake cluster; fetch stands for curl. Virtual time is driven while a call runs.
+ * Goal: the Connect API answers people (JSON over plain HTTP) and clients alike, with codes, keys and remedies, and
+ * keeps its limits. Method: a real HTTP server over a control process of the fake cluster; fetch stands for curl.
+ * Virtual time is driven while a call runs.
  */
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";

@@ -1,6 +1,7 @@
 /**
- * Goal: `hbmesh explain` prints what is known of a key, as a table and as JSON; the commands show a token from a file or HBMESH_TOKEN, and never tell it.
- * Method: the command line in this process, against a control process with tenants and its API server.
+ * Goal: `hbmesh explain` prints what is known of a key, as a table and as JSON; the commands show a token from a file
+ * or HBMESH_TOKEN, and never tell it. Method: the command line in this process, against a control process with tenants
+ * and its API server.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

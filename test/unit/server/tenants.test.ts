@@ -1,6 +1,7 @@
 /**
  * Goal: over the API a token sees its tenant's keys and no others, and nobody else sees anything.
- * Method: a real HTTP server over a control process of the fake cluster; the fake sidecar sets keys as the real one does, with their tenant before them.
+ * Method: a real HTTP server over a control process of the fake cluster; the fake sidecar sets keys as the real one
+ * does, with their tenant before them.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

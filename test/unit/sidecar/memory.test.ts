@@ -1,5 +1,6 @@
 /**
- * Goal: an arena that this host has no memory for is refused by a sentence, not by the kernel, which would kill some process. Method: sizes below, at and above what the host has.
+ * Goal: an arena that this host has no memory for is refused by a sentence, not by the kernel, which would kill some
+ * process. Method: sizes below, at and above what the host has.
  */
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

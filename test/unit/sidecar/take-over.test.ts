@@ -1,6 +1,6 @@
 /**
- * Goal: a sidecar that outlived its control process is taken over with what it holds; one with other settings is ended and its memory adopted; where nobody listens, nothing is done.
- * Method: fake connections and processes, virtual time.
+ * Goal: a sidecar that outlived its control process is taken over with what it holds; one with other settings is ended
+ * and its memory adopted; where nobody listens, nothing is done. Method: fake connections and processes, virtual time.
  */
 import { describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";
