@@ -13,6 +13,8 @@ import { filesWith, read, repositoryFiles, root } from "./sources.js";
 const fileLinesMax = 500;
 const functionLinesMax = 70;
 const columnsMax = 120;
+/** Rows of tables can't be wrapped; prose is, at 120. */
+const documentColumnsMax = 160;
 
 const codeEndings = [".ts", ".mjs", ".h", ".c", ".cc", ".proto", ".cmake", ".py"];
 
@@ -125,6 +127,17 @@ describe("tidy", () => {
     const scripts = codeFiles().filter((name) => /\.(ts|mjs)$/.test(name));
     const native = filesWith("native", ".h", ".c", ".cc");
     expect([...scripts.flatMap(longScriptFunctions), ...native.flatMap(longNativeFunctions)]).toEqual([]);
+  });
+
+  it(`no line of what users read is wider than ${documentColumnsMax} columns`, () => {
+    const documents = repositoryFiles().filter((name) => /^(README|CONTRIBUTING|docs\/(API|[IOP]\w+))\.md$/.test(name));
+    expect(documents.length).toBeGreaterThanOrEqual(5);
+    const wide = documents.flatMap((name) =>
+      read(name)
+        .split("\n")
+        .flatMap((line, index) => ([...line].length > documentColumnsMax ? [`${name}:${index + 1}`] : [])),
+    );
+    expect(wide).toEqual([]);
   });
 
   it("banned calls are not used", () => {
