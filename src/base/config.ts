@@ -66,7 +66,7 @@ export interface WorkerConfig extends EtcdFiles {
   keyRule: KeyRuleChoice;
   /** Largest slice of a transfer. Default 1 MiB; 4 KiB to 1 GiB. */
   sliceBytesMax: number;
-  /** Connections to each source of a transfer. Default 4; 1 to 64. */
+  /** Connections to each source of a transfer. Default 4; 1 to 16. */
   lanes: number;
   /** How long the sidecar spins before it sleeps. Default 0; at most 10,000. */
   spinMicros: number;
@@ -112,7 +112,8 @@ export interface WorkerConfig extends EtcdFiles {
 /** The largest size a configuration may name: 16 TiB, exact as a number. */
 const BYTES_MAX = 16 * 2 ** 40;
 
-const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
+/** What a setting is when nobody chose it; also the defaults of the command line's options. */
+export const SETTING_DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   metadataAddress: "memory",
   clusterName: "default",
   weight: 1,
@@ -140,26 +141,28 @@ const DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress"> = {
   insecure: false,
 };
 
-/** Every numeric setting with its limits, both included. */
-const RANGES: readonly [keyof WorkerConfig, number, number][] = [
-  ["weight", 0, 1_000],
-  ["devices", 0, 64],
-  ["arenaBytes", 2 ** 20, BYTES_MAX],
-  ["replicaPercent", 0, 100],
-  ["evictionHighPercent", 1, 100],
-  ["evictionLowPercent", 1, 100],
-  ["spillBytes", 0, 64 * BYTES_MAX],
-  ["leaseMs", 1_000, 600_000],
-  ["sliceBytesMax", 4_096, 2 ** 30],
-  ["lanes", 1, 64],
-  ["spinMicros", 0, 10_000],
-  ["deadAfterMs", 0, 3_600_000],
-  ["orphanGraceMs", 0, 3_600_000],
-  ["sidecarHangMs", 0, 3_600_000],
-  ["requestTimeoutMs", 100, 600_000],
-  ["sidecarStartTimeoutMs", 100, 600_000],
-  ["sidecarRestartsMax", 0, 1_000],
-];
+/** Every numeric setting with its limits, both included; also the limits of the command line's options. */
+export const SETTING_LIMITS = {
+  weight: [0, 1_000],
+  devices: [0, 64],
+  arenaBytes: [2 ** 20, BYTES_MAX],
+  replicaPercent: [0, 100],
+  evictionHighPercent: [1, 100],
+  evictionLowPercent: [1, 100],
+  spillBytes: [0, 64 * BYTES_MAX],
+  leaseMs: [1_000, 600_000],
+  sliceBytesMax: [4_096, 2 ** 30],
+  lanes: [1, 16],
+  spinMicros: [0, 10_000],
+  deadAfterMs: [0, 3_600_000],
+  orphanGraceMs: [0, 3_600_000],
+  sidecarHangMs: [0, 3_600_000],
+  requestTimeoutMs: [100, 600_000],
+  sidecarStartTimeoutMs: [100, 600_000],
+  sidecarRestartsMax: [0, 1_000],
+} as const satisfies Partial<Record<keyof WorkerConfig, readonly [number, number]>>;
+
+export type NumericSetting = keyof typeof SETTING_LIMITS;
 
 /** The settings a user may give; all but the address have defaults. */
 export type WorkerSettings = Partial<WorkerConfig> & Pick<WorkerConfig, "workerAddress">;
@@ -172,7 +175,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
   const linkDefault = formatAddress({ host: address.host, port: 0 });
   const config: WorkerConfig = {
-    ...DEFAULTS,
+    ...SETTING_DEFAULTS,
     linkAddress: linkDefault,
     workerAddress: settings.workerAddress,
     ...given,
@@ -180,8 +183,8 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   if (given.sidecarStartTimeoutMs === undefined) {
     config.sidecarStartTimeoutMs = startTimeoutMs(config.arenaBytes);
   }
-  for (const [name, low, high] of RANGES) {
-    const value = config[name];
+  for (const [name, [low, high]] of Object.entries(SETTING_LIMITS)) {
+    const value = config[name as NumericSetting];
     if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
       throw invalid(name, value, `must be a whole number from ${low} to ${high}`);
     }
@@ -202,7 +205,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
 /** Taking memory goes at 100 MB/s on a machine that is busy, and at several GB/s on one that isn't. */
 function startTimeoutMs(arenaBytes: number): number {
   const touchMs = Math.ceil((arenaBytes / 2 ** 20) * 10);
-  return Math.min(600_000, DEFAULTS.sidecarStartTimeoutMs + touchMs);
+  return Math.min(600_000, SETTING_DEFAULTS.sidecarStartTimeoutMs + touchMs);
 }
 
 export type MetadataAddress =

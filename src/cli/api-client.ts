@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
@@ -27,7 +27,12 @@ export interface ApiOptions extends AccessOptions {
 /** Adds --worker, --timeout_ms, --json and the access options. */
 export function withApiOptions(command: Command): Command {
   command
-    .option("--worker <IP:PORT>", "the worker to ask", address, process.env.DS_WORKER_ADDR ?? "127.0.0.1:31501")
+    .addOption(
+      new Option("--worker <IP:PORT>", "the worker to ask")
+        .argParser(address)
+        .env("DS_WORKER_ADDR")
+        .default("127.0.0.1:31501"),
+    )
     .option("--timeout_ms <N>", "how long to wait for its answer", wholeNumber(1, 3_600_000), 9_000)
     .option("--json", "print one JSON document instead of a table");
   return withAccessOptions(command);

@@ -18,6 +18,7 @@ interface InterferenceFlags {
 }
 
 const rateMax = 1_000;
+const USUAL_RATES = "0,1,2,3";
 
 const help = `
 One process decodes at worker 2: each round of its loop reads --loop_mb of its device's memory. Meanwhile a prefill process at worker 1 pushes
@@ -77,7 +78,11 @@ export function addInterferenceCommand(bench: Command): void {
   bench
     .command("interference")
     .description("How much incoming layers slow a loop down that is bound by the memory of the device they come to.")
-    .option("--rates <N,N>", "requests a second; 0 is always measured too", rates, [0, 1, 2, 3])
+    .addOption(
+      new Option("--rates <N,N>", "requests a second; 0 is always measured too")
+        .argParser(rates)
+        .default(rates(USUAL_RATES), USUAL_RATES),
+    )
     .option("--seconds <N>", "of each rate in each repeat", wholeNumber(1, 3_600), 5)
     .option("--repeats <N>", "all rates in turns, so many times", wholeNumber(1, 1_000), 3)
     .option("--loop_mb <N>", "that a round of the loop reads", wholeNumber(1, 65_536), 128)

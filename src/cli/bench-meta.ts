@@ -1,5 +1,5 @@
 /** `hbmesh bench meta`: arguments and tables. The measuring is in src/bench/meta.ts. */
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { type MetaResult, measureMeta } from "../bench/meta.js";
 import { withBenchContext } from "./bench-context.js";
 import { wholeNumber } from "./options.js";
@@ -15,6 +15,7 @@ interface MetaFlags {
 }
 
 const batchMax = 10_000;
+const USUAL_BATCHES = "1,32,256,1024";
 
 const help = `
 One client process on the C API, objects of 4 KB. local: one worker, which owns and holds every key. remote: a worker whose keys all belong
@@ -79,7 +80,9 @@ export function addMetaCommand(bench: Command): void {
     .description(
       "Keys a second and latency of set, exist, getMetaInfo, get and delete, local and remote, and of the Wasm functions.",
     )
-    .option("--batch <N,N>", "keys of a call", batches, [1, 32, 256, 1_024])
+    .addOption(
+      new Option("--batch <N,N>", "keys of a call").argParser(batches).default(batches(USUAL_BATCHES), USUAL_BATCHES),
+    )
     .option("--calls <N>", "calls of each thread; fewer above 40,000 keys", wholeNumber(2, 100_000), 300)
     .option("--threads <N>", "that share one client, for the last rate", wholeNumber(1, 64), 8)
     .option("--spin_us <N>", "how long sidecars poll before they sleep", wholeNumber(0, 10_000), 0)

@@ -17,6 +17,8 @@ interface DemoOptions {
   json?: boolean;
 }
 
+const USUAL_SHAPE = "61x72KB";
+
 const help = `
 The bytes are those of a file, put into HBM of one device by one process and read into HBM of another device by another
 process, through two workers. Both sides compare SHA-256. Rounds after the warm-up are timed, the median is shown.
@@ -111,7 +113,11 @@ export function addDemoCommand(program: Command, _setExitCode: (code: number) =>
     .command("demo")
     .description("Run the main job once: set at one worker, get at another, compare, and measure against the limits.")
     .option("--file <PATH>", "whose bytes", process.execPath)
-    .option("--shape <BLOBSxSIZE>", "blobs of an object", parseShape, { blobs: 61, blobBytes: 72 * 1024 })
+    .addOption(
+      new Option("--shape <BLOBSxSIZE>", "blobs of an object")
+        .argParser(parseShape)
+        .default(parseShape(USUAL_SHAPE), USUAL_SHAPE),
+    )
     .addOption(new Option("--transport <NAME>", "between the workers").choices(["auto", "tcp", "shm"]).default("tcp"))
     .option("--devices <N>", "simulated devices of each worker", wholeNumber(1, 64), 8)
     .option("--set_device <N>", "device at worker 1 that the bytes come from", wholeNumber(0, 63), 0)

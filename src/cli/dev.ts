@@ -2,21 +2,39 @@
  * `hbmesh dev`: workers on this machine until Ctrl-C. This process hosts the embedded store; each worker is a process,
  * and so is its sidecar. When a worker dies the others are ended too and the exit code is 1.
  */
-import { type Command, Option } from "commander";
-import { type LocalCluster, startLocalCluster, type TransportChoice } from "./local-cluster.js";
-import { wholeNumber } from "./options.js";
-import { type RoomOptions, roomArguments, withRoomOptions } from "./room-options.js";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
+import { type LocalCluster, startLocalCluster } from "./local-cluster.js";
+import { usageError, wholeNumber } from "./options.js";
 import { formatTable, toJson } from "./table.js";
+import { givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 
-interface DevOptions extends RoomOptions {
+interface DevOptions extends WorkerOptions {
   workers: number;
-  devices: number;
-  transport: TransportChoice;
-  shared_memory_size_mb: number;
-  replica_percent: number;
   port: number;
   json?: boolean;
 }
+
+/** Options of a worker that make no sense for several on one machine, which end together; and why. */
+const REFUSED: Readonly<Record<string, string>> = {
+  worker_address: "The workers of hbmesh dev are at 127.0.0.1, from --port on; hbmesh worker takes an address.",
+  link_address: "Each worker of hbmesh dev takes a free port for it; hbmesh worker takes an address.",
+  orphan_grace_ms: "A sidecar of hbmesh dev ends with its control process; hbmesh worker takes a time.",
+};
+
+const help = `
+Each option of hbmesh worker is one of every worker here, but for those that name one of them. With --spill_directory each has a
+directory of its own in that one. With --etcd_address they are members of a cluster there, else this process serves their store.
+
+Examples:
+  $ hbmesh dev
+  $ hbmesh dev --transport shm --devices 2
+  $ hbmesh dev --port 0 --json
+  $ hbmesh dev --key_rule extended --cluster_token_file token
+  $ hbmesh dev --shared_memory_size_mb 64 --spill_directory /tmp/hbmesh --spill_mb 1024
+
+Exit codes: 0 after Ctrl-C, 1 when a worker could not start or died.`;
 
 function describe(cluster: LocalCluster, options: DevOptions): string {
   const facts = cluster.workers.map(({ ready, process: child }) => ({
@@ -45,15 +63,60 @@ function describe(cluster: LocalCluster, options: DevOptions): string {
     worker.transports.map(({ name, address }) => `${name}=${address}`).join(" "),
   ]);
   const first = facts[0]?.workerAddress ?? "";
+  const { tools, curl, scheme } = accessTo(options);
   return (
     `${formatTable(columns, rows)}metadata: ${cluster.metadataAddress}\n\n` +
-    `Try: npx hbmesh members --worker ${first}\n` +
-    `     curl -s -H 'content-type: application/json' -d '{}' http://${first}/hbmesh.v1.ClusterService/Health\n` +
+    `Try: npx hbmesh members --worker ${first}${tools}\n` +
+    `     curl -s${curl} -H 'content-type: application/json' -d '{}' ${scheme}://${first}/hbmesh.v1.ClusterService/Health\n` +
     "Ctrl-C ends them all.\n"
   );
 }
 
-async function dev(options: DevOptions): Promise<number> {
+/** What those who ask these workers add. */
+function accessTo(options: DevOptions): { tools: string; curl: string; scheme: string } {
+  const { cluster_token_file: token, tls_ca: ca, tls_cert: cert, tls_key: key } = options;
+  return {
+    tools:
+      (token === undefined ? "" : ` --token_file ${token}`) +
+      (ca === undefined ? "" : ` --tls_ca ${ca} --tls_cert ${cert} --tls_key ${key}`),
+    curl:
+      (token === undefined ? "" : ` -H "authorization: Bearer $(cat ${token})"`) +
+      (ca === undefined ? "" : ` --cacert ${ca} --cert ${cert} --key ${key}`),
+    scheme: ca === undefined ? "http" : "https",
+  };
+}
+
+/** What every worker gets of the command line, or the one with this number. Each has an SSD tier of its own. */
+function workerArguments(options: DevOptions, command: Command, worker: Command): (index: number) => string[] {
+  const shared = givenArguments(command, worker, ["spill_directory", "etcd_address", "metadata_address", "transport"]);
+  const { spill_directory: folder } = options;
+  if (folder === undefined) {
+    return () => shared;
+  }
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (reason) {
+    const cause = reason instanceof Error ? reason.message : String(reason);
+    throw usageError(`--spill_directory ${folder} can't be made (${cause}): give one where you may make files`);
+  }
+  return (index) => [...shared, `--spill_directory=${join(folder, `worker-${index + 1}`)}`];
+}
+
+/** Undefined: a store of its own. */
+function storeOf(options: DevOptions): string | undefined {
+  if (options.metadata_address === "memory") {
+    throw usageError(
+      "--metadata_address memory is a cluster of one process: leave it out, hbmesh dev serves a store to its workers",
+    );
+  }
+  return options.etcd_address ?? options.metadata_address;
+}
+
+async function dev(options: DevOptions, command: Command, worker: Command): Promise<number> {
+  // What is wrong for one of them is said once, before any is started.
+  workerConfig({ ...options, worker_address: "127.0.0.1:31501" });
+  const metadataAddress = storeOf(options);
+  const workerArgs = workerArguments(options, command, worker);
   let stop: (exitCode: number) => void = () => undefined;
   const stopped = new Promise<number>((resolve) => {
     stop = resolve;
@@ -63,15 +126,13 @@ async function dev(options: DevOptions): Promise<number> {
   process.on("SIGTERM", () => stop(0));
   const cluster = await startLocalCluster({
     workers: options.workers,
-    devices: options.devices,
     transport: options.transport,
-    sharedMemorySizeMb: options.shared_memory_size_mb,
-    replicaPercent: options.replica_percent,
     port: options.port,
-    workerArgs: roomArguments(options),
-    onWorkerExit: (worker, reason) => {
-      process.stderr.write(`hbmesh: the worker at ${worker.ready.workerAddress} ended with ${reason}\n`);
-      process.stderr.write(`${worker.lastOutput()}\n`);
+    workerArgs,
+    ...(metadataAddress === undefined ? {} : { metadataAddress }),
+    onWorkerExit: ({ ready, lastOutput }, reason) => {
+      process.stderr.write(`hbmesh: the worker at ${ready.workerAddress} ended with ${reason}\n`);
+      process.stderr.write(`${lastOutput()}\n`);
       stop(1);
     },
   });
@@ -81,34 +142,30 @@ async function dev(options: DevOptions): Promise<number> {
   return exitCode;
 }
 
-export function addDevCommand(program: Command, setExitCode: (code: number) => void): void {
+/** `worker` is the command whose options its workers get. */
+export function addDevCommand(program: Command, worker: Command, setExitCode: (code: number) => void): void {
   const command = program
     .command("dev")
     .description("Run workers on this machine, each a control process with its own sidecar process, until Ctrl-C.")
     .option("--workers <N>", "how many", wholeNumber(1, 16), 2)
-    .option("--devices <N>", "simulated devices of each worker", wholeNumber(1, 64), 8)
-    .addOption(
-      new Option("--transport <NAME>", "between the workers; tcp makes them behave as two hosts")
-        .choices(["auto", "tcp", "shm"])
-        .default("tcp"),
-    )
-    .option("--shared_memory_size_mb <N>", "arena of each worker", wholeNumber(16, 16_777_216), 1024)
-    .option(
-      "--replica_percent <N>",
-      "most of it that copies of remotely read objects may take; 0 keeps none",
-      wholeNumber(0, 100),
-      0,
-    );
-  withRoomOptions(command, "for an SSD tier under each arena: each worker has a directory in this one")
     .option("--port <N>", "port of the first worker, counting up; 0 picks free ones", wholeNumber(0, 65_000), 31501)
-    .option("--json", "print the addresses as one JSON document")
-    .addHelpText(
-      "after",
-      "\nExamples:\n  $ hbmesh dev\n  $ hbmesh dev --transport shm --devices 2\n  $ hbmesh dev --port 0 --json\n" +
-        "  $ hbmesh dev --shared_memory_size_mb 64 --spill_directory /tmp/hbmesh --spill_mb 1024\n\n" +
-        "Exit codes: 0 after Ctrl-C, 1 when a worker could not start or died.",
-    )
+    .option("--json", "print the addresses as one JSON document");
+  withWorkerOptions(command)
+    .addHelpText("after", help)
     .action(async (options: DevOptions) => {
-      setExitCode(await dev(options));
+      setExitCode(await dev(options, command, worker));
     });
+  for (const option of command.options) {
+    const reason = REFUSED[option.attributeName()];
+    if (reason !== undefined) {
+      option.hideHelp().makeOptionMandatory(false);
+      option.argParser(() => {
+        throw new InvalidArgumentError(reason);
+      });
+    }
+    if (option.attributeName() === "transport") {
+      option.default("tcp").description = "between the workers; tcp makes them behave as two hosts";
+      command.setOptionValueWithSource("transport", "tcp", "default");
+    }
+  }
 }

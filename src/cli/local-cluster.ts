@@ -16,14 +16,16 @@ export type TransportChoice = "auto" | "tcp" | "shm";
 export interface LocalClusterOptions {
   /** Defaults to 2. */
   workers?: number;
-  /** Simulated devices of each worker. Defaults to 8. */
+  /** Simulated devices of each worker. Defaults to what `hbmesh worker` has, as do the others. */
   devices?: number;
   /** Between the workers. Defaults to "tcp": they behave as two hosts. */
   transport?: TransportChoice;
-  /** Arena of each worker. Defaults to 1,024. */
+  /** Arena of each worker. */
   sharedMemorySizeMb?: number;
-  /** Most of it that copies of remotely read objects may take, in percent. Defaults to 0: none are kept. */
+  /** Most of it that copies of remotely read objects may take, in percent. */
   replicaPercent?: number;
+  /** Where members are kept. Defaults to a store that this process serves. */
+  metadataAddress?: string;
   /** First worker's port, counting up; 0 (the default) picks free ones. */
   port?: number;
   /** Further arguments for `hbmesh worker`: the same for each, or those of the worker with this number. */
@@ -72,7 +74,7 @@ const closeTimeoutMs = 20_000;
 
 /** Starts the store and the workers. Rejects with the first cause after everything started was ended again. */
 export async function startLocalCluster(options: LocalClusterOptions = {}): Promise<LocalCluster> {
-  const store = await hostEmbeddedStore();
+  const store = options.metadataAddress === undefined ? await hostEmbeddedStore() : foreign(options.metadataAddress);
   const starting: StartingWorker[] = [];
   let isClosing = false;
   const close = async (): Promise<void> => {
@@ -108,16 +110,22 @@ export async function startLocalCluster(options: LocalClusterOptions = {}): Prom
 
 function workerArgs(workerAddress: string, index: number, store: HostedStore, options: LocalClusterOptions): string[] {
   const { workerArgs: further = [] } = options;
-  const flags: [string, string][] = [
+  const flags: [string, string | number | undefined][] = [
     ["--worker_address", workerAddress],
     ["--metadata_address", store.address],
-    ["--devices", String(options.devices ?? 8)],
+    ["--devices", options.devices],
     ["--transport", options.transport ?? "tcp"],
-    ["--shared_memory_size_mb", String(options.sharedMemorySizeMb ?? 1024)],
-    ["--replica_percent", String(options.replicaPercent ?? 0)],
-    ["--orphan_grace_ms", "0"],
+    ["--shared_memory_size_mb", options.sharedMemorySizeMb],
+    ["--replica_percent", options.replicaPercent],
+    ["--orphan_grace_ms", 0],
   ];
-  return ["worker", ...flags.flat(), ...(typeof further === "function" ? further(index) : further)];
+  const given = flags.flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)]));
+  return ["worker", ...given, ...(typeof further === "function" ? further(index) : further)];
+}
+
+/** A store that others serve, and that stays. */
+function foreign(address: string): HostedStore {
+  return { address, close: () => Promise.resolve() };
 }
 
 interface StartingWorker {

@@ -4,7 +4,8 @@
  * this one puts them together and turns what they throw into a sentence on stderr.
  *
  * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted.
- * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same.
+ * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same, and so is
+ * --worker, wherever a command takes a worker's address.
  */
 import { readFileSync, realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -37,9 +38,11 @@ A cluster, on each host:
   $ hbmesh stop --worker_address 10.0.0.1:31501
 
 Exit codes: 0 it worked, 1 it failed (the cause is on stderr), 2 wrong arguments, 130 interrupted.
-Every command has its own --help with examples.`;
+Every command has its own --help with examples. Options may be spelled with underscores or dashes; where a command takes a
+worker's address, --worker and --worker_address are the same.`;
 
-function buildProgram(setExitCode: (code: number) => void): Command {
+/** The tree of commands. `setExitCode` is called by those that worked and have something to tell by their code. */
+export function buildProgram(setExitCode: (code: number) => void): Command {
   const packagePath = fileURLToPath(new URL("../../package.json", import.meta.url));
   const { version } = JSON.parse(readFileSync(packagePath, "utf8")) as { version: string };
   const program = new Command("hbmesh")
@@ -48,10 +51,11 @@ function buildProgram(setExitCode: (code: number) => void): Command {
     .addHelpText("after", overview)
     .showSuggestionAfterError(true)
     .exitOverride();
-  addStartCommand(program, addWorkerCommand(program));
+  const worker = addWorkerCommand(program);
+  addStartCommand(program, worker);
   addStopCommand(program);
   addStatusCommand(program, setExitCode);
-  addDevCommand(program, setExitCode);
+  addDevCommand(program, worker, setExitCode);
   addDemoCommand(program, setExitCode);
   addObjectCommands(program, setExitCode);
   addClusterCommands(program, setExitCode);

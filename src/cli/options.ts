@@ -2,6 +2,7 @@
  * What the commands share about arguments: both spellings of an option, numbers with limits, addresses, sizes and
  * shapes. A value that can't be read is refused with the option's name, the value, and what would be right.
  */
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 
 /** Ends the process with this code and, if it isn't empty, this message. */
@@ -24,9 +25,13 @@ export function commandsOf(program: Command): Command[] {
   return program.commands.flatMap((command) => [command, ...commandsOf(command)]);
 }
 
+/** A worker's address has two names, so that nobody needs to remember which command has which. */
+const ADDRESS_NAMES = ["--worker", "--worker_address"];
+
 /**
  * Rewrites options to the spelling with which they are declared: `--worker-address` to `--worker_address` and the other
- * way round. What is not an option of any command stays, so that commander refuses it under the name the user typed.
+ * way round, and of a worker's address the name that the command has. What is not an option of any command stays, so
+ * that commander refuses it under the name the user typed.
  */
 export function unifySpelling(program: Command, args: readonly string[]): string[] {
   const declared = new Map<string, string>();
@@ -37,6 +42,7 @@ export function unifySpelling(program: Command, args: readonly string[]): string
       }
     }
   }
+  const addressName = addressNameOf(commandNamed(program, args));
   const end = args.indexOf("--");
   return args.map((arg, index) => {
     if (!arg.startsWith("--") || arg === "--" || (end >= 0 && index > end)) {
@@ -45,8 +51,33 @@ export function unifySpelling(program: Command, args: readonly string[]): string
     const equals = arg.indexOf("=");
     const name = equals < 0 ? arg : arg.slice(0, equals);
     const known = declared.get(name.replaceAll("_", "-"));
-    return known === undefined ? arg : known + (equals < 0 ? "" : arg.slice(equals));
+    if (known === undefined) {
+      return arg;
+    }
+    const value = equals < 0 ? "" : arg.slice(equals);
+    const isAddress = ADDRESS_NAMES.includes(known) && (value !== "" || args[index + 1]?.startsWith("-") === false);
+    return (isAddress ? (addressName ?? known) : known) + value;
   });
+}
+
+/** The command that a line is for, as far as it names one. */
+function commandNamed(program: Command, args: readonly string[]): Command {
+  let command = program;
+  for (const arg of args.filter((each) => !each.startsWith("-"))) {
+    const sub = command.commands.find((each) => each.name() === arg);
+    if (sub === undefined) {
+      break;
+    }
+    command = sub;
+  }
+  return command;
+}
+
+/** Of the option that takes a worker's address here, if there is one. */
+function addressNameOf(command: Command): string | undefined {
+  return (
+    command.options.find((option) => option.required && ADDRESS_NAMES.includes(option.long ?? ""))?.long ?? undefined
+  );
 }
 
 /** A whole number between two limits, for commander's argument parsers. */
@@ -75,6 +106,19 @@ export function parseAddress(text: string): { host: string; port: number } {
   }
   return { host, port };
 }
+
+/** Absolute, so that a worker in the background, which runs elsewhere, finds it too. */
+function pathOf(what: string): (text: string) => string {
+  return (text) => {
+    if (text === "") {
+      throw new InvalidArgumentError(`Give the path of a ${what}.`);
+    }
+    return resolve(text);
+  };
+}
+
+export const filePath = pathOf("file");
+export const directoryPath = pathOf("directory");
 
 /** "true", "false", and what people write instead. */
 export function yesOrNo(text: string): boolean {

@@ -1,12 +1,7 @@
-/**
- * Options of `hbmesh worker` and `hbmesh dev` about what makes room in the arena, and where it goes: watermarks and the
- * SSD tier.
- */
-import { mkdirSync } from "node:fs";
-import { join, resolve } from "node:path";
+/** Options of a worker about what makes room in the arena, and where it goes: watermarks and the SSD tier. */
 import type { Command } from "commander";
-import type { WorkerSettings } from "../base/config.js";
-import { usageError, wholeNumber } from "./options.js";
+import { SETTING_DEFAULTS as DEFAULTS, SETTING_LIMITS, type WorkerSettings } from "../base/config.js";
+import { directoryPath, usageError, wholeNumber } from "./options.js";
 
 export interface RoomOptions {
   eviction_high: number;
@@ -15,9 +10,8 @@ export interface RoomOptions {
   spill_mb?: number;
 }
 
-const EVICTION_LOW = 80;
-/** 1 PiB. */
-const SPILL_MB_MAX = 1_073_741_824;
+const EVICTION_LOW = DEFAULTS.evictionLowPercent;
+const SPILL_MB_MAX = SETTING_LIMITS.spillBytes[1] / 2 ** 20;
 
 export const ssdTierHelp = `
 With an SSD tier, objects that make room in the arena are written to --spill_directory and come back on a get: slower, but found.
@@ -25,20 +19,24 @@ A set waits for the writing instead of pushing objects out. Hard pinned objects 
 the tier is full, what was not used there for longest is dropped. The directory is made if its parent is there; the file in it goes
 with the worker, and is taken over when only the sidecar is restarted.`;
 
-export function withRoomOptions(command: Command, directoryHelp: string): Command {
+export function withRoomOptions(command: Command): Command {
   return command
     .option(
       "--eviction_high <N>",
       "percent of the arena above which objects make room, the longest not used first",
-      wholeNumber(1, 100),
-      90,
+      wholeNumber(...SETTING_LIMITS.evictionHighPercent),
+      DEFAULTS.evictionHighPercent,
     )
     .option(
       "--eviction_low <N>",
       `until at most this much of it is used (default: ${EVICTION_LOW}, or less if --eviction_high is less)`,
-      wholeNumber(1, 100),
+      wholeNumber(...SETTING_LIMITS.evictionLowPercent),
     )
-    .option("--spill_directory <DIR>", directoryHelp)
+    .option(
+      "--spill_directory <DIR>",
+      "a directory of this worker alone, on an SSD, for what makes room; see below",
+      directoryPath,
+    )
     .option("--spill_mb <N>", "size of the SSD tier, all allocated at the start", wholeNumber(1, SPILL_MB_MAX));
 }
 
@@ -55,32 +53,8 @@ export function roomSettings(options: RoomOptions): Partial<WorkerSettings> {
   if (spill_mb === undefined) {
     throw usageError("--spill_directory takes --spill_mb N, the size of the SSD tier in MiB");
   }
-  if (spill_directory === undefined || spill_directory === "") {
+  if (spill_directory === undefined) {
     throw usageError("--spill_mb takes --spill_directory DIR, where the SSD tier is to be");
   }
-  return { ...watermarks, spillDirectory: resolve(spill_directory), spillBytes: spill_mb * 2 ** 20 };
-}
-
-/**
- * The same as arguments for the worker with this number. Each has a directory of its own, under the one that was given.
- */
-export function roomArguments(options: RoomOptions): (index: number) => string[] {
-  const { evictionHighPercent, evictionLowPercent, spillDirectory } = roomSettings(options);
-  const shared = ["--eviction_high", String(evictionHighPercent), "--eviction_low", String(evictionLowPercent)];
-  if (spillDirectory === undefined) {
-    return () => shared;
-  }
-  try {
-    mkdirSync(spillDirectory, { recursive: true });
-  } catch (reason) {
-    const cause = reason instanceof Error ? reason.message : String(reason);
-    throw usageError(`--spill_directory ${spillDirectory} can't be made (${cause}): give one where you may make files`);
-  }
-  return (index) => [
-    ...shared,
-    "--spill_directory",
-    join(spillDirectory, `worker-${index + 1}`),
-    "--spill_mb",
-    String(options.spill_mb),
-  ];
+  return { ...watermarks, spillDirectory: spill_directory, spillBytes: spill_mb * 2 ** 20 };
 }

@@ -12,11 +12,11 @@ import type { WorkerConfig } from "../base/config.js";
 import { isRunning, signalProcess } from "../base/processes.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { type NumaOptions, numaPrefix } from "./numa.js";
-import { ExitError, usageError, wholeNumber } from "./options.js";
+import { directoryPath, ExitError, usageError, wholeNumber } from "./options.js";
 import { toJson } from "./table.js";
 import { until } from "./until.js";
 import { openWorkerLog, type WorkerLog } from "./worker-log.js";
-import { filePath, givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
+import { givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { findSidecars, findWorkers } from "./worker-processes.js";
 
 interface StartOptions extends WorkerOptions, NumaOptions {
@@ -50,7 +50,7 @@ type Outcome = { t: "ready"; facts: WorkerReady } | { t: "ended"; how: string } 
 
 async function start(options: StartOptions, command: Command, worker: Command): Promise<void> {
   if (options.worker !== true) {
-    throw usageError("hbmesh start starts a worker: give -w");
+    throw usageError("hbmesh start starts a worker: give -w and --worker_address IP:PORT");
   }
   const config = workerConfig(options);
   const prefix = numaPrefix(options);
@@ -198,7 +198,7 @@ export function addStartCommand(program: Command, worker: Command): void {
     .option("--cpunodebind <NODES>", "run its two processes on the CPUs of these NUMA nodes (numactl), as in 0 or 0,1")
     .option("--localalloc", "and take memory from the node that they run on");
   withWorkerOptions(command)
-    .option("--log_dir <DIR>", "where it logs", filePath)
+    .option("--log_dir <DIR>", "where it logs", directoryPath)
     .option(
       "--start_timeout_ms <N>",
       "how long it may take (default: by the size of its memory)",

@@ -1,12 +1,19 @@
 /**
- * The options of a worker, in one place for `hbmesh worker` and `hbmesh start`: what they are called, what they mean,
- * and the settings that come of them.
+ * The options of a worker, in one place for `hbmesh worker`, `start` and `dev`: what they are called, what they mean,
+ * and the settings that come of them. Limits and defaults are those of base/config.ts.
  */
-import { resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { checkTransportExposure, resolveWorkerConfig, type WorkerConfig, type WorkerSettings } from "../base/config.js";
+import {
+  checkTransportExposure,
+  SETTING_DEFAULTS as DEFAULTS,
+  type NumericSetting,
+  resolveWorkerConfig,
+  SETTING_LIMITS,
+  type WorkerConfig,
+  type WorkerSettings,
+} from "../base/config.js";
 import type { TransportChoice } from "./local-cluster.js";
-import { address, usageError, wholeNumber, yesOrNo } from "./options.js";
+import { address, filePath, usageError, wholeNumber, yesOrNo } from "./options.js";
 import { type RoomOptions, roomSettings, withRoomOptions } from "./room-options.js";
 
 /** As commander names them, after the options' spelling with underscores. */
@@ -50,9 +57,6 @@ export interface WorkerOptions extends RoomOptions {
   insecure: boolean;
 }
 
-/** Whichever are more: these, or one for each device of remote_h2d_device_ids. */
-const LANES = 4;
-
 function metadataAddressOf(options: WorkerOptions): string {
   if (options.metadata_address !== undefined && options.etcd_address !== undefined) {
     throw usageError("give --metadata_address or --etcd_address, not both");
@@ -86,7 +90,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     transport: options.transport,
     keyRule: options.key_rule,
     leaseMs: options.lease_ms,
-    lanes: options.lanes ?? Math.max(LANES, deviceIds?.length ?? 0),
+    lanes: options.lanes ?? lanesFor(deviceIds?.length ?? 0),
     sliceBytesMax: options.slice_kb * 1024,
     spinMicros: options.spin_us,
     deadAfterMs: options.dead_after_ms,
@@ -106,6 +110,11 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
   };
 }
 
+/** As many as usual, or one for each device of remote_h2d_device_ids if those are more, as far as there may be. */
+function lanesFor(devices: number): number {
+  return Math.min(SETTING_LIMITS.lanes[1], Math.max(DEFAULTS.lanes, devices));
+}
+
 /** "0,1,2" or "". */
 function deviceIds(text: string): number[] {
   const ids = text.trim() === "" ? [] : text.split(",").map((id) => id.trim());
@@ -123,119 +132,105 @@ function oneArena(text: string): number {
   return 1;
 }
 
-/** Absolute, so that a worker in the background finds it too. */
-export function filePath(text: string): string {
-  if (text === "") {
-    throw new InvalidArgumentError("Give the path of a file.");
-  }
-  return resolve(text);
+/** Headings of the options in --help, in this order. */
+const GROUPS = {
+  basics: "Basics:",
+  memory: "Memory:",
+  cluster: "Cluster:",
+  security: "Security:",
+  tuning: "Tuning:",
+} as const;
+
+/** A whole number within the limits of a setting, and its default, both in a unit of so many bytes. */
+function numberOf(setting: NumericSetting, unitBytes = 1): [parse: (text: string) => number, value: number] {
+  const [low, high] = SETTING_LIMITS[setting];
+  return [wholeNumber(low / unitBytes, high / unitBytes), DEFAULTS[setting] / unitBytes];
 }
 
+/**
+ * The one list of a worker's options: `hbmesh worker`, `hbmesh start` and `hbmesh dev` take all of them. What a command
+ * adds of its own goes under the usual heading.
+ */
 export function withWorkerOptions(command: Command): Command {
-  withPlaceOptions(command);
-  withMemoryOptions(command);
-  withTransferOptions(command);
-  withEtcdOptions(command);
-  return withSecurityOptions(command).option(
-    "--no-sidecar",
-    "keep metadata and serve the API only, on a node without devices",
-  );
+  withBasicOptions(command.optionsGroup(GROUPS.basics));
+  withMemoryOptions(command.optionsGroup(GROUPS.memory));
+  withClusterOptions(command.optionsGroup(GROUPS.cluster));
+  withSecurityOptions(command.optionsGroup(GROUPS.security));
+  withTuningOptions(command.optionsGroup(GROUPS.tuning));
+  return command.optionsGroup("Options:");
 }
 
-function withPlaceOptions(command: Command): void {
+function withBasicOptions(command: Command): void {
   command
     .requiredOption(
       "--worker_address <IP:PORT>",
       "its name and the address of its API; 31501 is the usual port",
       address,
     )
-    .option("--metadata_address <WHERE>", "memory (default) or hbmesh://IP:PORT")
-    .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
-    .option("--cluster_name <NAME>", "clusters with different names share a store without meeting", "default")
-    .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
-    .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
-    .option("--weight <N>", "share of the metadata it keeps; 0 keeps none", wholeNumber(0, 1_000), 1)
+    .option("--devices <N>", "simulated devices", ...numberOf("devices"))
+    .option("--no-sidecar", "keep metadata and serve the API only, on a node without devices")
+    .addOption(
+      new Option("--transport <NAME>", "between sidecars; auto: shm on one host, else tcp")
+        .choices(["auto", "tcp", "shm"])
+        .default(DEFAULTS.transport),
+    )
     .addOption(
       new Option("--key_rule <RULE>", "which keys are allowed; the same in the whole cluster")
         .choices(["strict", "extended"])
-        .default("strict"),
-    )
-    .option("--lease_ms <N>", "silent for so long, it counts as gone", wholeNumber(1_000, 600_000), 4_000)
-    .option(
-      "--dead_after_ms <N>",
-      "so long after a worker vanished without leaving, what only it held may come back: no sure misses",
-      wholeNumber(0, 3_600_000),
-      30_000,
-    )
-    .option(
-      "--orphan_grace_ms <N>",
-      "how long the sidecar outlives the control process, for the next one to take it over",
-      wholeNumber(0, 3_600_000),
-      60_000,
-    )
-    .option(
-      "--sidecar_hang_ms <N>",
-      "a sidecar that lives and has not answered for so long is killed and started again, with its objects; 0: never",
-      wholeNumber(0, 3_600_000),
-      30_000,
+        .default(DEFAULTS.keyRule),
     );
-}
-
-function withEtcdOptions(command: Command): void {
-  command
-    .option("--etcd_ca <FILE>", "TLS to etcd: certificate of who signs etcd's (PEM)", filePath)
-    .option("--etcd_cert <FILE>", "certificate that this worker shows to etcd (PEM)", filePath)
-    .option("--etcd_key <FILE>", "its key (PEM)", filePath)
-    .option("--etcd_user <NAME>", "user for an etcd with authentication")
-    .option("--etcd_password_file <FILE>", "file with that user's password", filePath);
 }
 
 function withMemoryOptions(command: Command): void {
   command
-    .option("--shared_memory_size_mb <N>", "host memory for objects", wholeNumber(1, 16_777_216), 1_024)
+    .option("--shared_memory_size_mb <N>", "host memory for objects", ...numberOf("arenaBytes", 2 ** 20))
     .option("--arena_per_tenant <N>", "arenas of a tenant: 1, all tenants share one", oneArena, 1)
-    .option("--enable_huge_tlb <BOOL>", "take the memory from huge pages", yesOrNo, false)
+    .option("--enable_huge_tlb <BOOL>", "take the memory from huge pages", yesOrNo, DEFAULTS.hugePages)
     .option(
       "--replica_percent <N>",
       "most of it that copies of remotely read objects may take; 0 keeps none",
-      wholeNumber(0, 100),
-      0,
+      ...numberOf("replicaPercent"),
     );
-  withRoomOptions(command, "a directory of this worker alone, on an SSD, for what makes room; see below");
+  withRoomOptions(command);
 }
 
-function withTransferOptions(command: Command): void {
+function withClusterOptions(command: Command): void {
   command
-    .option("--devices <N>", "simulated devices", wholeNumber(0, 64), 8)
+    .option("--metadata_address <WHERE>", "memory or hbmesh://IP:PORT (default: memory)")
+    .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
+    .option("--etcd_ca <FILE>", "TLS to etcd: certificate of who signs etcd's (PEM)", filePath)
+    .option("--etcd_cert <FILE>", "certificate that this worker shows to etcd (PEM)", filePath)
+    .option("--etcd_key <FILE>", "its key (PEM)", filePath)
+    .option("--etcd_user <NAME>", "user for an etcd with authentication")
+    .option("--etcd_password_file <FILE>", "file with that user's password", filePath)
     .option(
-      "--remote_h2d_device_ids <IDS>",
-      'devices that serve remote host to device, as in "0,1,2,3": connections to another worker are taken round robin, at least one for each; "": off, what comes from others goes through host memory',
-      deviceIds,
+      "--cluster_name <NAME>",
+      "clusters with different names share a store without meeting",
+      DEFAULTS.clusterName,
     )
-    .option("--enable_worker_worker_batch_get <BOOL>", "ask another worker for many objects at once", yesOrNo, true)
-    .addOption(
-      new Option("--transport <NAME>", "between sidecars; auto: shm on one host, else tcp")
-        .choices(["auto", "tcp", "shm"])
-        .default("auto"),
+    .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
+    .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
+    .option("--weight <N>", "share of the metadata it keeps; 0 keeps none", ...numberOf("weight"))
+    .option("--lease_ms <N>", "silent for so long, it counts as gone", ...numberOf("leaseMs"))
+    .option(
+      "--dead_after_ms <N>",
+      "so long after a worker vanished without leaving, what only it held may come back: no sure misses",
+      ...numberOf("deadAfterMs"),
     )
     .option(
-      "--lanes <N>",
-      `connections to each other worker (default: ${LANES}, or one for each of --remote_h2d_device_ids)`,
-      wholeNumber(1, 16),
+      "--orphan_grace_ms <N>",
+      "how long the sidecar outlives the control process, for the next one to take it over",
+      ...numberOf("orphanGraceMs"),
     )
     .option(
-      "--slice_kb <N>",
-      "piece of a transfer; of a large one up to 8 times as much",
-      wholeNumber(4, 1_048_576),
-      1_024,
-    )
-    .option("--spin_us <N>", "how long the sidecar polls before it sleeps", wholeNumber(0, 10_000), 0)
-    .option("--sim_bandwidth_mb_per_s <N>", "slow the simulated devices down to this; 0: don't", wholeNumber(0, 1e9), 0)
-    .option("--sim_latency_us <N>", "delay each simulated copy by this", wholeNumber(0, 60_000_000), 0);
+      "--sidecar_hang_ms <N>",
+      "a sidecar that lives and has not answered for so long is killed and started again, with its objects; 0: never",
+      ...numberOf("sidecarHangMs"),
+    );
 }
 
-function withSecurityOptions(command: Command): Command {
-  return command
+function withSecurityOptions(command: Command): void {
+  command
     .option("--tenants_file <FILE>", "who may ask, and whose keys they see: lines of `token tenant`", filePath)
     .option(
       "--cluster_token_file <FILE>",
@@ -249,18 +244,42 @@ function withSecurityOptions(command: Command): Command {
     )
     .option("--tls_key <FILE>", "its key (PEM)", filePath)
     .option("--tls_ca <FILE>", "certificate of who signs those of all workers (PEM)", filePath)
-    .option("--insecure", "serve other machines although neither a token nor TLS protects them", false);
+    .option("--insecure", "serve other machines although neither a token nor TLS protects them", DEFAULTS.insecure);
+}
+
+function withTuningOptions(command: Command): void {
+  command
+    .option(
+      "--remote_h2d_device_ids <IDS>",
+      'devices that serve remote host to device, as in "0,1,2,3": connections to another worker are taken round robin, at least one for each; "": off, what comes from others goes through host memory',
+      deviceIds,
+    )
+    .option("--enable_worker_worker_batch_get <BOOL>", "ask another worker for many objects at once", yesOrNo, true)
+    .option(
+      "--lanes <N>",
+      `connections to each other worker (default: ${DEFAULTS.lanes}, or one for each of --remote_h2d_device_ids)`,
+      numberOf("lanes")[0],
+    )
+    .option(
+      "--slice_kb <N>",
+      "piece of a transfer; of a large one up to 8 times as much",
+      ...numberOf("sliceBytesMax", 1024),
+    )
+    .option("--spin_us <N>", "how long the sidecar polls before it sleeps", ...numberOf("spinMicros"))
+    .option("--sim_bandwidth_mb_per_s <N>", "slow the simulated devices down to this; 0: don't", wholeNumber(0, 1e9), 0)
+    .option("--sim_latency_us <N>", "delay each simulated copy by this", wholeNumber(0, 60_000_000), 0);
 }
 
 /**
  * The options that were given, as arguments for a worker of its own: those of `wanted` that the user wrote, spelled as
- * declared. Nothing that was left at its default is repeated, so that a worker's command line says what somebody chose.
+ * declared, without `except`. Nothing that was left at its default is repeated, so that a worker's command line says
+ * what somebody chose.
  */
-export function givenArguments(command: Command, wanted: Command): string[] {
+export function givenArguments(command: Command, wanted: Command, except: readonly string[] = []): string[] {
   const names = new Set(wanted.options.map((option) => option.long));
   return command.options.flatMap((option) => {
     const name = option.attributeName();
-    if (!names.has(option.long) || command.getOptionValueSource(name) !== "cli") {
+    if (!names.has(option.long) || except.includes(name) || command.getOptionValueSource(name) !== "cli") {
       return [];
     }
     const value: unknown = command.getOptionValue(name);

@@ -59,7 +59,7 @@ describe("worker configuration", () => {
     [{ weight: -1 }, "weight must be a whole number from 0 to 1000; it is -1"],
     [{ arenaBytes: 1.5 }, "arenaBytes must be a whole number"],
     [{ leaseMs: 999 }, "leaseMs must be a whole number from 1000"],
-    [{ lanes: 0 }, "lanes must be a whole number from 1 to 64; it is 0"],
+    [{ lanes: 0 }, "lanes must be a whole number from 1 to 16; it is 0"],
     [{ clusterName: "a/b" }, "clusterName must be 1 to 64 letters"],
     [{ transport: "rdma" as "tcp" }, "transport must be one of auto, tcp, shm"],
     [{ keyRule: "none" as "strict" }, "keyRule must be one of strict, extended"],
@@ -85,7 +85,7 @@ describe("worker configuration", () => {
       devices: 64,
       weight: 0,
       leaseMs: 1_000,
-      lanes: 64,
+      lanes: 16,
       spinMicros: 10_000,
     };
     expect(resolveWorkerConfig({ ...settings, keyRule: undefined } as unknown as WorkerSettings)).toMatchObject({

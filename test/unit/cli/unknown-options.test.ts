@@ -30,7 +30,7 @@ describe("unknown options", () => {
     [["start", "-w", "--enable_batch_get", "true"], "--enable_batch_get", "--enable_worker_worker_batch_get"],
     [["start", "--huge_tlb", "true", "-w"], "--huge_tlb", "--enable_huge_tlb"],
     [["stop", "--address", "127.0.0.1:1"], "--address", "--worker_address"],
-    [["status", "--worker", "127.0.0.1:1"], "--worker", "--worker_address"],
+    [["status", "--workr", "127.0.0.1:1"], "--workr", "--worker_address"],
     [["worker", "--etcd_adress", "x"], "--etcd_adress", "--etcd_address"],
     [["members", "--jason"], "--jason", "--json"],
     [["dev", "--spill-directry", "x"], "--spill-directry", "--spill_directory"],
