@@ -30,12 +30,12 @@ import { Graves } from "./graves.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
 import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
-import { LeaseGuard } from "./lease-guard.js";
+import { LeaseGuard, OUT_MESSAGE } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
 import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
 import { OwnerCalls } from "./owner-calls.js";
-import { Peers } from "./peers.js";
+import { describePeers, Peers } from "./peers.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
@@ -113,7 +113,8 @@ class ControlProcessImpl implements ControlProcess {
     const { requestTimeoutMs, deadAfterMs } = config;
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs, deadAfterMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
-    this.#peers = new Peers(this.#network, (id) => this.#deaths.suspect(id));
+    const onLost = (id: number): void => this.#deaths.suspect(id);
+    this.#peers = new Peers({ network: this.#network, log: this.#log, onLost });
     this.#holderOptions = {
       ...shared,
       peers: this.#peers,
@@ -243,7 +244,7 @@ class ControlProcessImpl implements ControlProcess {
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
-      reason: reason === "" ? this.#guard.warning : reason,
+      reason: reason || this.#guard.warning || this.#peers.warning,
       arenaBytes: figures?.arenaBytes ?? 0n,
       arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
       objects: figures?.objects ?? 0n,
@@ -349,7 +350,11 @@ class ControlProcessImpl implements ControlProcess {
       view: () => this.#membership.view,
       leaseUntilMs: () => this.#membership.leaseUntilMs,
       isRecordCurrent: () => this.#membership.isRecordCurrent,
-      onResume: () => this.#owner.resume(),
+      onResume: () => {
+        this.#calls.setOut(undefined);
+        this.#owner.resume();
+      },
+      onOut: () => this.#calls.setOut(new HbmeshError(StatusCode.TRY_AGAIN, OUT_MESSAGE)),
     });
   }
 
@@ -485,16 +490,4 @@ class ControlProcessImpl implements ControlProcess {
     this.#guard.renewed();
     this.#log.info({ epoch: view.epoch, members: view.members.size }, "the ring has changed");
   }
-}
-
-/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
-function describePeers(view: MembershipView): string {
-  const hostId = view.members.get(view.selfId)?.member.hostId;
-  const lines = [`self ${view.selfId}`];
-  for (const { member } of view.members.values()) {
-    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
-    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
-    lines.push(`${member.id} ${member.workerAddress}${transports}`);
-  }
-  return `${lines.join("\n")}\n`;
 }

@@ -7,7 +7,8 @@
  * Unless nobody reaches the store: then nobody has taken its place. It asks the first few members by id (collector.ts)
  * about every WITNESS_MS, each at times of its own, and in a large cluster half as often once they agree; if most of
  * them have the same ring, and their leases may have ended too, it goes on. Two of them that are cut off together with
- * it from everyone else would be wrong witnesses.
+ * it from everyone else would be wrong witnesses. If they don't, this member's own questions about the keys that it
+ * owned fail at once, until it has joined again.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import type { Logger } from "../base/log.js";
@@ -18,6 +19,9 @@ import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
 
 export type Witness = Omit<WitnessReply, "$typeName" | "$unknown">;
+
+/** Of one witness: silent, it can't be reached. */
+type Testimony = "agrees" | "denies" | "silent";
 
 export interface LeaseGuardOptions {
   clock: Clock;
@@ -31,11 +35,18 @@ export interface LeaseGuardOptions {
   isRecordCurrent: () => boolean;
   /** It may decide again. */
   onResume: () => void;
+  /**
+   * It may not decide, and that will not be over in a moment: it reaches too few of the others, or these have denied
+   * for a while that the store is away. Each time that it has asked.
+   */
+  onOut: () => void;
 }
 
 const WITNESS_MS = 300;
 /** So long an excuse lasts from when it was asked for. */
 const EXCUSE_MS = 1_000;
+/** Leases that end because the store is gone don't end at the same time. */
+const OUT_AFTER_MS = 2_000;
 /**
  * Shares of WITNESS_MS between two looks, the least and the most: what ended for all at once is not asked for by all at
  * once.
@@ -45,6 +56,9 @@ const SPREAD_MAX = 1.25;
 /** Above so many members, those that are excused ask half as often: all of them ask the same three. */
 const MEMBERS_MANY = 100;
 
+/** For keys that this member owned, while it may not decide. */
+export const OUT_MESSAGE =
+  "this worker's lease in the store has ended, and others may own the key by now; try again, or ask another worker: check that this one reaches the store";
 const ALONE_MESSAGE = "the store can't be reached, by others neither: going on with the last ring";
 
 export class LeaseGuard {
@@ -52,6 +66,8 @@ export class LeaseGuard {
   #timer: Timer | undefined;
   #excusedUntilMs = Number.NEGATIVE_INFINITY;
   #isExcused = false;
+  /** Since when the witnesses don't agree. */
+  #refusedMs: number | undefined;
   #closed = false;
 
   constructor(options: LeaseGuardOptions) {
@@ -76,6 +92,7 @@ export class LeaseGuard {
   renewed(): void {
     if (this.#holdsLease) {
       this.#isExcused = false;
+      this.#refusedMs = undefined;
       this.#options.onResume();
     }
     this.#arm();
@@ -108,21 +125,29 @@ export class LeaseGuard {
 
   /** Never rejects. */
   async #look(): Promise<void> {
-    const { clock, log, view: viewNow, onResume } = this.#options;
+    const { clock, log, view: viewNow, onResume, onOut } = this.#options;
     const view = viewNow();
     if (this.#holdsLease || view === undefined) {
       return;
     }
     const nowMs = clock.monotonicMs();
     const witnesses = collectorsOf(view);
-    const agree = await Promise.all(witnesses.map((id) => this.#agrees(id, view)));
-    const isExcused = agree.filter((yes) => yes).length > witnesses.length / 2;
+    const said = await Promise.all(witnesses.map((id) => this.#ask(id, view)));
+    const count = (wanted: Testimony): number => said.filter((each) => each === wanted).length;
+    const isExcused = count("agrees") > witnesses.length / 2;
     if (this.#closed || this.#holdsLease) {
       return;
     }
     if (isExcused) {
       this.#excusedUntilMs = nowMs + EXCUSE_MS;
+      this.#refusedMs = undefined;
       onResume();
+    } else if (!this.mayDecide) {
+      this.#refusedMs ??= nowMs;
+      const isCutOff = count("silent") >= witnesses.length / 2;
+      if (isCutOff || nowMs - this.#refusedMs >= OUT_AFTER_MS) {
+        onOut();
+      }
     }
     if (isExcused && !this.#isExcused) {
       log.warn({ epoch: view.epoch }, ALONE_MESSAGE);
@@ -130,15 +155,15 @@ export class LeaseGuard {
     this.#isExcused = isExcused;
   }
 
-  async #agrees(id: number, view: MembershipView): Promise<boolean> {
+  async #ask(id: number, view: MembershipView): Promise<Testimony> {
     if (id === view.selfId) {
-      return true;
+      return "agrees";
     }
     try {
       const said = await this.#options.peers.get(id).directory.witness({}, { timeoutMs: WITNESS_MS });
-      return said.leaseOver && said.epoch === view.epoch;
+      return said.leaseOver && said.epoch === view.epoch ? "agrees" : "denies";
     } catch {
-      return false;
+      return "silent";
     }
   }
 }

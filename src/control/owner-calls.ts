@@ -111,6 +111,8 @@ export class OwnerCalls {
   readonly #options: OwnerCallsOptions;
   readonly #epochs: WaitList;
   readonly #ending = new Canceller();
+  /** Aborted while this member may not decide for its keys. */
+  #out = new Canceller();
   #view: MembershipView | undefined;
 
   constructor(options: OwnerCallsOptions) {
@@ -128,6 +130,15 @@ export class OwnerCalls {
       throw new HbmeshError(StatusCode.NOT_READY, "this worker has not joined its cluster yet; try again");
     }
     return this.#view;
+  }
+
+  /** What this member asks itself as an owner fails with this, also what waits there; undefined: no longer. */
+  setOut(reason: HbmeshError | undefined): void {
+    if (reason !== undefined) {
+      this.#out.abort(reason);
+    } else if (this.#out.aborted) {
+      this.#out = new Canceller();
+    }
   }
 
   close(): void {
@@ -374,7 +385,8 @@ export class OwnerCalls {
     const request: OwnerRequest = { epoch, memberId: selfId, keys, records, existence, waitMs, last, family };
     const ended = this.#endedBy(signal);
     if (owner === selfId) {
-      return this.#options.owner[method](request, ended);
+      this.#out.throwIfAborted();
+      return this.#options.owner[method](request, new EitherSignal(ended, this.#out));
     }
     // What an announcement says of waiting is for others.
     const timeoutMs = requestTimeoutMs + (method === "lookup" ? waitMs : 0);

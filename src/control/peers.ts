@@ -1,14 +1,20 @@
 /**
  * Peers: the other members as callable services. Links are made at first use, kept, and closed when their member is
- * gone. Calls to this member itself never come here.
+ * gone. One that can't be reached is remembered by its link (rpc/link-reach.ts). Calls to this member itself never come
+ * here.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import type { Logger } from "../base/log.js";
 import type { Member } from "../gen/hbmesh/v1/cluster_pb.js";
 import { DirectoryService, HolderService } from "../gen/hbmesh/v1/directory_pb.js";
 import { fromConnectError } from "../rpc/connect-errors.js";
 import { createLinkClient, type LinkClient } from "../rpc/link-client.js";
+import type { ReachChange } from "../rpc/link-reach.js";
 import type { MembershipView } from "./membership.js";
 import type { ControlConnection, ControlNetwork } from "./network.js";
+
+/** Members that a message names. */
+const NAMED_MAX = 5;
 
 export interface Peer {
   member: Member;
@@ -18,18 +24,31 @@ export interface Peer {
 
 interface OpenPeer extends Peer {
   connection: ControlConnection;
+  isReachable: boolean;
+}
+
+export interface PeersOptions {
+  network: ControlNetwork;
+  log: Logger;
+  /** The link to this member ended, though nobody closed it. */
+  onLost?: (memberId: number) => void;
 }
 
 export class Peers {
-  readonly #network: ControlNetwork;
-  readonly #onLost: (memberId: number) => void;
+  readonly #options: PeersOptions;
   readonly #open = new Map<number, OpenPeer>();
   #view: MembershipView | undefined;
 
-  /** `onLost`: the link to this member ended, though nobody closed it. */
-  constructor(network: ControlNetwork, onLost: (memberId: number) => void = () => {}) {
-    this.#network = network;
-    this.#onLost = onLost;
+  constructor(options: PeersOptions) {
+    this.#options = options;
+  }
+
+  /** Which members can't be reached at the moment, so that calls to them fail at once; for people. Or empty. */
+  get warning(): string {
+    const lost = [...this.#open.values()].filter(({ isReachable }) => !isReachable);
+    const names = lost.slice(0, NAMED_MAX).map(({ member }) => member.workerAddress);
+    const others = lost.length > NAMED_MAX ? `, and ${lost.length - NAMED_MAX} others` : "";
+    return lost.length === 0 ? "" : `can't be reached from here: ${names.join(", ")}${others}`;
   }
 
   /** Closes links to members that are gone or have moved. */
@@ -53,15 +72,30 @@ export class Peers {
     if (member === undefined) {
       throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, `member ${memberId} has left the cluster; try again`);
     }
-    const connection = this.#network.connect(member.linkAddress, () => this.#onLost(memberId));
+    const { network, onLost } = this.#options;
+    const connection = network.connect(member.linkAddress, {
+      onLost: () => onLost?.(memberId),
+      onReach: (change) => this.#noteReach(peer, change),
+    });
     const peer: OpenPeer = {
       member,
       connection,
+      isReachable: true,
       directory: createLinkClient(DirectoryService, connection.transport),
       holder: createLinkClient(HolderService, connection.transport),
     };
     this.#open.set(memberId, peer);
     return peer;
+  }
+
+  #noteReach(peer: OpenPeer, { isReachable, forMs, cause }: ReachChange): void {
+    peer.isReachable = isReachable;
+    const facts = { member: peer.member.id, node: peer.member.workerAddress };
+    if (isReachable) {
+      this.#options.log.info({ ...facts, unreachableMs: forMs }, "a worker can be reached again");
+    } else {
+      this.#options.log.warn({ ...facts, cause }, "a worker can't be reached: calls to it fail until it can be");
+    }
   }
 
   /** The worker address of a member, for messages. */
@@ -87,4 +121,16 @@ export class Peers {
     }
     this.#open.clear();
   }
+}
+
+/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
+export function describePeers(view: MembershipView): string {
+  const hostId = view.members.get(view.selfId)?.member.hostId;
+  const lines = [`self ${view.selfId}`];
+  for (const { member } of view.members.values()) {
+    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
+    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
+    lines.push(`${member.id} ${member.workerAddress}${transports}`);
+  }
+  return `${lines.join("\n")}\n`;
 }

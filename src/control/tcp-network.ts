@@ -13,8 +13,8 @@ import type { ControlNetwork } from "./network.js";
 export function createTcpNetwork(clock: Clock, log: Logger, credentials: Credentials): ControlNetwork {
   return {
     listen: (address, routes, onEnd) => createLinkServer({ address, routes, clock, log, credentials, onEnd }),
-    connect(address, onLost) {
-      const transport = createLinkTransport(address, { clock, credentials, onLost });
+    connect(address, events) {
+      const transport = createLinkTransport(address, { clock, credentials, ...events });
       return { transport, close: () => transport.close() };
     },
     isRefused: (address) => isRefused(address, clock),

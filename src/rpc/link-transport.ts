@@ -24,6 +24,7 @@ import { toConnectError } from "./connect-errors.js";
 import { codecOf } from "./link-codec.js";
 import { decodeError, encodeFrame, type Frame, FrameReader, FrameType } from "./link-frame.js";
 import { ClientGreeting } from "./link-greeting.js";
+import { LinkReach, type ReachChange } from "./link-reach.js";
 import { methodName } from "./link-routes.js";
 import { connectSocket } from "./link-socket.js";
 import { openFrameWriter } from "./link-writer.js";
@@ -38,13 +39,10 @@ export interface LinkTransportOptions {
   writeBufferBytesMax?: number;
   /** What is shown to peers, and what they have to show. Default: nothing. */
   credentials?: Credentials | undefined;
-  /**
-   * While calls wait, the peer is asked this often whether it is there; after three times without a byte from it the
-   * connection is lost. Default 5,000.
-   */
-  pingIntervalMs?: number;
   /** A connection that was open has ended, though it was not closed here. */
   onLost?: (() => void) | undefined;
+  /** The peer can't be reached any more, or can be again (link-reach.ts). */
+  onReach?: ((change: ReachChange) => void) | undefined;
 }
 
 export interface LinkTransport extends Transport {
@@ -78,19 +76,20 @@ interface OpenConnection {
   write: (frame: Buffer) => void;
   methods: ReadonlyMap<string, number>;
   pending: Map<number, PendingCall>;
-  /** Asks for a sign of life while calls wait. */
-  watch: () => void;
   /** Calls are looked at when one of them may be late. */
   due: DueTimer;
 }
 
-const SILENT_INTERVALS = 3;
+/** A host that has not answered an attempt to connect after this time is asked anew: the packet may be lost. */
+const ATTEMPT_MS = 400;
+const UNANSWERED = new Error("its host does not answer");
 
 class LinkTransportImpl implements LinkTransport {
   readonly #address: string;
   readonly #options: LinkTransportOptions;
   #connection: OpenConnection | undefined;
   #connecting: Promise<OpenConnection> | undefined;
+  readonly #reach: LinkReach;
   #socket: Socket | undefined;
   #closed = false;
   #lastStream = 0;
@@ -98,6 +97,15 @@ class LinkTransportImpl implements LinkTransport {
   constructor(address: string, options: LinkTransportOptions) {
     this.#address = address;
     this.#options = options;
+    this.#reach = new LinkReach({
+      address,
+      clock: options.clock,
+      ping: () => this.#connection?.write(encodeFrame(FrameType.ping, 0, 0, 0)),
+      lose: (why) => this.#socket?.destroy(why),
+      connect: () => this.#open(undefined, undefined, "connecting"),
+      isWaiting: () => this.#connecting !== undefined || (this.#connection?.pending.size ?? 0) > 0,
+      onChange: options.onReach,
+    });
   }
 
   async unary<I extends DescMessage, O extends DescMessage>(
@@ -125,6 +133,7 @@ class LinkTransportImpl implements LinkTransport {
 
   close(): void {
     this.#closed = true;
+    this.#reach.close();
     this.#socket?.destroy();
   }
 
@@ -133,6 +142,7 @@ class LinkTransportImpl implements LinkTransport {
     if (signal?.aborted) {
       throw abortError(signal, name);
     }
+    this.#reach.called();
     return this.#connection === undefined
       ? this.#open(signal, timeoutMs, name).then((connection) => this.#submit(connection, request, limits))
       : this.#submit(this.#connection, request, limits);
@@ -155,7 +165,22 @@ class LinkTransportImpl implements LinkTransport {
   }
 
   async #connect(): Promise<OpenConnection> {
-    const { clock, credentials = NO_CREDENTIALS, connectTimeoutMs = 3_000 } = this.#options;
+    const { clock, connectTimeoutMs = 3_000 } = this.#options;
+    const untilMs = clock.monotonicMs() + connectTimeoutMs;
+    for (;;) {
+      const leftMs = untilMs - clock.monotonicMs();
+      try {
+        return await this.#tryToConnect(leftMs);
+      } catch (reason) {
+        if (!(reason instanceof HbmeshError) || reason.cause !== UNANSWERED || leftMs <= ATTEMPT_MS) {
+          throw reason;
+        }
+      }
+    }
+  }
+
+  async #tryToConnect(timeoutMs: number): Promise<OpenConnection> {
+    const { clock, credentials = NO_CREDENTIALS } = this.#options;
     const greeting = new ClientGreeting(credentials);
     const opened = createDeferred<OpenConnection>();
     const pending = new Map<number, PendingCall>();
@@ -163,26 +188,20 @@ class LinkTransportImpl implements LinkTransport {
     this.#socket = socket;
     const write = openFrameWriter(socket);
     let cause: Error | undefined;
-    const life = new LifeWatch(clock, this.#options.pingIntervalMs ?? 5_000, {
-      isWaiting: () => pending.size > 0,
-      ping: () => write(encodeFrame(FrameType.ping, 0, 0, 0)),
-      onSilence: (silentMs) => {
-        cause = new Error(`no sign of life for ${Math.round(silentMs)} ms`);
-        socket.destroy();
-      },
-    });
+    const unanswered = clock.setTimer(ATTEMPT_MS, () => socket.destroy(UNANSWERED));
+    socket.once("connect", () => unanswered.cancel());
     const due = new DueTimer(clock, (nowMs) => this.#endLate(nowMs));
     const reader = new FrameReader((frame) => {
       if (this.#connection?.socket === socket) {
         receive(frame, pending, this.#address);
       } else {
         const methods = greeting.welcome(payloadOfWelcome(frame), write);
-        this.#connection = { socket, write, methods, pending, watch: () => life.start(), due };
+        this.#connection = { socket, write, methods, pending, due };
         opened.resolve(this.#connection);
       }
     });
     socket.on("data", (chunk: Buffer) => {
-      life.heard();
+      this.#reach.heard();
       try {
         reader.push(chunk);
       } catch (reason) {
@@ -194,12 +213,13 @@ class LinkTransportImpl implements LinkTransport {
       cause ??= error;
     });
     socket.on("close", () => {
-      life.stop();
+      unanswered.cancel();
       due.stop();
       const lost = this.#lost(cause);
       const wasOpen = this.#connection?.socket === socket;
       if (wasOpen) {
         this.#connection = undefined;
+        this.#reach.ended();
       }
       opened.reject(lost);
       for (const stream of pending.keys()) {
@@ -210,7 +230,7 @@ class LinkTransportImpl implements LinkTransport {
       }
     });
     const what = `connecting to the control process at ${this.#address}`;
-    const limits = { clock, timeoutMs: connectTimeoutMs, what, code: StatusCode.RPC_UNAVAILABLE };
+    const limits = { clock, timeoutMs, what, code: StatusCode.RPC_UNAVAILABLE };
     try {
       return await withDeadline(opened.promise, limits);
     } catch (reason) {
@@ -238,7 +258,6 @@ class LinkTransportImpl implements LinkTransport {
       };
       connection.pending.set(stream, { name, signal, timeoutMs, resolve, reject, onAbort, dueMs });
       signal?.addEventListener("abort", onAbort, { once: true });
-      connection.watch();
       connection.due.expect(dueMs);
     });
   }
@@ -340,66 +359,6 @@ class DueTimer {
     this.#timer = undefined;
     this.#dueMs = Number.POSITIVE_INFINITY;
     this.expect(this.#onDue(this.#clock.monotonicMs()));
-  }
-}
-
-interface LifeEvents {
-  isWaiting: () => boolean;
-  ping: () => void;
-  onSilence: (silentMs: number) => void;
-}
-
-/** Tells a connection that is dead, though nobody closed it, from one whose answers take their time. */
-class LifeWatch {
-  readonly #clock: Clock;
-  readonly #intervalMs: number;
-  readonly #events: LifeEvents;
-  #timer: Timer | undefined;
-  #heardMs = 0;
-
-  constructor(clock: Clock, intervalMs: number, events: LifeEvents) {
-    this.#clock = clock;
-    this.#intervalMs = intervalMs;
-    this.#events = events;
-  }
-
-  heard(): void {
-    this.#heardMs = this.#clock.monotonicMs();
-  }
-
-  /** Goes on until nothing waits any more. */
-  start(): void {
-    if (this.#timer === undefined) {
-      this.heard();
-      this.#arm();
-    }
-  }
-
-  stop(): void {
-    this.#timer?.cancel();
-    this.#timer = undefined;
-  }
-
-  #arm(): void {
-    const armedMs = this.#clock.monotonicMs();
-    this.#timer = this.#clock.setTimer(this.#intervalMs, () => {
-      this.#timer = undefined;
-      const nowMs = this.#clock.monotonicMs();
-      if (nowMs - armedMs > 2 * this.#intervalMs) {
-        // This process was asleep, not the peer.
-        this.#heardMs = nowMs;
-      }
-      const silentMs = nowMs - this.#heardMs;
-      if (!this.#events.isWaiting()) {
-        return;
-      }
-      if (silentMs >= SILENT_INTERVALS * this.#intervalMs) {
-        this.#events.onSilence(silentMs);
-        return;
-      }
-      this.#events.ping();
-      this.#arm();
-    });
   }
 }
 

@@ -2,18 +2,18 @@
  * The network of a simulation: control links between hosts, with a latency, that can be cut and healed. Messages are
  * encoded and decoded as on the wire.
  *
- * A message over a cut link is lost without a sign: its sender waits until its own time is over. A connection to a
- * process that died on a host that lives is refused.
+ * A message over a cut link is lost without a sign: its sender finds out as over a real one (rpc/link-reach.ts). A
+ * connection to a process that died on a host that lives is refused.
  */
-import { setMaxListeners } from "node:events";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Transport } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.js";
 import { createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { RandomSource } from "../base/random.js";
-import type { ControlNetwork } from "../control/network.js";
+import type { ConnectionEvents, ControlConnection, ControlNetwork } from "../control/network.js";
 import { toConnectError } from "../rpc/index.js";
+import { LinkReach } from "../rpc/link-reach.js";
 import { type LinkRoutes, methodName } from "../rpc/link-routes.js";
 import { type SimLink, SimLinks } from "./links.js";
 import type { SimProcess } from "./process.js";
@@ -84,19 +84,60 @@ export class SimNetwork {
         this.#links.add(process, (host) => onEnd?.(ipOf(host)));
         return { address, close: async () => void this.#listening.delete(address) };
       },
-      connect: (address, onLost) => {
-        const ending = new AbortController();
-        // One listener for each call under way.
-        setMaxListeners(0, ending.signal);
-        const link: SimLink = { from: process, onLost: () => onLost?.(), to: undefined };
-        const close = (): void => {
-          this.#links.close(link);
-          ending.abort(CANCELLED);
-        };
-        return { transport: this.#transport(link, address, ending.signal), close };
-      },
+      connect: (address, events) => this.#connect(process, address, events),
       isRefused: (address) => this.#isRefused(process, address),
     };
+  }
+
+  #connect(process: SimProcess, address: string, { onLost, onReach }: ConnectionEvents = {}): ControlConnection {
+    const link: SimLink = { from: process, onLost: () => onLost?.(), to: undefined };
+    const calls = new Set<SimCall>();
+    const reach: LinkReach = new LinkReach({
+      address,
+      clock: process.clock,
+      ping: () => void this.#ping(link, address, reach).catch(() => {}),
+      connect: () => this.#ping(link, address, reach),
+      lose: ({ message }) => {
+        for (const call of calls) {
+          call.lose(`can't be reached (${message})`);
+        }
+      },
+      isWaiting: () => calls.size > 0,
+      onChange: onReach,
+    });
+    const close = (): void => {
+      reach.close();
+      this.#links.close(link);
+      for (const call of calls) {
+        call.lose("was closed");
+      }
+    };
+    return { transport: this.#transport(link, address, { reach, calls }), close };
+  }
+
+  /** Resolves when the process has answered. */
+  async #ping(link: SimLink, address: string, reach: LinkReach): Promise<void> {
+    const { from } = link;
+    const pong = createDeferred<void>();
+    const { post, find, targetHost } = this.#options(link, address, "ping");
+    post(from.host, targetHost, "ping", 0, () => {
+      const target = find();
+      const answer = (settle: () => void): void => {
+        post(targetHost, from.host, "pong", 0, () => from.enter(settle));
+      };
+      if (target === undefined) {
+        answer(() => pong.reject(new Error("it refused the connection")));
+        return;
+      }
+      target.process.enter(() => {
+        answer(() => {
+          reach.heard();
+          pong.resolve();
+        });
+      });
+    });
+    const limits = { clock: from.clock, timeoutMs: CONNECT_TIMEOUT_MS, what: `connecting to ${address}` };
+    await withDeadline(pong.promise, limits);
   }
 
   /** A question to the host itself; one that can't be reached does not answer. */
@@ -117,21 +158,19 @@ export class SimNetwork {
     return withDeadline(answer, limits).catch(() => false);
   }
 
-  #transport(link: SimLink, address: string, ended: AbortSignal): Transport {
+  #transport(link: SimLink, address: string, { reach, calls }: { reach: LinkReach; calls: Set<SimCall> }): Transport {
     const { from } = link;
     return {
       unary: async (method, signal, timeoutMs, _header, input) => {
+        reach.called();
         const request = toBinary(method.input, create(method.input, input));
         const call = new SimCall(this.#options(link, address, method.name), timeoutMs);
-        const close = (): void => call.lose("was closed");
-        ended.addEventListener("abort", close, { once: true });
+        calls.add(call);
         try {
-          if (ended.aborted) {
-            close();
-          }
           call.send((routes) => routes.methods.indexOf(methodName(method)), request);
           const what = `${method.name} at ${address}`;
           const reply = await withDeadline(call.reply, { clock: from.clock, timeoutMs, signal, what });
+          reach.heard();
           const message = fromBinary(method.output, reply);
           const headers = { header: new Headers(), trailer: new Headers() };
           return { stream: false, service: method.parent, method, ...headers, message };
@@ -139,7 +178,7 @@ export class SimNetwork {
           call.cancel();
           throw toConnectError(reason);
         } finally {
-          ended.removeEventListener("abort", close);
+          calls.delete(call);
         }
       },
       stream: () => Promise.reject(new Error("no streams over the control link")),

@@ -156,7 +156,10 @@ describe("drops that are owed", () => {
     const holders = new Holders({
       clock,
       log: createSilentLogger(),
-      peers: new Peers({ listen: () => Promise.reject(), connect: () => ({}) as never } as never),
+      peers: new Peers({
+        network: { listen: () => Promise.reject(), connect: () => ({}) as never },
+        log: createSilentLogger(),
+      }),
       sidecar: () => ({ drop: () => answers.shift()?.() }) as unknown as SidecarLink,
       requestTimeoutMs: REQUEST_TIMEOUT_MS,
       onDrop: () => {},

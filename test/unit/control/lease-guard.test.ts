@@ -42,6 +42,7 @@ async function watch(
     leaseUntilMs: () => 0,
     isRecordCurrent: () => true,
     onResume: () => {},
+    onOut: () => {},
   });
   guard.renewed();
   let holds = true;

@@ -324,25 +324,47 @@ describe("servers that go silent", () => {
     };
   };
 
-  it("a call ends when there is no sign of life for three pings, and not before", async () => {
+  it("a call ends after three pings without a sign of life, and not before; later ones fail at once until a probe connects", async () => {
     const server = await silentServer(false);
     const clock = createVirtualClock();
-    const holder = bench.open(server.address, { clock, pingIntervalMs: 5_000 });
+    const changes: boolean[] = [];
+    let lost = 0;
+    const onLost = (): void => {
+      lost += 1;
+    };
+    const holder = bench.open(server.address, {
+      clock,
+      onLost,
+      onReach: ({ isReachable }) => {
+        changes.push(isReachable);
+        if (!isReachable) {
+          // While it is so: the probe has not connected yet.
+          atOnce = errorOf(holder.drop({}));
+        }
+      },
+    });
+    let atOnce: ReturnType<typeof errorOf> | undefined;
     let ended = false;
     const call = errorOf(holder.drop({})).finally(() => {
       ended = true;
     });
     await until("the call is under way", () => clock.pendingTimers === 1);
-    for (let ping = 0; ping < 3; ping += 1) {
-      await clock.advance(4_999);
-      expect(ended).toBe(false);
-      await clock.advance(1);
-    }
+    await clock.advance(699);
+    expect(ended).toBe(false);
+    await clock.advance(1);
+    const message = `the control process at ${server.address} can't be reached`;
     expect(await call).toMatchObject({
       code: StatusCode.RPC_UNAVAILABLE,
       node: server.address,
-      message: expect.stringContaining("no sign of life for 15000 ms"),
+      message: expect.stringContaining(`${message} (no sign of life for 700 ms)`),
     });
+    expect(await atOnce).toMatchObject({
+      code: StatusCode.RPC_UNAVAILABLE,
+      node: server.address,
+      message: expect.stringContaining(`${message}, for 0 ms now (no sign of life for 700 ms)`),
+    });
+    await until("the probe has connected", () => changes.length === 2);
+    expect([changes, lost]).toEqual([[false, true], 1]);
     await server.close();
   });
 
@@ -351,12 +373,12 @@ describe("servers that go silent", () => {
     let pings = 0;
     const server = await bench.serve({ drop: () => release.promise.then(() => ({ codes: Uint8Array.of(1) })) });
     const clock = createVirtualClock();
-    const holder = bench.open(server.address, { clock, pingIntervalMs: 5_000 });
+    const holder = bench.open(server.address, { clock });
     const other = bench.open(server.address);
     const call = holder.drop({});
     await until("the call is under way", () => clock.pendingTimers === 1);
     for (; pings < 10; pings += 1) {
-      await clock.advance(5_000);
+      await clock.advance(175);
       // The pong is here when a later round trip over loopback is done.
       await errorOf(other.describe({}));
       await errorOf(other.describe({}));
