@@ -16,7 +16,7 @@ import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { formatAddress, parseAddress } from "../base/address.js";
 import { createSystemClock } from "../base/clock.js";
-import type { Credentials } from "../base/credentials.js";
+import type { ClusterToken, Credentials } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { ControlProcess } from "../control/index.js";
@@ -35,6 +35,8 @@ export interface ApiServerOptions {
   control?: ControlProcess | undefined;
   /** Its certificates, for HTTPS that asks for one in turn. Default: HTTP. Tokens are checked by what `control` has. */
   credentials?: Credentials | undefined;
+  /** What the worker's own user on its host shows to have it leave. Default: the cluster's token alone is good. */
+  operator?: ClusterToken | undefined;
   /** Connections at once; further ones are closed. Default 1,024. */
   connectionsMax?: number | undefined;
   /** How long a request may take to arrive, and its head a part of it. Default 60,000 and at most 10,000. */
@@ -127,10 +129,10 @@ function createListener(
   }
 }
 
-function addServices(router: ConnectRouter, { control, store }: ApiServerOptions): void {
+function addServices(router: ConnectRouter, { control, operator, store }: ApiServerOptions): void {
   if (control !== undefined) {
     router.service(ObjectService, createObjectService(control));
-    router.service(ClusterService, createClusterService(control));
+    router.service(ClusterService, createClusterService(control, operator));
   }
   if (store !== undefined) {
     router.service(StoreService, createStoreService(store));
