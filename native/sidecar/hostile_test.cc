@@ -211,5 +211,19 @@ TEST(SidecarProcessTest, ExitCodesAndReadyLines) {
   EXPECT_EQ(orphan.Wait(), 1);
 }
 
+TEST(SidecarProcessTest, IgnoresWhatATerminalSends) {
+  SidecarProcess process(NewWorkerAddress());
+  ASSERT_EQ(process.ready(), "ready");
+  for (const int signal : {SIGINT, SIGHUP, SIGQUIT}) process.Signal(signal);
+  {
+    // It answers after them.
+    FakeDirectory directory;
+    FakeControl control(process.workerAddress(), directory, 1);
+    const Message reply = control.Ask(Op::kShutdown, 0, {}, {1, 0, 0, 0});
+    EXPECT_EQ(reply.entry.code, 0U);
+  }
+  EXPECT_EQ(process.Wait(), 0);
+}
+
 }  // namespace
 }  // namespace hbmesh::sidecar::testing

@@ -153,6 +153,12 @@ Status ReadToken(const std::string& path, std::string* token) {
   return Status::Ok();
 }
 
+// What a terminal sends goes to all processes of its group, also when it closes. It is for the control process, which
+// leaves the cluster first and then ends this one.
+void IgnoreTerminal() {
+  for (const int signal : {SIGINT, SIGHUP, SIGQUIT}) std::signal(signal, SIG_IGN);
+}
+
 Sidecar* serving = nullptr;  // for the signal handler; set before it is installed
 
 void OnStopSignal(int /*signal*/) { serving->RequestStop(); }
@@ -219,6 +225,7 @@ void StartKeeper(const Sidecar& sidecar, const SidecarOptions& options, hbmesh::
 }  // namespace
 
 int main(int argc, char** argv) {
+  IgnoreTerminal();
   if (std::string_view(argv[0]) == hbmesh::sidecar::kKeeperName) return hbmesh::sidecar::RunKeeper(argc, argv);
   CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
   Flags flags;
@@ -244,12 +251,10 @@ int main(int argc, char** argv) {
   if (flags.keepMemory) StartKeeper(*sidecar, flags.options, &keeper);
   serving = sidecar.get();
   std::signal(SIGTERM, OnStopSignal);
-  std::signal(SIGINT, OnStopSignal);
   Say(flags.readyFd, "ready");
   const Status status = sidecar->Run();
   // Whoever asked for the end may add a signal. It must not cut short what leaves nothing behind.
   std::signal(SIGTERM, SIG_IGN);
-  std::signal(SIGINT, SIG_IGN);
   sidecar.reset();
   if (status.ok()) return 0;
   std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());

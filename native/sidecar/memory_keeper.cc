@@ -166,9 +166,7 @@ int RunKeeper(int argc, char** argv) {
   if (argc != 3 || !ParseGrace(argv[2], &graceMs)) return 2;
   ::prctl(PR_SET_NAME, kKeeperName);
   // Ends with SIGTERM, and with nothing that is meant for others.
-  std::signal(SIGINT, SIG_IGN);
-  std::signal(SIGHUP, SIG_IGN);
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int signal : {SIGINT, SIGHUP, SIGQUIT, SIGPIPE}) std::signal(signal, SIG_IGN);
   if (!AwaitSidecar()) Serve(argv[1], graceMs);
   return 0;
 }

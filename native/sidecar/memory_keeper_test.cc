@@ -249,8 +249,7 @@ TEST_F(MemoryKeeperTest, WaitsForItsNameAndIgnoresWhatIsMeantForOthers) {
   older.Reset();
   (void)Connect();
   for (const pid_t pid : KeepersOf(address_)) {
-    ::kill(pid, SIGINT);
-    ::kill(pid, SIGHUP);
+    for (const int signal : {SIGINT, SIGHUP, SIGQUIT}) ::kill(pid, signal);
   }
   ExpectKept(FetchKeptMemory(address_, false));
 }

@@ -2,7 +2,7 @@
  * Processes of this machine, as /proc shows them: those in this process's network namespace, where worker addresses
  * mean the same. Nothing is kept in files that could be out of date.
  */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 
 export interface FoundProcess {
   pid: number;
@@ -12,22 +12,70 @@ export interface FoundProcess {
   startTicks: bigint;
 }
 
-/** Those for which `wanted` is true. Processes that end, or belong to others, while they are looked at don't count. */
+/**
+ * Those for which `wanted` is true, also of other users. Processes that end while they are looked at don't count.
+ */
 export function findProcesses(wanted: (args: readonly string[]) => boolean): FoundProcess[] {
-  const ownNetwork = readlinkSync("/proc/self/ns/net");
+  const ownNetwork = networkOf("self");
   const found: FoundProcess[] = [];
   for (const name of readdirSync("/proc")) {
     if (!/^\d+$/.test(name)) {
       continue;
     }
     try {
-      const args = readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0").slice(0, -1);
-      if (wanted(args) && readlinkSync(`/proc/${name}/ns/net`) === ownNetwork) {
+      const args = argumentsOf(Number(name));
+      if (wanted(args) && networkOf(name) === ownNetwork) {
         found.push({ pid: Number(name), args, startTicks: startTicksOf(Number(name)) });
       }
     } catch {}
   }
   return found;
+}
+
+/**
+ * Of its network namespace: the file is one for all processes of a namespace. Unlike /proc/PID/ns/net everyone may look
+ * at it, so that a process of another user is found, too.
+ */
+function networkOf(pid: string): string {
+  const { dev, ino } = statSync(`/proc/${pid}/net/unix`, { bigint: true });
+  return `${dev}:${ino}`;
+}
+
+/** The user id that a process runs under. Undefined: there is no such process. */
+export function ownerOf(pid: number): number | undefined {
+  return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
+}
+
+/** May this process send it signals? */
+export function maySignal(found: FoundProcess): boolean {
+  try {
+    process.kill(found.pid, 0);
+    return true;
+  } catch (reason) {
+    return (reason as NodeJS.ErrnoException).code !== "EPERM";
+  }
+}
+
+/** Undefined: there is no such process, or only what is left of it. */
+export function identify(pid: number): FoundProcess | undefined {
+  try {
+    return { pid, args: argumentsOf(pid), startTicks: startTicksOf(pid) };
+  } catch {
+    return undefined;
+  }
+}
+
+function argumentsOf(pid: number): string[] {
+  return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+}
+
+/** 0: it has none in this container, or there is no such process. */
+export function parentOf(pid: number): number {
+  try {
+    return Number(statFields(pid)[1]);
+  } catch {
+    return 0;
+  }
 }
 
 /** Does this very process still run? A zombie, which only its parent can take away, does not. */

@@ -15,6 +15,8 @@ export interface AccessOptions {
   tls_ca?: string;
   tls_cert?: string;
   tls_key?: string;
+  /** Shown instead of what is in token_file; never an option. */
+  token?: string | undefined;
 }
 
 /** What every command that asks a worker takes. */
@@ -73,7 +75,7 @@ export function tokenOf(options: Pick<ApiOptions, "token_file">): string | undef
 }
 
 function connectTo(options: Omit<ApiOptions, "json">) {
-  const token = tokenOf(options);
+  const token = options.token ?? tokenOf(options);
   const authorize: Interceptor = (next) => (request) => {
     if (token !== undefined) {
       request.header.set("authorization", `Bearer ${token}`);

@@ -2,6 +2,7 @@
 import type { BenchContext, OpenCluster } from "../bench/cluster.js";
 import { startLocalCluster } from "./local-cluster.js";
 import { ExitError } from "./options.js";
+import { onEndingSignal } from "./signals.js";
 
 /** Taking memory before it is used is slow on a busy machine: time for each megabyte, above the usual. */
 const startMsPerMb = 20;
@@ -25,8 +26,7 @@ export async function withBenchContext<Result>(use: (context: BenchContext) => P
   const started = performance.now();
   const interrupted = new AbortController();
   const interrupt = (): void => interrupted.abort(new ExitError(130, "interrupted"));
-  process.on("SIGINT", interrupt);
-  process.on("SIGTERM", interrupt);
+  const stopListening = onEndingSignal(interrupt);
   const progress = (text: string): void => {
     const seconds = ((performance.now() - started) / 1000).toFixed(1).padStart(6);
     process.stderr.write(`${seconds} s  ${text}\n`);
@@ -37,7 +37,6 @@ export async function withBenchContext<Result>(use: (context: BenchContext) => P
     // Processes that Ctrl-C ended fail in ways of their own.
     throw interrupted.signal.aborted ? new ExitError(130, "interrupted") : error;
   } finally {
-    process.off("SIGINT", interrupt);
-    process.off("SIGTERM", interrupt);
+    stopListening();
   }
 }

@@ -10,6 +10,7 @@ import { Blob, DeviceBlobList, HeteroClient, SimDevice } from "../client/index.j
 import { loadAddon } from "../sidecar/addon.js";
 import { type Answer, type CarriedBy, type ClientSettings, layOut, type Order } from "./demo-job.js";
 import { parseAddress } from "./options.js";
+import { ignoreTerminalSignals } from "./signals.js";
 
 /** docs/API.md: keys a call. */
 const keysPerCallMax = 10_000;
@@ -190,7 +191,7 @@ async function answer(order: Order): Promise<void> {
 }
 
 // Ctrl-C reaches the whole group; this process ends with its launcher, which cleans up first.
-process.on("SIGINT", () => undefined);
+ignoreTerminalSignals();
 process.on("disconnect", () => process.exit(0));
 process.on("message", (order: Order) => {
   void answer(order);

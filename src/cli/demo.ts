@@ -4,6 +4,7 @@ import { HbmeshError } from "../base/errors.js";
 import type { TransportChoice } from "./local-cluster.js";
 import { type MainJobResult, type Measured, runMainJob } from "./main-job.js";
 import { ExitError, parseShape, type Shape, wholeNumber } from "./options.js";
+import { onEndingSignal } from "./signals.js";
 import { formatTable, grouped, toJson } from "./table.js";
 
 interface DemoOptions {
@@ -74,8 +75,7 @@ async function demo(options: DemoOptions): Promise<void> {
     signalled = true;
     interrupted.abort(new ExitError(130, "interrupted"));
   };
-  process.on("SIGINT", interrupt);
-  process.on("SIGTERM", interrupt);
+  const stopListening = onEndingSignal(interrupt);
   const progress = (text: string): void => {
     const seconds = ((performance.now() - started) / 1000).toFixed(1).padStart(5);
     process.stderr.write(`${seconds} s  ${text}\n`);
@@ -103,8 +103,7 @@ async function demo(options: DemoOptions): Promise<void> {
     }
     throw error;
   } finally {
-    process.off("SIGINT", interrupt);
-    process.off("SIGTERM", interrupt);
+    stopListening();
   }
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { type LocalCluster, startLocalCluster } from "./local-cluster.js";
 import { usageError, wholeNumber } from "./options.js";
+import { onEndingSignal } from "./signals.js";
 import { formatTable, toJson } from "./table.js";
 import { givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 
@@ -26,6 +27,9 @@ const REFUSED: Readonly<Record<string, string>> = {
 const help = `
 Each option of hbmesh worker is one of every worker here, but for those that name one of them. With --spill_directory each has a
 directory of its own in that one. With --etcd_address they are members of a cluster there, else this process serves their store.
+
+Started by npx or npm it ends with that process, however that one ends. To go on without it start node_modules/.bin/hbmesh dev itself,
+which ends with Ctrl-C, SIGTERM, SIGHUP or SIGQUIT alone.
 
 Examples:
   $ hbmesh dev
@@ -122,8 +126,7 @@ async function dev(options: DevOptions, command: Command, worker: Command): Prom
     stop = resolve;
   });
   // A second Ctrl-C while the workers end changes nothing: they are ended, or killed, within seconds.
-  process.on("SIGINT", () => stop(0));
-  process.on("SIGTERM", () => stop(0));
+  onEndingSignal(() => stop(0));
   const cluster = await startLocalCluster({
     workers: options.workers,
     transport: options.transport,

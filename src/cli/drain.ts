@@ -4,6 +4,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { type DrainStatus, NO_DRAIN } from "../control/index.js";
 import { type ApiOptions, answerOf, clusterClient } from "./api-client.js";
 import { ExitError } from "./options.js";
+import { onEndingSignal } from "./signals.js";
 import { grouped } from "./table.js";
 
 export interface DrainChoice {
@@ -47,18 +48,19 @@ export async function drainWorker(
     );
   }
   const onInterrupt = async (): Promise<void> => {
+    stopListening();
     await client.stopDrain({}).catch(() => {});
     process.stderr.write(
       "hbmesh: interrupted; the worker stays, with what has not been moved, and takes new objects\n",
     );
     process.exit(130);
   };
-  const interrupt = (): void => void onInterrupt();
-  process.once("SIGINT", interrupt);
+  // However this command is ended: a worker that has moved everything and isn't stopped would serve nobody.
+  const stopListening = onEndingSignal(() => void onInterrupt());
   try {
     state = await follow(access, { state, say, isRunning });
   } finally {
-    process.off("SIGINT", interrupt);
+    stopListening();
   }
   if (state.state !== "moved") {
     throw new ExitError(1, describeStay(access.worker, state));
@@ -122,6 +124,6 @@ function describeStay(worker: string, state: DrainReport): string {
   const why = state.reason === "" ? state.state : state.reason;
   const left = `${grouped(state.objectsLeft)} objects with ${mebibytes(state.bytesLeft)} MiB`;
   const remedy =
-    "make room on other workers or start another one, delete what is not needed, or stop it with --force: what is left is lost then";
+    "make room on other workers or start another one, delete what is not needed, or end it all the same: --force moves what it can, --drain false nothing, and what is left is lost then";
   return `the worker at ${worker} stays, with ${left} that were not moved: ${why}; ${remedy}`;
 }

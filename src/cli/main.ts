@@ -3,7 +3,8 @@
  * `hbmesh`: the command line. Each command has a file of its own with its arguments, its wiring and its exit codes;
  * this one puts them together and turns what they throw into a sentence on stderr.
  *
- * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted.
+ * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted; 141 nobody
+ * reads its output any more.
  * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same, and so is
  * --worker, wherever a command takes a worker's address.
  */
@@ -15,8 +16,10 @@ import { addBenchCommand } from "./bench.js";
 import { addClusterCommands } from "./cluster.js";
 import { addDemoCommand } from "./demo.js";
 import { addDevCommand } from "./dev.js";
+import { endWithLauncher } from "./launcher.js";
 import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
+import { Output } from "./output.js";
 import { addStartCommand } from "./start.js";
 import { addStatusCommand } from "./status.js";
 import { addStopCommand } from "./stop.js";
@@ -37,7 +40,9 @@ A cluster, on each host:
   $ hbmesh status
   $ hbmesh stop --worker_address 10.0.0.1:31501
 
-Exit codes: 0 it worked, 1 it failed (the cause is on stderr), 2 wrong arguments, 130 interrupted.
+Exit codes: 0 it worked, 1 it failed (the cause is on stderr), 2 wrong arguments, 130 interrupted, 141 nobody
+reads its output any more (as in hbmesh status | head -1).
+Ctrl-C, SIGTERM, SIGHUP and SIGQUIT end a command as planned. What npx or npm starts ends with it.
 Every command has its own --help with examples. Options may be spelled with underscores or dashes; where a command takes a
 worker's address, --worker and --worker_address are the same.`;
 
@@ -102,6 +107,12 @@ function isEntryPoint(): boolean {
   return script !== undefined && realpathSync(script) === realpathSync(fileURLToPath(import.meta.url));
 }
 
+/** A connection or timer that a command has left open keeps its process no longer than this. */
+const LEFT_OPEN_MS = 1_000;
+
 if (isEntryPoint()) {
-  process.exitCode = await main(process.argv.slice(2));
+  const output = new Output();
+  endWithLauncher();
+  process.exitCode = output.exitCodeOf(await main(process.argv.slice(2)));
+  setTimeout(() => process.exit(), LEFT_OPEN_MS).unref();
 }

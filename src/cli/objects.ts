@@ -93,11 +93,7 @@ async function remove(keys: string[], options: ApiOptions): Promise<number> {
 const FAMILY_NAMES = ["host object", "published", "device cache"] as const;
 
 async function explain(key: string, options: ApiOptions): Promise<number> {
-  const {
-    $typeName: _type,
-    $unknown: _unknown,
-    ...known
-  } = await answerOf(options, objectClient(options).explain({ key }));
+  const known = await answerOf(options, objectClient(options).explain({ key }));
   const status = statusOf(key, known.status);
   const locations = known.locations.map(({ workerAddress, slot, status: at, blobSizes, detail }) => ({
     ...statusOf(workerAddress, at),
@@ -116,7 +112,7 @@ async function explain(key: string, options: ApiOptions): Promise<number> {
 
 function explainText(
   status: Row,
-  known: Omit<ExplainResponse, "$typeName" | "$unknown">,
+  known: ExplainResponse,
   locations: readonly (Row & { slot: number; blobSizes: readonly bigint[]; detail: string })[],
 ): string {
   const isThere = status.status === "OK";

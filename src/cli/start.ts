@@ -13,6 +13,7 @@ import { isRunning, signalProcess } from "../base/processes.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { type NumaOptions, numaPrefix } from "./numa.js";
 import { directoryPath, ExitError, usageError, wholeNumber } from "./options.js";
+import { onEndingSignal } from "./signals.js";
 import { toJson } from "./table.js";
 import { until } from "./until.js";
 import { openWorkerLog, type WorkerLog } from "./worker-log.js";
@@ -101,14 +102,12 @@ function outcomeOf(child: ChildProcess, timeoutMs: number): Promise<Outcome> {
   return new Promise((resolve) => {
     const settle = (outcome: Outcome): void => {
       clearTimeout(timer);
-      process.off("SIGINT", onInterrupt);
-      process.off("SIGTERM", onInterrupt);
+      stopListening();
       resolve(outcome);
     };
     const onInterrupt = (): void => settle({ t: "interrupted" });
     const timer = setTimeout(() => settle({ t: "late" }), timeoutMs);
-    process.on("SIGINT", onInterrupt);
-    process.on("SIGTERM", onInterrupt);
+    const stopListening = onEndingSignal(onInterrupt);
     child.on("message", (message: WorkerReady) => {
       if (message.t === "ready") {
         settle({ t: "ready", facts: message });

@@ -3,7 +3,8 @@
  * know then that it isn't lost), ends what its clients have under way, and is waited for.
  */
 import type { Command } from "commander";
-import { type FoundProcess, isRunning, signalProcess } from "../base/processes.js";
+import { readOperatorProof } from "../base/operator-proof.js";
+import { type FoundProcess, isRunning, maySignal, ownerOf, signalProcess } from "../base/processes.js";
 import { type AccessOptions, clusterClient, withAccessOptions } from "./api-client.js";
 import { type DrainChoice, type DrainReport, describeDeviceObjects, drainWorker } from "./drain.js";
 import { address, ExitError, wholeNumber, yesOrNo } from "./options.js";
@@ -25,12 +26,13 @@ const SIDECAR_END_TIMEOUT_MS = 10_000;
 
 const help = `
 First the worker's host objects, in memory and on its SSD tier, are moved to other workers that have room, no faster than --drain_mb_per_second; it takes
-no new ones meanwhile (SCALING), and serves what it has. If not all finds room, nothing is moved, and the worker stays. Bytes in device memory (devMSet,
-devPublish) can't be moved, nor anything where there is no other worker: how many end with it is said. Then the worker leaves its cluster as planned: the store
+no new ones meanwhile (SCALING), and serves what it has. If not all finds room, or there is no other worker, nothing is moved, and the worker stays: end
+it with --drain false, or --force, if what it holds may be lost. Bytes in device memory (devMSet, devPublish) can't be moved: how many end with it is
+said. Then the worker leaves its cluster as planned: the store
 says so, and nobody waits for it to come back. Progress is on stderr.
 
-Ctrl-C while objects are moved: it stays after all, with what has not been moved. The same command a second time: goes on with the first one's work, at its own rate.
-Where workers have a cluster token the command shows it, as their options name it.
+Ctrl-C (SIGTERM, SIGHUP, SIGQUIT) while objects are moved: it stays after all, with what has not been moved. The same command a second time: goes on with the first one's work, at its own rate.
+The worker's own user and root need no token.
 
 Examples:
   $ hbmesh stop --worker_address 10.0.0.1:31501
@@ -53,6 +55,8 @@ async function stop(options: StopOptions): Promise<void> {
     await stopLeftSidecar(workerAddress, say);
     return;
   }
+  // Before anything is moved: who can't end it would leave it empty and running.
+  refuseForeign(worker, "worker", workerAddress);
   const drained = await drain(worker, options, say);
   signal(worker, "SIGTERM");
   say(`worker ${workerAddress} (process ${worker.pid}) is leaving its cluster`);
@@ -85,7 +89,7 @@ async function drain(
   if (!options.drain) {
     return undefined;
   }
-  const access = { ...worker.access, ...options, worker: worker.workerAddress, timeout_ms: ASK_TIMEOUT_MS };
+  const access = { ...accessTo(worker, options), timeout_ms: ASK_TIMEOUT_MS };
   say(`worker ${worker.workerAddress} (process ${worker.pid}) moves its objects to others`);
   const report = await drainWorker(access, options, { say, isRunning: () => isRunning(worker) });
   const device = describeDeviceObjects(report);
@@ -93,6 +97,12 @@ async function drain(
     say(`  ${device}`);
   }
   return report;
+}
+
+/** As the options say; else as the worker's own user, which whoever may look into the process is. */
+function accessTo(worker: WorkerProcess, options: StopOptions): AccessOptions & { worker: string } {
+  const token = options.token_file === undefined ? readOperatorProof(worker.pid) : undefined;
+  return { ...worker.access, ...options, token, worker: worker.workerAddress };
 }
 
 /** A sidecar outlives a killed control process for a while, to be taken over by the next. */
@@ -113,23 +123,25 @@ async function stopLeftSidecar(workerAddress: string, say: (text: string) => voi
   process.stdout.write(`the sidecar of worker ${workerAddress} (process ${ended.join(", ")}) has ended\n`);
 }
 
-function signal(worker: WorkerProcess, name: NodeJS.Signals): void {
-  try {
-    signalProcess(worker, name);
-  } catch (reason) {
-    const cause = (reason as Error).message;
+function refuseForeign(found: FoundProcess, what: string, workerAddress: string): void {
+  if (!maySignal(found)) {
+    const owner = ownerOf(found.pid);
     throw new ExitError(
       1,
-      `the worker at ${worker.workerAddress} (process ${worker.pid}) can't be ended (${cause}); be the user who started it, or root`,
+      `the ${what} at ${workerAddress} (process ${found.pid}) belongs to another user (user id ${owner}): only that user and root can stop it`,
     );
   }
+}
+
+function signal(worker: WorkerProcess, name: NodeJS.Signals): void {
+  refuseForeign(worker, "worker", worker.workerAddress);
+  signalProcess(worker, name);
 }
 
 /** Says what the worker says of itself, each time that this changes. */
 async function waitForEnd(worker: WorkerProcess, options: StopOptions, say: (text: string) => void): Promise<boolean> {
   const endMs = performance.now() + options.stop_timeout_ms;
-  const access = { ...worker.access, ...options };
-  const client = clusterClient({ ...access, worker: worker.workerAddress, timeout_ms: LOOK_MS });
+  const client = clusterClient({ ...accessTo(worker, options), timeout_ms: LOOK_MS });
   let told = "";
   while (isRunning(worker)) {
     const leftMs = endMs - performance.now();
@@ -154,10 +166,12 @@ async function waitForEnd(worker: WorkerProcess, options: StopOptions, say: (tex
 async function endSidecars(workerAddress: string): Promise<number[]> {
   const left = findSidecars(workerAddress);
   for (const sidecar of left) {
+    refuseForeign(sidecar, "sidecar", workerAddress);
     await end(sidecar);
   }
   // Of one that had to be killed.
   for (const keeper of findKeepers(workerAddress)) {
+    refuseForeign(keeper, "keeper", workerAddress);
     await end(keeper);
   }
   return left.map(({ pid }) => pid);

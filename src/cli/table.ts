@@ -28,9 +28,15 @@ export function grouped(value: number | bigint): string {
   return value.toLocaleString("en-US");
 }
 
-/** bigint as a JSON number where it is exact, else as a string. */
+/**
+ * What --json prints: bigint as a JSON number where it is exact, else as a string; of messages their fields alone, and
+ * nothing of the library that made them.
+ */
 export function toJson(value: unknown): string {
-  const replace = (_key: string, item: unknown): unknown => {
+  const replace = (key: string, item: unknown): unknown => {
+    if (key === "$typeName" || key === "$unknown") {
+      return undefined;
+    }
     if (typeof item !== "bigint") {
       return item;
     }

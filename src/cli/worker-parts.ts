@@ -2,6 +2,7 @@
 import type { WorkerConfig } from "../base/config.js";
 import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
+import { createOperatorProof } from "../base/operator-proof.js";
 import { type ControlProcess, type SpawnedSidecar, startControlProcess } from "../control/index.js";
 import { startApiServer } from "../server/index.js";
 import { type StartedSidecar, startSidecar, takeOverSidecar } from "../sidecar/index.js";
@@ -44,12 +45,14 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
     log,
     ...(parts.hasSidecar ? { spawnSidecar, takeOverSidecar: takeOver } : {}),
   });
+  const proof = createOperatorProof();
   try {
     const server = await startApiServer({
       address: config.workerAddress,
       log,
       control,
       credentials: control.credentials,
+      operator: proof?.token,
     });
     await control.whenReady({ timeoutMs: config.sidecarStartTimeoutMs });
     return {
@@ -59,10 +62,12 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
         // The API tells of the leaving until it is done.
         await control.close();
         await server.close();
+        proof?.close();
       },
     };
   } catch (error) {
     await control.close();
+    proof?.close();
     throw error;
   }
 }

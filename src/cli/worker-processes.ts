@@ -3,7 +3,7 @@
  * left alone.
  */
 import { readlinkSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { basename, isAbsolute, resolve } from "node:path";
 import { type FoundProcess, findProcesses, startedAtMs } from "../base/processes.js";
 import type { AccessOptions } from "./api-client.js";
 
@@ -75,7 +75,7 @@ function accessOf({ pid, args }: FoundProcess): AccessOptions {
   const fileOf = (name: string): string | undefined => {
     const file = optionValue(args, name);
     try {
-      return file === undefined ? undefined : resolve(readlinkSync(`/proc/${pid}/cwd`), file);
+      return file === undefined || isAbsolute(file) ? file : resolve(readlinkSync(`/proc/${pid}/cwd`), file);
     } catch {
       return undefined;
     }

@@ -1,6 +1,6 @@
 /**
  * `hbmesh worker`: one host's pair of a control process (this one) and its sidecar (its child), in the foreground until
- * SIGTERM or Ctrl-C, or until the parent that started it with a process channel is gone.
+ * a signal that asks it to end, or until the parent that started it with a process channel is gone.
  */
 import { setFlagsFromString } from "node:v8";
 import type { Command } from "commander";
@@ -9,6 +9,7 @@ import { createLogger } from "../base/log.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { ExitError } from "./options.js";
 import { ssdTierHelp } from "./room-options.js";
+import { onEndingSignal } from "./signals.js";
 import { type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { startWorker } from "./worker-parts.js";
 
@@ -28,7 +29,10 @@ and sidecars prove to each other that they have it; tools show it to the API (--
 to the API and the control link; certificates name the IP in their subjectAltName. What sidecars send each other is not encrypted.
 Without --tenants_file everyone who may ask is one tenant.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it could not start or go on, 2 wrong arguments.
+SIGTERM, SIGHUP, SIGQUIT and Ctrl-C end it as planned, without moving its objects (hbmesh stop does). To keep it when its terminal
+closes start it with hbmesh start, or under setsid: Node takes no notice of nohup.
+
+Exit codes: 0 after such a signal, 1 when it could not start or go on, 2 wrong arguments.
 HBMESH_LOG sets what is logged to stderr: error, warn, info (default), debug, trace, silent.`;
 
 async function worker(options: WorkerOptions): Promise<void> {
@@ -72,8 +76,7 @@ async function serve(config: WorkerConfig, options: WorkerOptions): Promise<void
 /** Resolves with who wants this worker to end. */
 function untilStopped(): Promise<string> {
   return new Promise((resolve) => {
-    process.on("SIGTERM", () => resolve("SIGTERM"));
-    process.on("SIGINT", () => resolve("SIGINT"));
+    onEndingSignal(resolve);
     // Started with a process channel (hbmesh dev, demo, start): ends with its parent, however that one ended, unless it
     // is told to stay.
     let stays = false;

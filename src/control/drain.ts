@@ -218,8 +218,9 @@ export class Drain {
       const list = await listLeaving({ sidecar: sidecar(), calls: this.#options.calls, requestTimeoutMs, signal });
       this.#count(list);
       const isWhole = round > 0 || run.settings.leaveBehind;
-      if (this.#targets().length === 0 && list.objects.length > 0) {
-        return { state: "moved", reason: "there is no other worker to move them to" };
+      if (this.#targets().length === 0 && list.objects.length + list.undecided > 0) {
+        const reason = "there is no other worker to move them to";
+        return { state: run.settings.leaveBehind ? "moved" : "refused", reason };
       }
       const rest = await this.#round(run, list, isWhole);
       if (rest.left.length === 0 && rest.undecided === 0 && setsUnderWay === 0) {

@@ -5,7 +5,7 @@
  * What a peer can occupy is bounded: connections, requests that run and their bytes, answers that it doesn't take, and
  * the time for a greeting and for a frame.
  */
-import type { Server, Socket } from "node:net";
+import type { Socket } from "node:net";
 import type { Clock } from "../base/clock.js";
 import { type Credentials, NO_CREDENTIALS } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -78,29 +78,25 @@ export async function createLinkServer(options: LinkServerOptions): Promise<Link
       oldest?.end(new HbmeshError(StatusCode.TRY_AGAIN, "too many peers have connected without a greeting"));
     }
   };
-  const { server, address } = await listenSocket({
+  const listener = await listenSocket({
     address: options.address,
     tls: credentials.tls,
     connectionsMax: options.connectionsMax ?? 4_096,
     handshakeTimeoutMs: helloTimeoutMs,
+    clock: options.clock,
     onSocket: take,
     onRefused: (cause) => log.warn({ cause: cause.message }, "refused a control link: its TLS handshake failed"),
   });
   return {
-    address,
+    address: listener.address,
     get connections() {
       return connections.size;
     },
     async close() {
-      const closed = closeServer(server);
       for (const connection of connections) {
         connection.end(new HbmeshError(StatusCode.SHUTTING_DOWN, "this control process is shutting down"));
       }
-      await closed;
+      await listener.close();
     },
   };
-}
-
-function closeServer(server: Server): Promise<void> {
-  return new Promise((resolve) => server.close(() => resolve()));
 }

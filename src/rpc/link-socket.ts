@@ -5,6 +5,7 @@ import { formatAddress, parseAddress } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
 import type { TlsMaterial } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { closerOf } from "./close-server.js";
 
 /** A host that is gone without a word is noticed after this and ten unanswered probes, a second each. */
 const KEEP_ALIVE = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 } as const;
@@ -17,19 +18,28 @@ export interface ListenOptions {
   /** More connections than these are closed at once. */
   connectionsMax: number;
   handshakeTimeoutMs: number;
+  clock: Clock;
   /** Of a connection that may be talked over: after the TLS handshake. */
   onSocket: (socket: Socket) => void;
   /** A handshake failed; its connection is closed. */
   onRefused: (cause: Error) => void;
 }
 
+export interface Listener {
+  /** With the real port. */
+  readonly address: string;
+  /** Ends what is still in a handshake or says its last words, too. */
+  close: () => Promise<void>;
+}
+
 /**
- * Resolves with the server and its real address. Rejects with NOT_READY naming the address when it can't be listened
+ * Rejects with NOT_READY naming the address when it can't be listened
  * at, INVALID for TLS files that are none.
  */
-export async function listenSocket(options: ListenOptions): Promise<{ server: Server; address: string }> {
+export async function listenSocket(options: ListenOptions): Promise<Listener> {
   const { host, port } = parseAddress(options.address, "the link address");
   const server = createListener(options);
+  const close = closerOf(server);
   server.maxConnections = options.connectionsMax;
   await new Promise<void>((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
@@ -43,7 +53,10 @@ export async function listenSocket(options: ListenOptions): Promise<{ server: Se
       resolve();
     });
   });
-  return { server, address: formatAddress({ host, port: (server.address() as AddressInfo).port }) };
+  return {
+    address: formatAddress({ host, port: (server.address() as AddressInfo).port }),
+    close: () => close({ graceMs: 0, clock: options.clock }),
+  };
 }
 
 function createListener({ tls, handshakeTimeoutMs, onSocket, onRefused }: ListenOptions): Server {

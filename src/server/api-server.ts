@@ -15,14 +15,15 @@ import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { formatAddress, parseAddress } from "../base/address.js";
-import type { Credentials } from "../base/credentials.js";
+import { createSystemClock } from "../base/clock.js";
+import type { ClusterToken, Credentials } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import type { ControlProcess } from "../control/index.js";
 import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { createStoreService, type Store } from "../metadata/index.js";
-import { badTlsFiles, toConnectError } from "../rpc/index.js";
+import { badTlsFiles, closerOf, toConnectError } from "../rpc/index.js";
 import { limitBodies } from "./body-limit.js";
 import { createClusterService, createObjectService } from "./object-service.js";
 
@@ -34,6 +35,8 @@ export interface ApiServerOptions {
   control?: ControlProcess | undefined;
   /** Its certificates, for HTTPS that asks for one in turn. Default: HTTP. Tokens are checked by what `control` has. */
   credentials?: Credentials | undefined;
+  /** What the worker's own user on its host shows to have it leave. Default: the cluster's token alone is good. */
+  operator?: ClusterToken | undefined;
   /** Connections at once; further ones are closed. Default 1,024. */
   connectionsMax?: number | undefined;
   /** How long a request may take to arrive, and its head a part of it. Default 60,000 and at most 10,000. */
@@ -49,9 +52,12 @@ export interface ApiServerOptions {
 export interface ApiServer {
   /** With the real port. */
   readonly address: string;
-  /** Ends open requests and watches. */
+  /** Ends open requests and watches, and all connections: idle ones at once, others when they are answered or late. */
   close(): Promise<void>;
 }
+
+/** How long a request may take to end after the server was told to: it has been aborted, so it is short. */
+const END_MS = 1_000;
 
 type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
 
@@ -75,20 +81,26 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const bounded = limitBodies(handler, options.bodiesBytesMax ?? 256 * 2 ** 20, (bytes) =>
     options.log.warn({ bytes }, "closing an API connection: requests under way are over their limit of bytes"),
   );
-  const server = createListener(options, bounded);
+  let underWay = 0;
+  const server = createListener(options, (request, response) => {
+    underWay++;
+    response.once("close", () => underWay--);
+    bounded(request, response);
+  });
   server.maxConnections = options.connectionsMax ?? 1_024;
+  const close = closerOf(server);
   await listen(server, host, port, options.address);
   const bound = server.address() as AddressInfo;
   return {
     address: formatAddress({ host, port: bound.port }),
     async close() {
       ending.abort(toConnectError(new HbmeshError(StatusCode.SHUTTING_DOWN, "the worker is shutting down")));
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
-      // Streams that were just told get one turn to end in order.
-      await new Promise<void>((resolve) => setImmediate(resolve));
-      server.closeAllConnections();
-      await closed;
+      await close({
+        clock: createSystemClock(),
+        graceMs: END_MS,
+        isBusy: () => underWay > 0,
+        endIdle: () => server.closeIdleConnections(),
+      });
     },
   };
 }
@@ -117,10 +129,10 @@ function createListener(
   }
 }
 
-function addServices(router: ConnectRouter, { control, store }: ApiServerOptions): void {
+function addServices(router: ConnectRouter, { control, operator, store }: ApiServerOptions): void {
   if (control !== undefined) {
     router.service(ObjectService, createObjectService(control));
-    router.service(ClusterService, createClusterService(control));
+    router.service(ClusterService, createClusterService(control, operator));
   }
   if (store !== undefined) {
     router.service(StoreService, createStoreService(store));

@@ -2,6 +2,7 @@
  * ObjectService and ClusterService over a control process: only translation between messages and calls.
  */
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ClusterToken } from "../base/credentials.js";
 import type { CallOptions, ControlProcess, KeyAnswer } from "../control/index.js";
 import type { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import type { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
@@ -43,26 +44,31 @@ export function createObjectService(control: ControlProcess): ServiceImpl<typeof
   };
 }
 
-export function createClusterService(control: ControlProcess): ServiceImpl<typeof ClusterService> {
+/** `operator` is what the worker's own user on its host shows; such a one may do all of this. */
+export function createClusterService(
+  control: ControlProcess,
+  operator?: ClusterToken | undefined,
+): ServiceImpl<typeof ClusterService> {
+  const access = { ...accessOf(control), operator };
   return {
     health(_request, { requestHeader }) {
-      checkAsker(accessOf(control), requestHeader);
+      checkAsker(access, requestHeader);
       return control.health();
     },
     listMembers(_request, { requestHeader }) {
-      checkAsker(accessOf(control), requestHeader);
+      checkAsker(access, requestHeader);
       return { members: [...control.members], epoch: control.epoch };
     },
     drain({ bytesPerSecond, timeLimitMs, leaveBehind }, { requestHeader }) {
-      checkOperator(accessOf(control), requestHeader);
+      checkOperator(access, requestHeader);
       return control.drain.start({ bytesPerSecond: Number(bytesPerSecond), timeLimitMs, leaveBehind });
     },
     getDrain(_request, { requestHeader }) {
-      checkAsker(accessOf(control), requestHeader);
+      checkAsker(access, requestHeader);
       return control.drain.status;
     },
     stopDrain(_request, { requestHeader }) {
-      checkOperator(accessOf(control), requestHeader);
+      checkOperator(access, requestHeader);
       return control.drain.stop("it was stopped by who asked for it");
     },
   };

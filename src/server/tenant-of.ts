@@ -10,6 +10,17 @@ import { DEFAULT_TENANT, type Tenants } from "../base/tenants.js";
 export interface Access {
   tenants: Tenants | undefined;
   clusterToken: ClusterToken | undefined;
+  /** What the worker's own user on its host shows (base/operator-proof.ts). */
+  operator?: ClusterToken | undefined;
+}
+
+function bearerOf(header: Headers): string | undefined {
+  return /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
+}
+
+function isOperator({ operator }: Access, header: Headers): boolean {
+  const token = bearerOf(header);
+  return token !== undefined && operator?.matches(token) === true;
 }
 
 /**
@@ -20,7 +31,7 @@ export function tenantOf({ tenants, clusterToken }: Access, header: Headers): st
   if (tenants === undefined && clusterToken === undefined) {
     return DEFAULT_TENANT;
   }
-  const token = /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
+  const token = bearerOf(header);
   if (token !== undefined && clusterToken?.matches(token) === true) {
     return DEFAULT_TENANT;
   }
@@ -40,25 +51,26 @@ export function tenantOf({ tenants, clusterToken }: Access, header: Headers): st
  * that is known.
  */
 export function checkAsker(access: Access, header: Headers): void {
-  if (access.clusterToken !== undefined) {
+  if (access.clusterToken !== undefined && !isOperator(access, header)) {
     tenantOf(access, header);
   }
 }
 
 /**
- * What concerns the worker as a whole: who asks shows the cluster's token. Where there are tenants and no such token
- * nobody can, since a tenant's is not enough.
+ * What concerns the worker as a whole: who asks shows the cluster's token, or is the worker's own user on its host.
+ * Where there are tenants and no such token a tenant's is not enough.
  */
-export function checkOperator({ tenants, clusterToken }: Access, header: Headers): void {
-  if (tenants === undefined && clusterToken === undefined) {
+export function checkOperator(access: Access, header: Headers): void {
+  const { tenants, clusterToken } = access;
+  if ((tenants === undefined && clusterToken === undefined) || isOperator(access, header)) {
     return;
   }
-  const token = /^Bearer +(\S+) *$/i.exec(header.get("authorization") ?? "")?.[1];
+  const token = bearerOf(header);
   if (token === undefined || clusterToken?.matches(token) !== true) {
     const remedy =
       clusterToken === undefined
-        ? "start the cluster's workers with --cluster_token_file, since a tenant's token is not enough for this"
-        : "send the header `authorization: Bearer <token>` with the cluster's token (--cluster_token_file)";
+        ? "a tenant's token is not enough for this: run hbmesh stop on the worker's host as its user or root, or start the cluster's workers with --cluster_token_file"
+        : "send the header `authorization: Bearer <token>` with the cluster's token (--cluster_token_file), or run hbmesh stop on the worker's host as its user or root";
     throw new HbmeshError(StatusCode.NOT_AUTHORIZED, `only who has the cluster's token may do this; ${remedy}`);
   }
 }

@@ -1,5 +1,5 @@
 /** Runs `hbmesh` commands as a user's shell would, and waits for conditions without sleeping for a fixed time. */
-import { spawn } from "node:child_process";
+import { type SpawnOptions, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -17,7 +17,11 @@ export function hbmesh(...args: string[]): Promise<CommandResult> {
   return run(process.execPath, [mainPath, ...args]);
 }
 
-export function run(program: string, args: readonly string[], options: { cwd?: string } = {}): Promise<CommandResult> {
+export function run(
+  program: string,
+  args: readonly string[],
+  options: Pick<SpawnOptions, "cwd" | "env" | "uid" | "gid"> = {},
+): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     let stdout = "";

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { parseAddress } from "../../../src/base/address.js";
-import { loadCredentials } from "../../../src/base/credentials.js";
+import { ClusterToken, loadCredentials } from "../../../src/base/credentials.js";
 import { StatusCode } from "../../../src/base/errors.js";
 import { createSilentLogger } from "../../../src/base/log.js";
 import { main } from "../../../src/cli/main.js";
@@ -100,6 +100,27 @@ describe("access to the API", () => {
     await serve({ clusterTokenFile: join(folder, "token"), tenantsFile: join(folder, "tenants") });
     for (const path of ["ClusterService/Health", "ObjectService/Exist"]) {
       expect(await codes(path, undefined, "nobody", TENANT_TOKEN, TOKEN)).toEqual([401, 401, 200, 200]);
+    }
+  });
+
+  it("who may have the worker leave: the cluster's token and the worker's own user, no tenant", async () => {
+    const own = "what-the-worker-s-own-user-shows";
+    const operator = new ClusterToken(own, "this test");
+    await serve({ tenantsFile: join(folder, "tenants") }, { operator });
+    expect(await codes("ClusterService/Drain", undefined, "nobody", TENANT_TOKEN)).toEqual([401, 401, 401]);
+    expect(await codes("ClusterService/StopDrain", undefined, "nobody", TENANT_TOKEN, own)).toEqual([
+      401, 401, 401, 200,
+    ]);
+    const refused = await (await post("ClusterService/StopDrain", TENANT_TOKEN)).text();
+    expect(refused).toContain("run hbmesh stop on the worker's host as its user or root");
+    // It is no tenant.
+    expect(await codes("ObjectService/Exist", own)).toEqual([401]);
+    await server.close();
+    await cluster.close();
+    cluster = new FakeCluster();
+    await serve({ clusterTokenFile: join(folder, "token") }, { operator });
+    for (const path of ["ClusterService/StopDrain", "ClusterService/GetDrain", "ClusterService/Health"]) {
+      expect(await codes(path, undefined, `${own}x`, own, TOKEN), path).toEqual([401, 401, 200, 200]);
     }
   });
 
