@@ -17,6 +17,7 @@ import { addDemoCommand } from "./demo.js";
 import { addDevCommand } from "./dev.js";
 import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
+import { reapOrphans } from "./reaper.js";
 import { addStartCommand } from "./start.js";
 import { addStatusCommand } from "./status.js";
 import { addStopCommand } from "./stop.js";
@@ -103,5 +104,8 @@ function isEntryPoint(): boolean {
 }
 
 if (isEntryPoint()) {
+  if (process.pid === 1) {
+    reapOrphans();
+  }
   process.exitCode = await main(process.argv.slice(2));
 }

@@ -3,7 +3,7 @@ import type { WorkerConfig } from "../base/config.js";
 import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import { type ControlProcess, type SpawnedSidecar, startControlProcess } from "../control/index.js";
-import { startApiServer } from "../server/index.js";
+import { type ApiServer, startApiServer, startProbeServer } from "../server/index.js";
 import { type StartedSidecar, startSidecar, takeOverSidecar } from "../sidecar/index.js";
 import type { WorkerReady } from "./local-cluster.js";
 
@@ -44,13 +44,19 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
     log,
     ...(parts.hasSidecar ? { spawnSidecar, takeOverSidecar: takeOver } : {}),
   });
+  const servers: Pick<ApiServer, "close">[] = [];
   try {
-    const server = await startApiServer({
-      address: config.workerAddress,
-      log,
-      control,
-      credentials: control.credentials,
-    });
+    servers.push(
+      await startApiServer({
+        address: config.workerAddress,
+        log,
+        control,
+        credentials: control.credentials,
+      }),
+    );
+    if (config.probeAddress !== undefined) {
+      servers.push(await startProbeServer(config.probeAddress, control));
+    }
     await control.whenReady({ timeoutMs: config.sidecarStartTimeoutMs });
     return {
       facts: factsOf(control, started),
@@ -58,11 +64,12 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
       async close() {
         // The API tells of the leaving until it is done.
         await control.close();
-        await server.close();
+        await Promise.all(servers.map((server) => server.close()));
       },
     };
   } catch (error) {
     await control.close();
+    await Promise.all(servers.map((server) => server.close()));
     throw error;
   }
 }

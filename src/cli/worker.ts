@@ -9,6 +9,7 @@ import { createLogger } from "../base/log.js";
 import { STAY, type WorkerReady } from "./local-cluster.js";
 import { ExitError } from "./options.js";
 import { ssdTierHelp } from "./room-options.js";
+import { describeAccess } from "./worker-access.js";
 import { type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { startWorker } from "./worker-parts.js";
 
@@ -53,6 +54,7 @@ async function serve(config: WorkerConfig, options: WorkerOptions): Promise<void
     const what = "another worker is always asked for many objects at once";
     log.warn({}, `${what}; --enable_worker_worker_batch_get false has no effect`);
   }
+  log.info({ ...describeAccess(config) }, "who may ask this worker");
   const sim = { bandwidthMbPerSecond: options.sim_bandwidth_mb_per_s, latencyMicros: options.sim_latency_us };
   const running = await startWorker({ config, log, sim, hasSidecar: options.sidecar });
   const ready: WorkerReady = { t: "ready", ...running.facts };
