@@ -1,7 +1,8 @@
 /**
  * Goal: as process 1 of a container a worker leaves no defunct processes, neither its own nor strangers'; its probes
- * say when it doesn't serve. Method: a worker in a process-id namespace of its own, as `docker run` makes one; its sidecar
- * is killed several times, an orphan of another process ends there, and the processes are looked at from outside.
+ * say when it doesn't serve. Method: a worker in a process-id namespace of its own, as `docker run` makes one; its
+ * sidecar is killed several times, an orphan of another process ends there, and the processes are looked at from
+ * outside.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";

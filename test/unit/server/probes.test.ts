@@ -1,7 +1,7 @@
 /**
  * Goal: orchestrators learn by GET and HEAD whether a worker lives and would serve, without a token and without
- * secrets; Health answers a plain GET. Method: a real HTTP server over a control process of the fake cluster, and one over the
- * few facts that probes look at; fetch stands for kubelet and curl.
+ * secrets; Health answers a plain GET. Method: a real HTTP server over a control process of the fake cluster, and one
+ * over the few facts that probes look at; fetch stands for kubelet and curl.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
