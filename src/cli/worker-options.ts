@@ -54,7 +54,7 @@ export interface WorkerOptions extends RoomOptions {
   tenants_file?: string;
   cluster_token_file?: string;
   local_token: LocalTokenChoice;
-  client_uids: number[];
+  client_uids?: number[];
   client_gid?: number;
   tls_cert?: string;
   tls_key?: string;
@@ -108,7 +108,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     tenantsFile: options.tenants_file,
     clusterTokenFile: options.cluster_token_file,
     localToken: options.local_token,
-    clientUids: options.client_uids,
+    ...(options.client_uids === undefined ? {} : { clientUids: options.client_uids }),
     clientGid: options.client_gid,
     tlsCert: options.tls_cert,
     tlsKey: options.tls_key,
@@ -275,7 +275,6 @@ function withSecurityOptions(command: Command): void {
       "--client_uids <A,B,C>",
       "ids of users of this host who may be clients beside the worker's own and root (default: none)",
       userIds,
-      [],
     )
     .option("--client_gid <N>", "id of a group of this host whose members may too", wholeNumber(0, ID_MAX))
     .option(
