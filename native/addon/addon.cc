@@ -8,6 +8,7 @@
 #include "addon/copy_bandwidth.h"
 #include "addon/js_values.h"
 #include "addon/layout_export.h"
+#include "addon/reap_child.h"
 #include "addon/sim_heap_export.h"
 
 namespace {
@@ -18,6 +19,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("simHeap", MakeSimHeapObject(env));
   exports.Set("connectClient", Napi::Function::New<ConnectClient>(env, "connectClient"));
   exports.Set("connectControl", Napi::Function::New<ConnectControl>(env, "connectControl"));
+  exports.Set("reapChild", Napi::Function::New<ReapChild>(env, "reapChild"));
   exports.Set("measureCopyBandwidth", Napi::Function::New<MeasureCopyBandwidth>(env, "measureCopyBandwidth"));
   return exports;
 }

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <random>
@@ -16,6 +17,7 @@
 #include "base/copy.h"
 #include "base/crc32c.h"
 #include "base/event_fd.h"
+#include "base/log_limit.h"
 #include "base/mapped_memory.h"
 #include "base/status.h"
 #include "base/test_support.h"
@@ -252,6 +254,59 @@ TEST(UnixSocket, PassesDescriptorsAndCredentials) {
   client.Reset();
   EXPECT_EQ(ReceivePacket(server.get(), buffer, &packet).code(), StatusCode::kRpcPeerDead);
   EXPECT_EQ(SendPacket(server.get(), BytesOf("x")).code(), StatusCode::kRpcPeerDead);
+}
+
+// A refusal: said, and closed before what the other end had sent was read.
+TEST(UnixSocket, LastWordsOfAPeerThatLeftPacketsUnreadAreRead) {
+  Fd first;
+  Fd second;
+  ASSERT_TRUE(UnixPair(&first, &second).ok());
+  ASSERT_TRUE(SendPacket(first.get(), BytesOf("never read")).ok());
+  ASSERT_TRUE(SendPacket(second.get(), BytesOf("no")).ok());
+  second.Reset();
+  EXPECT_EQ(SendPacket(first.get(), BytesOf("more")).code(), StatusCode::kRpcPeerDead);
+  std::byte buffer[16];
+  Packet packet;
+  ASSERT_TRUE(ReceivePacket(first.get(), buffer, &packet).ok());
+  EXPECT_EQ(packet.bytes, 2U);
+  EXPECT_EQ(ReceivePacket(first.get(), buffer, &packet).code(), StatusCode::kRpcPeerDead);
+
+  // One that only ends its sending reads on, and is read to its end.
+  ASSERT_TRUE(UnixPair(&first, &second).ok());
+  ASSERT_TRUE(SendPacket(second.get(), BytesOf("no")).ok());
+  EndSending(second.get());
+  ASSERT_TRUE(SendPacket(first.get(), BytesOf("late")).ok());
+  ASSERT_TRUE(ReceivePacket(first.get(), buffer, &packet).ok());
+  EXPECT_EQ(ReceivePacket(first.get(), buffer, &packet).code(), StatusCode::kRpcPeerDead);
+  ASSERT_TRUE(ReceivePacket(second.get(), buffer, &packet).ok());
+  EXPECT_EQ(packet.bytes, 4U);
+}
+
+TEST(UnixSocket, TellsThePeersGroups) {
+  Fd first;
+  Fd second;
+  ASSERT_TRUE(UnixPair(&first, &second).ok());
+  std::vector<gid_t> own(static_cast<size_t>(::getgroups(0, nullptr)));
+  ASSERT_EQ(::getgroups(static_cast<int>(own.size()), own.data()), static_cast<int>(own.size()));
+  std::vector<gid_t> told = GetPeerGroups(first.get());
+  std::sort(own.begin(), own.end());
+  std::sort(told.begin(), told.end());
+  EXPECT_EQ(told, own);
+}
+
+TEST(LogLimit, LeavesOutWhatIsTooMuchAndSaysHowMuch) {
+  LogLimit limit;
+  std::string leftOut = "old";
+  const uint64_t start = 7'000'000'000;
+  for (uint32_t i = 0; i < LogLimit::kLinesMax; ++i) {
+    EXPECT_TRUE(limit.Allow(start + i, &leftOut)) << i;
+    EXPECT_EQ(leftOut, "");
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(limit.Allow(start + LogLimit::kWindowNs - 1, &leftOut));
+  EXPECT_TRUE(limit.Allow(start + LogLimit::kWindowNs, &leftOut));
+  EXPECT_EQ(leftOut, " (3 such lines before this one were left out)");
+  EXPECT_TRUE(limit.Allow(start + LogLimit::kWindowNs + 1, &leftOut));
+  EXPECT_EQ(leftOut, "");
 }
 
 TEST(UnixSocket, KeepsItsLimits) {

@@ -134,6 +134,19 @@ Status GetPeerCredentials(int socket, PeerCredentials* peer) {
   return Status::Ok();
 }
 
+std::vector<gid_t> GetPeerGroups(int socket) {
+  std::vector<gid_t> groups(32);
+  for (;;) {
+    auto bytes = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &bytes) == 0) {
+      groups.resize(bytes / sizeof(gid_t));
+      return groups;
+    }
+    if (errno != ERANGE || bytes <= groups.size() * sizeof(gid_t)) return {};
+    groups.resize(bytes / sizeof(gid_t));
+  }
+}
+
 Status SetNonBlocking(int fd, bool nonBlocking) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, nonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) < 0) {
@@ -185,7 +198,10 @@ Status ReceivePacket(int socket, std::span<std::byte> buffer, Packet* packet) {
   ControlBuffer control{};
   message.msg_control = control.bytes.data();
   message.msg_controllen = sizeof(control);
-  const ssize_t got = RetryInterrupted([&] { return ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC); });
+  const auto receive = [&] { return RetryInterrupted([&] { return ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC); }); };
+  ssize_t got = receive();
+  // The peer closed with packets of ours unread. The kernel says so once, before it gives what the peer sent.
+  if (got < 0 && errno == ECONNRESET) got = receive();
   if (got < 0) {
     return StatusFromErrno(errno, "receive from a local peer");
   }
@@ -201,6 +217,11 @@ Status ReceivePacket(int socket, std::span<std::byte> buffer, Packet* packet) {
   packet->bytes = static_cast<size_t>(got);
   packet->descriptors = std::move(descriptors);
   return Status::Ok();
+}
+
+void EndSending(int socket) {
+  // Fails only where the peer is gone already.
+  (void)::shutdown(socket, SHUT_WR);
 }
 
 }  // namespace hbmesh

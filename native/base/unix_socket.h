@@ -46,6 +46,8 @@ struct Packet {
 
 // Who was at the other end when it connected (SO_PEERCRED): the kernel's word, not the peer's.
 [[nodiscard]] Status GetPeerCredentials(int socket, PeerCredentials* peer);
+// Its groups beside the one among the credentials (SO_PEERGROUPS); empty on a kernel before 4.13.
+[[nodiscard]] std::vector<gid_t> GetPeerGroups(int socket);
 [[nodiscard]] Status SetNonBlocking(int fd, bool nonBlocking);
 // Sends and receives of a blocking socket answer kTryAgain after this long. 0: never.
 [[nodiscard]] Status SetSocketTimeout(int socket, uint32_t timeoutMs);
@@ -53,8 +55,12 @@ struct Packet {
 // Sends one packet, whole or not at all. The descriptors are borrowed. kInvalid: empty, or too many descriptors.
 // kTryAgain: no room (non-blocking) or the time is over.
 [[nodiscard]] Status SendPacket(int socket, std::span<const std::byte> bytes, std::span<const int> descriptors = {});
-// Takes one packet. kTryAgain: none is there. kRpcPeerDead: the other end is closed. kDataInconsistency: the packet is
-// longer than the buffer, or brings more descriptors than allowed; it is lost, and its descriptors are closed.
+// Takes one packet; those that the peer sent before it closed come first. kTryAgain: none is there. kRpcPeerDead: the
+// other end is closed. kDataInconsistency: the packet is longer than the buffer, or brings more descriptors than
+// allowed; it is lost, and its descriptors are closed.
 [[nodiscard]] Status ReceivePacket(int socket, std::span<std::byte> buffer, Packet* packet);
+// Says that nothing more will be sent. What was sent can still be read by the peer, and its packets by us: for a last
+// word to a peer that may be sending. Closing at once would answer a packet on its way with an error instead.
+void EndSending(int socket);
 
 }  // namespace hbmesh

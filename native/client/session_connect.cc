@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <utility>
@@ -94,16 +96,43 @@ Status ConnectSocket(const Attempt& attempt, Fd* result) {
   return Status::Ok();
 }
 
-// An abstract name can be taken by any user of the machine: only our own user and root may be given our memory.
+// Is the user among those of HBMESH_WORKER_UIDS, ids with commas between them?
+Status IsTrusted(uid_t user, bool* trusted) {
+  *trusted = false;
+  const char* given = ::secure_getenv(kWorkerUidsVariable);
+  if (given == nullptr) return Status::Ok();
+  const std::string_view text = given;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    uid_t each = 0;
+    const auto [rest, error] = std::from_chars(text.data() + at, text.data() + end, each);
+    if (error != std::errc() || rest != text.data() + end) {
+      return {StatusCode::kInvalid, std::string(kWorkerUidsVariable) + " is \"" + given +
+                                        "\": give user ids with commas between them, as in 1000,1001"};
+    }
+    *trusted = *trusted || each == user;
+    at = end + 1;
+  }
+  return Status::Ok();
+}
+
+// An abstract name can be taken by any user of the machine: only our own user, root, and whom this process was told to
+// trust may be given our memory and our token.
 Status CheckServer(const Attempt& attempt, int socket) {
   PeerCredentials credentials;
   if (Status status = GetPeerCredentials(socket, &credentials); !status.ok()) return status;
-  if (credentials.uid != ::geteuid() && credentials.uid != 0) {
-    return {StatusCode::kNotAuthorized, "worker " + attempt.options.workerAddress + " is served by user id " +
-                                            std::to_string(credentials.uid) + ", this process runs as " +
-                                            std::to_string(::geteuid()) + ": run both as the same user"};
+  if (credentials.uid == ::geteuid() || credentials.uid == 0) return Status::Ok();
+  bool trusted = false;
+  if (attempt.options.kind == session::Kind::kClient) {
+    if (Status status = IsTrusted(credentials.uid, &trusted); !status.ok()) return status;
   }
-  return Status::Ok();
+  if (trusted) return Status::Ok();
+  const std::string uid = std::to_string(credentials.uid);
+  return {StatusCode::kNotAuthorized, "worker " + attempt.options.workerAddress + " is served by user id " + uid +
+                                          ", this process runs as " + std::to_string(::geteuid()) +
+                                          ": run both as the same user or the worker as root, or, if you trust that "
+                                          "user with this process's memory, set " +
+                                          kWorkerUidsVariable + "=" + uid + " here"};
 }
 
 Status SendHello(const Attempt& attempt, int socket) {
@@ -154,7 +183,9 @@ Status OpenSession(const SessionOptions& options, Session* result) {
   if (Status status = ConnectSocket(attempt, &session.socket); !status.ok()) return status;
   const int socket = session.socket.get();
   if (Status status = CheckServer(attempt, socket); !status.ok()) return status;
-  if (Status status = SendHello(attempt, socket); !status.ok()) return status;
+  // A sidecar that has closed already has said why.
+  const Status sent = SendHello(attempt, socket);
+  if (!sent.ok() && sent.code() != StatusCode::kRpcPeerDead) return sent;
   session::Welcome welcome{};
   std::vector<Fd> descriptors;
   if (Status status = ReceiveWelcome(attempt, socket, &welcome, &descriptors); !status.ok()) return status;

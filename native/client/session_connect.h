@@ -16,6 +16,10 @@
 
 namespace hbmesh {
 
+// An environment variable: ids of users, beside this process's own and root, that may serve it. For a worker that runs
+// as another user and lets this one in (--client_uids, --client_gid, a token).
+inline constexpr const char* kWorkerUidsVariable = "HBMESH_WORKER_UIDS";
+
 struct SessionOptions {
   std::string workerAddress;  // IP:PORT
   std::string token;          // at most session::kTextBytes - 1 bytes
@@ -34,9 +38,9 @@ struct Session {
   std::string transports;
 };
 
-// kNoAvailableWorker: nothing listens at the address. kNotAuthorized: the listener runs as another user, or it refused
-// us. kRpcDeadlineExceeded: says what it waited for. kDataInconsistency: the listener is no sidecar of this version. On
-// an error *session is untouched and nothing stays open.
+// kNoAvailableWorker: nothing listens at the address. kNotAuthorized: the listener runs as a user that this process
+// does not trust, or it refused us. kRpcDeadlineExceeded: says what it waited for. kDataInconsistency: the listener is
+// no sidecar of this version. On an error *session is untouched and nothing stays open.
 [[nodiscard]] Status OpenSession(const SessionOptions& options, Session* session);
 
 }  // namespace hbmesh

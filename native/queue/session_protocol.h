@@ -4,7 +4,7 @@
 // file).
 //
 //   peer                                     sidecar
-//   Hello                     ------------>  checks version, peer credentials (own uid or root), token
+//   Hello                     ------------>  checks version, peer credentials, token (sidecar/admission.h)
 //                             <------------  Welcome + channel memfd, sidecar wake, peer wake [, store memfd]
 //   RegisterRegion [+ memfd]  ------------>  Device::Import
 //                             <------------  RegisterReply
@@ -51,7 +51,7 @@ struct Welcome {
   uint32_t type;
   uint32_t magic;
   uint32_t version;
-  uint32_t code;  // StatusCode; not kOk: `text` says why, no descriptors, the sidecar closes
+  uint32_t code;  // StatusCode; not kOk: `text` says why, no descriptors, and no session
   uint64_t session;
   uint32_t deviceCount;
   uint32_t descriptors;         // how many travel beside this packet

@@ -253,10 +253,16 @@ TEST_F(HostileClientTest, AnotherUserIsTurnedAway) {
   if (child == 0) {
     constexpr uid_t kNobody = 65'534;
     Fd socket;
+    session::Hello hello{};
+    hello.type = static_cast<uint32_t>(session::Type::kHello);
+    hello.magic = session::kMagic;
+    hello.version = session::kVersion;
+    hello.kind = static_cast<uint32_t>(session::Kind::kControl);  // would be given the store
     session::Welcome welcome{};
     Packet packet;
     if (::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(2);
     if (!ConnectUnix(session::SocketName(process.workerAddress()), &socket).ok()) ::_exit(3);
+    if (!SendPacket(socket.get(), std::as_bytes(std::span(&hello, 1))).ok()) ::_exit(6);
     if (!ReceivePacket(socket.get(), std::as_writable_bytes(std::span(&welcome, 1)), &packet).ok()) ::_exit(4);
     const bool refused = welcome.code == CodeOf(StatusCode::kNotAuthorized) && packet.descriptors.empty() &&
                          std::strstr(welcome.text, "you are 65534") != nullptr;

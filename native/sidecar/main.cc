@@ -18,6 +18,7 @@ namespace {
 
 using hbmesh::Status;
 using hbmesh::sidecar::KeyRule;
+using hbmesh::sidecar::LocalToken;
 using hbmesh::sidecar::Sidecar;
 using hbmesh::sidecar::SidecarOptions;
 using hbmesh::sidecar::TransportChoice;
@@ -56,11 +57,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--adopt_fd", options.adoptFd,
                  "descriptor of the memory of a sidecar that ended, to go on with its objects");
   app.add_option("--ready_fd", flags.readyFd, "descriptor that gets the line `ready` or `error: ...`, and is closed");
-  app.add_option("--token_file", flags.tokenFile, "file with the token that sessions must present");
-  app.add_option("--cluster_token_file", flags.clusterTokenFile,
-                 "file with the token that all workers of the cluster have: peers over tcp must prove it");
-  app.add_option("--tenants_file", flags.tenantsFile,
-                 "lines of `token tenant`: whose keys a client sees; without it all clients are one tenant");
   app.add_option("--eviction_high", options.eviction.highPercent,
                  "above this share of the arena, in percent, objects are evicted, the longest not used first")
       ->check(CLI::Range(1, 100))
@@ -109,6 +105,24 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, KeyRule>{{"strict", KeyRule::kStrict}, {"extended", KeyRule::kExtended}}))
       ->default_str("strict");
+}
+
+// Who may connect.
+void AddAccessFlags(CLI::App& app, Flags& flags) {
+  SidecarOptions& options = flags.options;
+  app.add_option("--token_file", flags.tokenFile, "file with the token that sessions must present");
+  app.add_option("--cluster_token_file", flags.clusterTokenFile,
+                 "file with the token that all workers of the cluster have: peers over tcp must prove it, and clients "
+                 "may show it");
+  app.add_option("--tenants_file", flags.tenantsFile,
+                 "lines of `token tenant`: whose keys a client sees; without it all clients are one tenant");
+  app.add_option("--local_token", options.localToken, "must clients of this host show a token?")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, LocalToken>{{"optional", LocalToken::kOptional}, {"required", LocalToken::kRequired}}))
+      ->default_str("optional");
+  app.add_option("--client_uids", options.clientUids, "ids of users that are served beside this one and root")
+      ->delimiter(',');
+  app.add_option("--client_gid", options.clientGid, "id of a group whose members are served too");
 }
 
 void AddTransferFlags(CLI::App& app, Flags& flags) {
@@ -189,6 +203,7 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
   if (!flags.clusterTokenFile.empty()) {
     Status status = hbmesh::ClusterToken::Load(flags.clusterTokenFile, &transport.token);
     if (!status.ok()) return status;
+    flags.options.clusterToken = transport.token;
   }
   static hbmesh::SteadyClock clock;
   return Sidecar::Create(
@@ -230,6 +245,7 @@ int main(int argc, char** argv) {
   CLI::App app("Owns a worker's objects and moves their bytes. Started by `hbmesh worker`.");
   Flags flags;
   AddFlags(app, flags);
+  AddAccessFlags(app, flags);
   AddTransferFlags(app, flags);
   AddSimFlags(app, flags);
   try {

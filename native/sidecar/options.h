@@ -2,11 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "sidecar/tenants.h"
 #include "store/object_life.h"
 #include "store/spill_tier.h"
+
+namespace hbmesh {
+class ClusterToken;
+}
 
 namespace hbmesh::sidecar {
 
@@ -16,6 +23,9 @@ enum class TransportChoice : uint32_t { kAuto, kTcp, kShm };
 // Rule for keys, one for the whole cluster.
 enum class KeyRule : uint32_t { kStrict, kExtended };
 
+// Whether clients of this host must show a token (sidecar/admission.h).
+enum class LocalToken : uint32_t { kOptional, kRequired };
+
 struct SidecarOptions {
   std::string workerAddress;  // IP:PORT; names the session socket
   uint32_t devices = 8;       // device indexes 0 to devices - 1
@@ -23,9 +33,15 @@ struct SidecarOptions {
   bool hugePages = false;
   bool remoteH2d = true;  // objects of other workers go straight to devices; false: through the arena
   int adoptFd = -1;       // memfd of a store to take over; arenaBytes and hugePages are then its own. Consumed.
-  std::string token;      // what a session must present; empty: anything is right
 
-  Tenants tenants;  // whose keys a client sees, by its token; empty: all are one tenant
+  // Who may connect (sidecar/admission.h).
+  std::string token;  // what every session must present; empty: nothing
+  Tenants tenants;    // whose keys a client sees, by its token; empty: all are one tenant
+  std::shared_ptr<const ClusterToken> clusterToken;  // good for clients too; null: there is none
+  LocalToken localToken = LocalToken::kOptional;
+  std::vector<uint32_t> clientUids;   // users served beside the sidecar's own and root
+  std::optional<uint32_t> clientGid;  // members of this group are served too
+
   EvictionPolicy eviction;
   SpillOptions spill;           // no directory: no SSD tier
   uint32_t replicaPercent = 0;  // of the arena, for copies of objects that remote gets read; 0: none are kept

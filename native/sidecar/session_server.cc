@@ -17,7 +17,10 @@ namespace hbmesh::sidecar {
 
 namespace {
 
-constexpr size_t kGreetingMax = 64;  // connections that have not greeted yet; a new one pushes out the oldest
+// Connections that have not greeted yet, or were refused: of users that are served without a token, and as many of
+// others. A new one pushes out the oldest of its kind.
+constexpr size_t kGreetingMax = 64;
+constexpr int kRefusedPacketsMax = 16;  // that are read of one that was refused
 constexpr size_t kPacketBytesMax =
     std::max({sizeof(session::Hello), sizeof(session::RegisterRegion), sizeof(session::UnregisterRegion)});
 constexpr uint64_t kPayloadCapacity = 64ULL << 20;
@@ -54,13 +57,22 @@ struct SessionServer::Connection final : FdHandler {
   Fd socket;
   uint64_t watch = 0;
   TimerId greeting;  // runs until it has greeted
-  pid_t pid = 0;
+  PeerCredentials peer;
+  bool isKnown = false;    // its user is served without a token
+  bool isRefused = false;  // and knows it: what it still says is thrown away
+  int refusedPackets = 0;
   std::unique_ptr<Session> session;
 };
 
 SessionServer::SessionServer(const SidecarOptions& options, Loop& loop, Timers& timers, Clock& clock,
                              std::vector<std::unique_ptr<Device>>& devices, SessionListener& listener)
-    : options_(options), loop_(loop), timers_(timers), clock_(clock), devices_(devices), listener_(listener) {}
+    : options_(options),
+      admission_(options),
+      loop_(loop),
+      timers_(timers),
+      clock_(clock),
+      devices_(devices),
+      listener_(listener) {}
 
 SessionServer::~SessionServer() {
   while (!connections_.empty()) Close(connections_.begin()->first);
@@ -70,6 +82,7 @@ SessionServer::~SessionServer() {
 
 Status SessionServer::Listen(WelcomeFacts facts) {
   facts_ = std::move(facts);
+  if (Status status = admission_.Check(); !status.ok()) return status;
   const std::string name = session::SocketName(options_.workerAddress);
   if (Status status = ListenUnix(name, &socket_); !status.ok()) return status;
   watch_ = loop_.Watch(socket_.get(), this);
@@ -110,16 +123,12 @@ void SessionServer::Pause() {
 void SessionServer::Accept(Fd socket) {
   PeerCredentials credentials;
   if (!GetPeerCredentials(socket.get(), &credentials).ok()) return;
-  if (credentials.uid != ::geteuid() && credentials.uid != 0) {
-    SendRefusal(socket.get(), {StatusCode::kNotAuthorized,
-                               "this sidecar serves user id " + std::to_string(::geteuid()) + " and root, you are " +
-                                   std::to_string(credentials.uid) + ": run both as the same user"});
-    return;
-  }
-  if (connections_.size() - order_.size() >= kGreetingMax) CloseOldestGreeting();
+  const bool isKnown = admission_.IsKnown(credentials, GetPeerGroups(socket.get()));
+  BoundGreetings(isKnown);
   const uint64_t id = ++lastId_;
   auto connection = std::make_unique<Connection>(*this, id, std::move(socket));
-  connection->pid = credentials.pid;
+  connection->peer = credentials;
+  connection->isKnown = isKnown;
   connection->watch = loop_.Watch(connection->socket.get(), connection.get());
   if (connection->watch == 0) return;
   connection->greeting = timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
@@ -127,14 +136,29 @@ void SessionServer::Accept(Fd socket) {
 }
 
 // Who greets at once, as clients do, is a session before so many others come.
-void SessionServer::CloseOldestGreeting() {
-  const Connection* oldest = nullptr;
+void SessionServer::BoundGreetings(bool isKnown) {
+  Connection* oldest = nullptr;
+  size_t count = 0;
   for (const auto& [id, connection] : connections_) {
-    if (connection->session == nullptr && (oldest == nullptr || id < oldest->id)) oldest = connection.get();
+    if (connection->session != nullptr || connection->isKnown != isKnown) continue;
+    ++count;
+    if (oldest == nullptr || id < oldest->id) oldest = connection.get();
   }
-  if (oldest == nullptr) return;
-  SendRefusal(oldest->socket.get(), {StatusCode::kTryAgain, "too many processes are connecting at once; try again"});
+  if (count < kGreetingMax) return;
+  if (!oldest->isRefused) {
+    Refuse(*oldest, {StatusCode::kTryAgain, "too many processes are connecting at once; try again"});
+  }
   Close(oldest->id);
+}
+
+void SessionServer::Refuse(Connection& connection, const Status& status) {
+  SendRefusal(connection.socket.get(), status);
+  EndSending(connection.socket.get());
+  connection.isRefused = true;
+  std::string leftOut;
+  if (!refusals_.Allow(clock_.NowNs(), &leftOut)) return;
+  const PeerCredentials& peer = connection.peer;
+  Log().warn("refused process {} of user {}, group {}: {}{}", peer.pid, peer.uid, peer.gid, status.ToString(), leftOut);
 }
 
 void SessionServer::OnPacket(Connection& connection, uint32_t events) {
@@ -145,6 +169,7 @@ void SessionServer::OnPacket(Connection& connection, uint32_t events) {
     const Status status = ReceivePacket(connection.socket.get(), buffer, &packet);
     if (status.code() == StatusCode::kTryAgain) break;
     const std::span<const std::byte> bytes(buffer.data(), packet.bytes);
+    if (status.ok() && connection.isRefused && ++connection.refusedPackets <= kRefusedPacketsMax) continue;
     if (!status.ok() || !HandlePacket(connection, bytes, packet.descriptors)) {
       Close(id);
       return;
@@ -159,7 +184,7 @@ bool SessionServer::HandlePacket(Connection& connection, std::span<const std::by
   if (packet.size() < sizeof(type)) return false;
   std::memcpy(&type, packet.data(), sizeof(type));
   if (connection.session == nullptr) {
-    return type == static_cast<uint32_t>(session::Type::kHello) && Greet(connection, packet);
+    return !connection.isRefused && type == static_cast<uint32_t>(session::Type::kHello) && Greet(connection, packet);
   }
   if (type == static_cast<uint32_t>(session::Type::kRegisterRegion)) {
     return Register(connection, packet, fds);
@@ -167,7 +192,7 @@ bool SessionServer::HandlePacket(Connection& connection, std::span<const std::by
   return type == static_cast<uint32_t>(session::Type::kUnregisterRegion) && Unregister(connection, packet);
 }
 
-Status SessionServer::CheckGreeting(const session::Hello& hello) {
+Status SessionServer::CheckGreeting(const Connection& connection, const session::Hello& hello, std::string* keyPrefix) {
   if (hello.magic != session::kMagic || hello.version != session::kVersion) {
     return {StatusCode::kNotSupported, "this sidecar speaks session protocol version " +
                                            std::to_string(session::kVersion) + ", you speak " +
@@ -178,21 +203,14 @@ Status SessionServer::CheckGreeting(const session::Hello& hello) {
     return {StatusCode::kInvalid, "session kind " + std::to_string(hello.kind) + " doesn't exist"};
   }
   const std::string token = FieldText(hello.token, sizeof(hello.token));
-  if (!control && !options_.tenants.empty()) {
-    if (options_.tenants.PrefixOf(token) == nullptr) {
-      return {StatusCode::kNotAuthorized, std::string(token.empty() ? "you gave no token" : "the token is nobody's") +
-                                              " at worker " + options_.workerAddress +
-                                              ": give the token of a tenant; whoever runs the worker has them in its " +
-                                              "tenants file"};
-    }
-  } else if (!options_.token.empty() && !SameToken(token, options_.token)) {
-    return {StatusCode::kNotAuthorized, "the token is not that of worker " + options_.workerAddress +
-                                            ": give the one that the worker was started with"};
-  }
+  Status admitted = control ? admission_.AdmitControl(connection.peer, token)
+                            : admission_.AdmitClient(connection.peer, connection.isKnown, token, keyPrefix);
+  if (!admitted.ok()) return admitted;
   if (control) DropDeadControl();
   if (control && control_ != nullptr) {
-    return {StatusCode::kNotReady, "process " + std::to_string(control_->pid) + " is the control process of worker " +
-                                       options_.workerAddress + ": stop it first"};
+    return {StatusCode::kNotReady, "process " + std::to_string(control_->peer.pid) +
+                                       " is the control process of worker " + options_.workerAddress +
+                                       ": stop it first"};
   }
   if (order_.size() >= options_.sessionsMax) {
     return {StatusCode::kTryAgain, "worker " + options_.workerAddress + " has " + std::to_string(order_.size()) +
@@ -201,17 +219,14 @@ Status SessionServer::CheckGreeting(const session::Hello& hello) {
   return Status::Ok();
 }
 
-Status SessionServer::OpenChannel(Connection& connection, const session::Hello& hello) {
+Status SessionServer::OpenChannel(Connection& connection, const session::Hello& hello, std::string keyPrefix) {
   ChannelOptions options;
   options.payloadCapacity = kPayloadCapacity;
   std::unique_ptr<Channel> channel;
   if (Status status = Channel::Create(options, loop_.wakeFd(), &channel); !status.ok()) return status;
-  connection.session = std::make_unique<Session>(connection.id, static_cast<session::Kind>(hello.kind), connection.pid,
-                                                 std::move(channel), kPayloadCapacity / 2);
-  if (connection.session->kind() == session::Kind::kClient && !options_.tenants.empty()) {
-    const std::string* prefix = options_.tenants.PrefixOf(FieldText(hello.token, sizeof(hello.token)));
-    if (prefix != nullptr) connection.session->SetKeyPrefix(*prefix);
-  }
+  connection.session = std::make_unique<Session>(connection.id, static_cast<session::Kind>(hello.kind),
+                                                 connection.peer.pid, std::move(channel), kPayloadCapacity / 2);
+  connection.session->SetKeyPrefix(std::move(keyPrefix));
   return Status::Ok();
 }
 
@@ -219,11 +234,12 @@ bool SessionServer::Greet(Connection& connection, std::span<const std::byte> pac
   session::Hello hello{};
   if (packet.size() != sizeof(hello)) return false;
   std::memcpy(&hello, packet.data(), sizeof(hello));
-  Status status = CheckGreeting(hello);
-  if (status.ok()) status = OpenChannel(connection, hello);
+  std::string keyPrefix;
+  Status status = CheckGreeting(connection, hello, &keyPrefix);
+  if (status.ok()) status = OpenChannel(connection, hello, std::move(keyPrefix));
   if (!status.ok()) {
-    SendRefusal(connection.socket.get(), status);
-    return false;
+    Refuse(connection, status);
+    return true;
   }
   timers_.Cancel(connection.greeting);
   Session& session = *connection.session;

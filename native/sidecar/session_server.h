@@ -1,7 +1,9 @@
 // SessionServer: the abstract socket of a worker. Accepts processes, checks who they are, makes their channels,
 // registers their device memory, notices their death.
 //
-// Half-open connections (no greeting) are bounded in number, the oldest goes first, and in time. A packet that breaks
+// Half-open connections (no greeting) are bounded in number, the oldest goes first, and in time; users who are not
+// served without a token have a bound of their own, and push nobody else out. Who is refused is told so after its
+// greeting was read, and is closed when it has closed, so that the refusal reaches it. A packet that breaks
 // session_protocol.h closes the session; a registration that can't be done is answered with its cause.
 //
 // Thread rule: the loop.
@@ -14,8 +16,10 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/log_limit.h"
 #include "base/status.h"
 #include "device/device.h"
+#include "sidecar/admission.h"
 #include "sidecar/loop.h"
 #include "sidecar/options.h"
 #include "sidecar/session.h"
@@ -62,13 +66,16 @@ class SessionServer final : private FdHandler {
   // Nobody is accepted for a while: descriptors are used up.
   void Pause();
   void Accept(Fd socket);
-  void CloseOldestGreeting();
+  // Makes room for one more that has not greeted.
+  void BoundGreetings(bool isKnown);
+  // Tells the peer why there will be no session, and the log. The connection stays until the peer has closed it.
+  void Refuse(Connection& connection, const Status& status);
   void OnPacket(Connection& connection, uint32_t events);
   [[nodiscard]] bool HandlePacket(Connection& connection, std::span<const std::byte> packet,
                                   const std::vector<Fd>& fds);
   [[nodiscard]] bool Greet(Connection& connection, std::span<const std::byte> packet);
-  [[nodiscard]] Status CheckGreeting(const session::Hello& hello);
-  [[nodiscard]] Status OpenChannel(Connection& connection, const session::Hello& hello);
+  [[nodiscard]] Status CheckGreeting(const Connection& connection, const session::Hello& hello, std::string* keyPrefix);
+  [[nodiscard]] Status OpenChannel(Connection& connection, const session::Hello& hello, std::string keyPrefix);
   [[nodiscard]] bool Register(Connection& connection, std::span<const std::byte> packet, const std::vector<Fd>& fds);
   [[nodiscard]] Status ImportRegion(Session& session, const session::RegisterRegion& request, int fd, uint32_t* region);
   [[nodiscard]] bool Unregister(Connection& connection, std::span<const std::byte> packet);
@@ -77,6 +84,7 @@ class SessionServer final : private FdHandler {
   void DropDeadControl();
 
   const SidecarOptions& options_;
+  const Admission admission_;
   Loop& loop_;
   Timers& timers_;
   Clock& clock_;
@@ -90,6 +98,7 @@ class SessionServer final : private FdHandler {
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;
   std::vector<Session*> order_;
   Connection* control_ = nullptr;
+  LogLimit refusals_;
 };
 
 }  // namespace hbmesh::sidecar

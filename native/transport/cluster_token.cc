@@ -44,6 +44,10 @@ Status ClusterToken::Parse(std::string_view text, const std::string& where,
 
 ClusterToken::~ClusterToken() { OPENSSL_cleanse(token_.data(), token_.size()); }
 
+bool ClusterToken::Matches(std::string_view given) const {
+  return given.size() == token_.size() && CRYPTO_memcmp(given.data(), token_.data(), token_.size()) == 0;
+}
+
 ClusterToken::Proof ClusterToken::Prove(std::string_view role, std::span<const std::byte> said,
                                         std::span<const std::byte> nonce) const {
   std::vector<std::byte> text;

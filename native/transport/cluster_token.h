@@ -32,6 +32,8 @@ class ClusterToken {
   ClusterToken(const ClusterToken&) = delete;
   ClusterToken& operator=(const ClusterToken&) = delete;
 
+  // Is this the token? Takes the same time for every wrong one of its length.
+  [[nodiscard]] bool Matches(std::string_view given) const;
   // HMAC-SHA256 of the token over `role`, a zero byte, `said` and `nonce`.
   [[nodiscard]] Proof Prove(std::string_view role, std::span<const std::byte> said,
                             std::span<const std::byte> nonce) const;

@@ -43,14 +43,16 @@ Status AwaitReply(const std::string& name, int socket, int cancel, uint32_t time
 
 Status CheckShmPeer(int socket, std::string* peer) {
   PeerCredentials credentials;
+  if (Status status = SetNonBlocking(socket, true); !status.ok()) return status;
   if (Status status = GetPeerCredentials(socket, &credentials); !status.ok()) return status;
+  *peer = "process " + std::to_string(credentials.pid) + " of this host";
   if (credentials.uid != ::geteuid() && credentials.uid != 0) {
     return {StatusCode::kNotAuthorized, "process " + std::to_string(credentials.pid) + " belongs to user " +
-                                            std::to_string(credentials.uid) +
+                                            std::to_string(credentials.uid) + ", this one to " +
+                                            std::to_string(::geteuid()) +
                                             "; shared memory is for processes of the same user only"};
   }
-  *peer = "process " + std::to_string(credentials.pid) + " of this host";
-  return SetNonBlocking(socket, true);
+  return Status::Ok();
 }
 
 Status ConnectShm(const std::string& name, const TransportOptions& options, int cancel, Fd* socket) {
@@ -64,9 +66,9 @@ Status ConnectShm(const std::string& name, const TransportOptions& options, int 
   const shm::Hello hello{.header = {.type = static_cast<uint32_t>(shm::PacketType::kHello), .region = 0},
                          .magic = shm::kMagic,
                          .version = shm::kVersion};
-  if (status = SendPacket(made.get(), std::as_bytes(std::span(&hello, 1))); !status.ok()) {
-    return Unavailable(name, status.message());
-  }
+  // One that has closed already has said why.
+  status = SendPacket(made.get(), std::as_bytes(std::span(&hello, 1)));
+  if (!status.ok() && status.code() != StatusCode::kRpcPeerDead) return Unavailable(name, status.message());
   if (status = AwaitReply(name, made.get(), cancel, options.connectTimeoutMs); !status.ok()) return status;
   shm::HelloReply reply{};
   Packet packet;
@@ -93,10 +95,9 @@ Status ReceiveShmHello(int socket) {
     return {StatusCode::kInvalid, "a stranger connected to the shm transport"};
   }
   if (hello.version != shm::kVersion) {
-    status = {StatusCode::kNotSupported, "this side speaks version " + std::to_string(shm::kVersion) +
-                                             " of the shm transport, the caller version " +
-                                             std::to_string(hello.version) + "; run the same release in both"};
-    SendShmReply(socket, status);
+    return {StatusCode::kNotSupported, "this side speaks version " + std::to_string(shm::kVersion) +
+                                           " of the shm transport, the caller version " +
+                                           std::to_string(hello.version) + "; run the same release in both"};
   }
   return status;
 }

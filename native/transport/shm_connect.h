@@ -16,8 +16,8 @@ namespace hbmesh {
 // kNotAuthorized: the other end belongs to somebody else. *peer is how the peer is named in messages.
 [[nodiscard]] Status CheckShmPeer(int socket, std::string* peer);
 
-// The listening half. kTryAgain: the Hello has not come yet. Other failures have been told to the peer, if it is one of
-// us.
+// The listening half. kTryAgain: the Hello has not come yet. kNotSupported, which the peer is to be told: it is of
+// another release. Any other failure: it is gone, or none of us.
 [[nodiscard]] Status ReceiveShmHello(int socket);
 void SendShmReply(int socket, const Status& status);
 

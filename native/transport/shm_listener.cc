@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/event_fd.h"
+#include "base/log.h"
 #include "base/unix_socket.h"
 #include "transport/shm_connect.h"
 
@@ -66,25 +68,35 @@ bool ShmListener::AcceptAll() {
     if (const Status status = AcceptUnix(listener_.get(), true, &pending.socket); !status.ok()) {
       return status.code() != StatusCode::kOutOfMemory;
     }
-    if (const Status status = CheckShmPeer(pending.socket.get(), &pending.peer); !status.ok()) {
-      SendShmReply(pending.socket.get(), status);
-      continue;
-    }
+    pending.admitted = CheckShmPeer(pending.socket.get(), &pending.peer);
     pending.deadline = Clock::now() + std::chrono::milliseconds(shared_->options.handshakeTimeoutMs);
     if (pending_.size() >= kPendingMax) pending_.pop_front();
     pending_.push_back(std::move(pending));
   }
 }
 
+void ShmListener::Refuse(Pending& pending, const Status& status) {
+  SendShmReply(pending.socket.get(), status);
+  EndSending(pending.socket.get());
+  pending.refused = true;
+  std::string leftOut;
+  if (!refusals_.Allow(SteadyClock().NowNs(), &leftOut)) return;
+  Log().warn("refused {} over shm: {}{}", pending.peer, status.ToString(), leftOut);
+}
+
 bool ShmListener::StillPending(Pending& pending) {
   const Status status = ReceiveShmHello(pending.socket.get());
   if (status.code() == StatusCode::kTryAgain) return true;
-  if (!status.ok()) return false;
+  // Nothing is answered to a stranger, and whatever one that was refused still says is the end of it.
+  if (pending.refused || (!status.ok() && status.code() != StatusCode::kNotSupported)) return false;
+  if (!status.ok() || !pending.admitted.ok()) {
+    Refuse(pending, status.ok() ? pending.admitted : status);
+    return true;
+  }
   if (accepted_->load(std::memory_order_relaxed) >= shared_->options.endpointsMax) {
-    SendShmReply(pending.socket.get(),
-                 {StatusCode::kTryAgain, "this side has " + std::to_string(shared_->options.endpointsMax) +
-                                             " peers, which is its limit; try again later"});
-    return false;
+    Refuse(pending, {StatusCode::kTryAgain, "this side has " + std::to_string(shared_->options.endpointsMax) +
+                                                " peers, which is its limit; try again later"});
+    return true;
   }
   accepted_->fetch_add(1, std::memory_order_relaxed);
   const std::shared_ptr<ShmLink> link(new ShmLink(shared_, pending.peer), [count = accepted_](ShmLink* gone) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/log_limit.h"
 #include "base/status.h"
 #include "transport/shm_endpoint.h"
 
@@ -30,7 +31,9 @@ class ShmListener {
   struct Pending {
     Fd socket;
     std::string peer;
+    Status admitted;  // why its Hello is to be refused, if it is
     Clock::time_point deadline;
+    bool refused = false;  // stays until it has closed, so that the refusal reaches it
   };
 
   void Run();
@@ -38,6 +41,7 @@ class ShmListener {
   [[nodiscard]] bool AcceptAll();
   // False: it said its Hello or broke a rule, and is no longer pending.
   [[nodiscard]] bool StillPending(Pending& pending);
+  void Refuse(Pending& pending, const Status& status);
 
   const std::shared_ptr<ShmShared> shared_;
   const std::function<void(const std::shared_ptr<ShmLink>&)> made_;
@@ -45,6 +49,7 @@ class ShmListener {
   Fd listener_;
   Fd stop_;                     // eventfd
   std::list<Pending> pending_;  // the thread's only, oldest first
+  LogLimit refusals_;           // the thread's only
   std::thread thread_;
 };
 

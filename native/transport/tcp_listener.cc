@@ -9,7 +9,9 @@
 #include <cstring>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/event_fd.h"
+#include "base/log.h"
 #include "base/unix_socket.h"
 #include "transport/tcp_endpoint.h"
 #include "transport/tcp_handshake.h"
@@ -99,7 +101,7 @@ void TcpListener::Run() {
         continue;
       }
       timeoutMs = timeoutMs < 0 ? static_cast<int>(left) + 1 : std::min(timeoutMs, static_cast<int>(left) + 1);
-      if (!pending->proved) {
+      if (!pending->proved || pending->refused) {
         polled.push_back({pending->socket.get(), POLLIN, 0});
         silent.push_back(pending);
       }
@@ -111,7 +113,7 @@ void TcpListener::Run() {
       if (polled[index + 2].revents == 0) continue;
       if (!Receive(*silent[index])) {
         pending_.erase(silent[index]);
-      } else if (silent[index]->proved) {
+      } else if (silent[index]->proved && !silent[index]->refused) {
         TryAssemble(tcp::Hello(silent[index]->hello));
       }
     }
@@ -134,6 +136,11 @@ bool TcpListener::AcceptAll() {
 }
 
 bool TcpListener::Receive(Pending& pending) {
+  if (pending.refused) {
+    std::array<std::byte, 4096> ignored;
+    const ssize_t got = ::recv(pending.socket.get(), ignored.data(), ignored.size(), 0);
+    return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
+  }
   auto* bytes =
       pending.challenged ? reinterpret_cast<std::byte*>(&pending.proof) : reinterpret_cast<std::byte*>(&pending.hello);
   const size_t wanted = pending.challenged ? sizeof pending.proof : sizeof pending.hello;
@@ -155,7 +162,7 @@ bool TcpListener::TakeHello(Pending& pending) {
   if (status.ok()) status = tcp::CheckCaller(options_.token.get(), pending.hello);
   if (!status.ok()) {
     Refuse(pending, status);
-    return false;
+    return true;
   }
   if (!tcp::MakeChallenge(options_.token.get(), pending.hello, &pending.challenge)) return false;
   tcp::HelloReply reply = NewReply(tcp::Step::kChallenge);
@@ -170,14 +177,19 @@ bool TcpListener::TakeProof(Pending& pending) {
   const Status status = tcp::CheckProof(options_.token.get(), pending.hello, pending.challenge, pending.proof);
   if (!status.ok()) Refuse(pending, status);
   pending.proved = status.ok();
-  return pending.proved;
+  return true;
 }
 
-void TcpListener::Refuse(const Pending& pending, const Status& status) {
+void TcpListener::Refuse(Pending& pending, const Status& status) {
   tcp::HelloReply reply = NewReply(tcp::Step::kRefused);
   reply.code = static_cast<uint32_t>(status.code());
   std::strncpy(reply.text, status.message().c_str(), sizeof reply.text - 1);
   (void)SendReply(pending.socket.get(), reply);
+  EndSending(pending.socket.get());
+  pending.refused = true;
+  std::string leftOut;
+  if (!refusals_.Allow(SteadyClock().NowNs(), &leftOut)) return;
+  Log().warn("refused {} over tcp: {}{}", SocketAddressName(pending.peer), status.ToString(), leftOut);
 }
 
 // Makes the endpoint once all of its connections are there.
@@ -185,7 +197,9 @@ void TcpListener::TryAssemble(const tcp::Hello& hello) {
   std::vector<PendingList::iterator> lanes(tcp::ConnectionsOf(hello.lanes), pending_.end());
   uint32_t found = 0;
   for (auto pending = pending_.begin(); pending != pending_.end(); ++pending) {
-    if (!pending->proved || !SameEndpoint(pending->hello, hello) || pending->hello.lanes != hello.lanes) continue;
+    if (!pending->proved || pending->refused || !SameEndpoint(pending->hello, hello) ||
+        pending->hello.lanes != hello.lanes)
+      continue;
     auto& place = lanes[pending->hello.lane];
     if (place != pending_.end()) continue;  // a lane that is named twice is left to its deadline
     place = pending;
@@ -193,7 +207,9 @@ void TcpListener::TryAssemble(const tcp::Hello& hello) {
   }
   if (found < lanes.size()) return;
   Announce(hello, lanes);
-  for (const auto& lane : lanes) pending_.erase(lane);
+  for (const auto& lane : lanes) {
+    if (!lane->refused) pending_.erase(lane);
+  }
 }
 
 void TcpListener::Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes) {
@@ -203,7 +219,7 @@ void TcpListener::Announce(const tcp::Hello& hello, std::vector<PendingList::ite
     const Status full(StatusCode::kTryAgain,
                       "this side has as many peers as it takes (" + std::to_string(options_.endpointsMax) + ", with " +
                           std::to_string(options_.connectionsMax) + " connections); try again later");
-    for (const auto& lane : lanes) Refuse(*lane, full);
+    for (const PendingList::iterator lane : lanes) Refuse(*lane, full);
     return;
   }
   // Counts the endpoint for as long as anything holds its link.

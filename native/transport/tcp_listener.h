@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/log_limit.h"
 #include "base/status.h"
 #include "transport/memory_table.h"
 #include "transport/socket_address.h"
@@ -51,7 +52,8 @@ class TcpListener {
     tcp::Proof proof{};
     bool challenged = false;  // hello is whole, and answered
     bool proved = false;
-    size_t have = 0;  // bytes of hello, then of proof
+    bool refused = false;  // stays until it has closed, so that the refusal reaches it
+    size_t have = 0;       // bytes of hello, then of proof
   };
   using PendingList = std::list<Pending>;
 
@@ -64,7 +66,7 @@ class TcpListener {
   [[nodiscard]] bool TakeProof(Pending& pending);
   void TryAssemble(const tcp::Hello& hello);
   void Announce(const tcp::Hello& hello, std::vector<PendingList::iterator>& lanes);
-  static void Refuse(const Pending& pending, const Status& status);
+  void Refuse(Pending& pending, const Status& status);
 
   const TransportOptions options_;
   const std::shared_ptr<MemoryTable> memory_;
@@ -79,6 +81,7 @@ class TcpListener {
   Fd listener_;
   Fd stop_;              // eventfd
   PendingList pending_;  // the thread's only, oldest first
+  LogLimit refusals_;    // the thread's only
   std::thread thread_;
 };
 

@@ -9,6 +9,7 @@ import { checkEtcdFiles, type EtcdFiles } from "./etcd-access.js";
 
 export type TransportChoice = "auto" | "tcp" | "shm";
 export type KeyRuleChoice = "strict" | "extended";
+export type LocalTokenChoice = "optional" | "required";
 
 export interface WorkerConfig extends EtcdFiles {
   /**
@@ -25,6 +26,11 @@ export interface WorkerConfig extends EtcdFiles {
    * `_`.
    */
   clusterName: string;
+  /**
+   * IP:PORT of a plain HTTP server for /healthz and /readyz alone, for orchestrators that can't show a certificate.
+   * Default: none; the API answers them too.
+   */
+  probeAddress?: string | undefined;
   /** IP:PORT of the control link. Default: the worker's IP and a free port. */
   linkAddress: string;
   /** Share of the keys that this worker keeps metadata for; 0: none. Default 1, at most 1,000. */
@@ -96,6 +102,15 @@ export interface WorkerConfig extends EtcdFiles {
    * Default: none.
    */
   clusterTokenFile?: string | undefined;
+  /** Users of this host, by id, whose processes may be clients beside those of the worker's own and root. */
+  clientUids: readonly number[];
+  /** A group of this host, by id, whose members may be clients too. Default: none. */
+  clientGid?: number | undefined;
+  /**
+   * Must clients of this host show a token? `optional`, the default: the user id is enough, and a token that is given
+   * must be right. `required`: only a right token lets anyone in; takes clusterTokenFile or tenantsFile.
+   */
+  localToken: LocalTokenChoice;
   /**
    * Certificate, its key, and who signs those of all members, for mutual TLS of the API and of the control link. All
    * three or none; default: none.
@@ -139,6 +154,8 @@ export const SETTING_DEFAULTS: Omit<WorkerConfig, "workerAddress" | "linkAddress
   sidecarStartTimeoutMs: 30_000,
   sidecarRestartsMax: 5,
   insecure: false,
+  clientUids: [],
+  localToken: "optional",
 };
 
 /** Every numeric setting with its limits, both included; also the limits of the command line's options. */
@@ -194,7 +211,11 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(config.clusterName)) {
     throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
   }
+  if (config.probeAddress !== undefined) {
+    parseAddress(config.probeAddress, "probeAddress");
+  }
   checkDeviceIds(config);
+  checkLocalAccess(config);
   checkRoom(config);
   checkExposure(config);
   const store = parseMetadataAddress(config.metadataAddress);
@@ -238,6 +259,25 @@ function checkDeviceIds({ remoteH2dDeviceIds: ids, devices }: WorkerConfig): voi
   if (wrong !== undefined) {
     const rule = `must name devices of this worker, 0 to ${devices - 1}; ${wrong} is none`;
     throw invalid("remoteH2dDeviceIds", ids.join(","), rule);
+  }
+}
+
+/** The largest user or group id; the one above says "none". */
+const ID_MAX = 2 ** 32 - 2;
+
+/** Who may be a client on this host. */
+function checkLocalAccess({ clientUids, clientGid, localToken, clusterTokenFile, tenantsFile }: WorkerConfig): void {
+  const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id <= ID_MAX;
+  const wrong = clientUids.find((id) => !isId(id));
+  if (wrong !== undefined) {
+    throw invalid("clientUids", wrong, `must be ids of users, whole numbers from 0 to ${ID_MAX}, as \`id -u\` tells`);
+  }
+  if (clientGid !== undefined && !isId(clientGid)) {
+    throw invalid("clientGid", clientGid, `must be the id of a group, from 0 to ${ID_MAX}, as \`id -g\` tells`);
+  }
+  checkChoice("localToken", localToken, ["optional", "required"]);
+  if (localToken === "required" && clusterTokenFile === undefined && tenantsFile === undefined) {
+    throw invalid("localToken", localToken, "takes tokens to ask for: give --cluster_token_file or --tenants_file");
   }
 }
 

@@ -114,6 +114,23 @@ export function stateOf(pid: number): string | undefined {
   }
 }
 
+/** Children of this process that have ended and were not waited for. */
+export function zombieChildren(): Pick<FoundProcess, "pid" | "startTicks">[] {
+  const own = String(process.pid);
+  const found: Pick<FoundProcess, "pid" | "startTicks">[] = [];
+  for (const name of readdirSync("/proc")) {
+    if (/^\d+$/.test(name)) {
+      try {
+        const fields = statFields(Number(name));
+        if (fields[0] === "Z" && fields[1] === own) {
+          found.push({ pid: Number(name), startTicks: BigInt(fields[19] ?? "") });
+        }
+      } catch {}
+    }
+  }
+  return found;
+}
+
 /** Throws when there is no such process, or only what is left of it. */
 function startTicksOf(pid: number): bigint {
   const fields = statFields(pid);

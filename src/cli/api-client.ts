@@ -7,6 +7,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { fromConnectError } from "../rpc/index.js";
+import { accessFailure } from "./access-failures.js";
 import { address, usageError, wholeNumber } from "./options.js";
 
 /** What a worker asks of those who ask it. */
@@ -117,14 +118,24 @@ export function clusterClient(options: Omit<ApiOptions, "json">) {
   return createClient(ClusterService, connectTo(options));
 }
 
+/** What Connect threw as an HbmeshError, which says what to give to a worker that did not let us in. */
+export function failureOf(options: AccessOptions & { worker: string }, error: unknown): HbmeshError {
+  const failure = fromConnectError(error, options.worker);
+  const asked = { worker: options.worker, access: options, hasToken: tokenOf(options) !== undefined };
+  return accessFailure(failure, asked) ?? failure;
+}
+
 /** Awaits an answer. What Connect throws becomes an HbmeshError that names the worker and what to do. */
 export async function answerOf<Answer>(options: ApiOptions, asked: Promise<Answer>): Promise<Answer> {
   try {
     return await asked;
   } catch (error) {
     const node = options.worker;
-    const failure = fromConnectError(error, node);
-    if (/ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENOTFOUND/.test(failure.message)) {
+    const failure = failureOf(options, error);
+    if (
+      failure.code !== StatusCode.NOT_AUTHORIZED &&
+      /ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENOTFOUND/.test(failure.message)
+    ) {
       const message = `no worker answers at ${node} (${failure.message}); check the address, or start one with hbmesh worker`;
       throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node, cause: error });
     }

@@ -21,6 +21,7 @@ interface DevOptions extends WorkerOptions {
 const REFUSED: Readonly<Record<string, string>> = {
   worker_address: "The workers of hbmesh dev are at 127.0.0.1, from --port on; hbmesh worker takes an address.",
   link_address: "Each worker of hbmesh dev takes a free port for it; hbmesh worker takes an address.",
+  probe_address: "The workers of hbmesh dev answer probes at their own addresses; hbmesh worker takes another one.",
   orphan_grace_ms: "A sidecar of hbmesh dev ends with its control process; hbmesh worker takes a time.",
 };
 

@@ -20,6 +20,7 @@ import { endWithLauncher } from "./launcher.js";
 import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
 import { Output } from "./output.js";
+import { reapOrphans } from "./reaper.js";
 import { addStartCommand } from "./start.js";
 import { addStatusCommand } from "./status.js";
 import { addStopCommand } from "./stop.js";
@@ -111,6 +112,9 @@ function isEntryPoint(): boolean {
 const LEFT_OPEN_MS = 1_000;
 
 if (isEntryPoint()) {
+  if (process.pid === 1) {
+    reapOrphans();
+  }
   const output = new Output();
   endWithLauncher();
   process.exitCode = output.exitCodeOf(await main(process.argv.slice(2)));

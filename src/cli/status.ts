@@ -1,7 +1,6 @@
 /** `hbmesh status`: the workers that run on this host, and how each of them is. Or one worker, wherever it runs. */
 import type { Command } from "commander";
-import { fromConnectError } from "../rpc/index.js";
-import { type AccessOptions, clusterClient, withAccessOptions } from "./api-client.js";
+import { type AccessOptions, clusterClient, failureOf, withAccessOptions } from "./api-client.js";
 import { address, ExitError, wholeNumber } from "./options.js";
 import { formatTable, grouped, toJson } from "./table.js";
 import { findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
@@ -109,7 +108,7 @@ async function statusOf(workerAddress: string, options: StatusOptions): Promise<
       sessions: health.sessions,
     };
   } catch (error) {
-    const cause = error instanceof ExitError ? error : fromConnectError(error, workerAddress);
+    const cause = error instanceof ExitError ? error : failureOf({ ...options, worker: workerAddress }, error);
     return { ...nothing, reason: cause.message };
   }
 }

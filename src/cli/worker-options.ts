@@ -6,6 +6,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import {
   checkTransportExposure,
   SETTING_DEFAULTS as DEFAULTS,
+  type LocalTokenChoice,
   type NumericSetting,
   resolveWorkerConfig,
   SETTING_LIMITS,
@@ -29,6 +30,7 @@ export interface WorkerOptions extends RoomOptions {
   cluster_name: string;
   cluster?: string;
   link_address?: string;
+  probe_address?: string;
   weight: number;
   devices: number;
   remote_h2d_device_ids?: number[];
@@ -51,11 +53,17 @@ export interface WorkerOptions extends RoomOptions {
   sidecar: boolean;
   tenants_file?: string;
   cluster_token_file?: string;
+  local_token: LocalTokenChoice;
+  client_uids?: number[];
+  client_gid?: number;
   tls_cert?: string;
   tls_key?: string;
   tls_ca?: string;
   insecure: boolean;
 }
+
+/** The largest id of a user or a group. */
+const ID_MAX = 2 ** 32 - 2;
 
 function metadataAddressOf(options: WorkerOptions): string {
   if (options.metadata_address !== undefined && options.etcd_address !== undefined) {
@@ -79,6 +87,7 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     workerAddress: options.worker_address,
     metadataAddress: metadataAddressOf(options),
     clusterName: options.cluster ?? options.cluster_name,
+    probeAddress: options.probe_address,
     ...(options.link_address === undefined ? {} : { linkAddress: options.link_address }),
     weight: options.weight,
     devices: options.devices,
@@ -98,6 +107,9 @@ function settingsOf(options: WorkerOptions): WorkerSettings {
     sidecarHangMs: options.sidecar_hang_ms,
     tenantsFile: options.tenants_file,
     clusterTokenFile: options.cluster_token_file,
+    localToken: options.local_token,
+    ...(options.client_uids === undefined ? {} : { clientUids: options.client_uids }),
+    clientGid: options.client_gid,
     tlsCert: options.tls_cert,
     tlsKey: options.tls_key,
     tlsCa: options.tls_ca,
@@ -120,6 +132,15 @@ function deviceIds(text: string): number[] {
   const ids = text.trim() === "" ? [] : text.split(",").map((id) => id.trim());
   if (ids.some((id) => !/^\d{1,2}$/.test(id)) || new Set(ids.map(Number)).size < ids.length) {
     throw new InvalidArgumentError('Give device ids that differ from each other, as in "0,1,2", or "" for none.');
+  }
+  return ids.map(Number);
+}
+
+/** "1000,1001". */
+function userIds(text: string): number[] {
+  const ids = text.split(",").map((id) => id.trim());
+  if (ids.some((id) => !/^\d{1,10}$/.test(id) || Number(id) > ID_MAX)) {
+    throw new InvalidArgumentError("Give ids of users, as `id -u NAME` tells them, as in 1000,1001.");
   }
   return ids.map(Number);
 }
@@ -210,6 +231,11 @@ function withClusterOptions(command: Command): void {
     )
     .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
     .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
+    .option(
+      "--probe_address <IP:PORT>",
+      "for /healthz and /readyz alone, over plain HTTP, where the API has TLS (default: only the API answers them)",
+      address,
+    )
     .option("--weight <N>", "share of the metadata it keeps; 0 keeps none", ...numberOf("weight"))
     .option("--lease_ms <N>", "silent for so long, it counts as gone", ...numberOf("leaseMs"))
     .option(
@@ -237,6 +263,20 @@ function withSecurityOptions(command: Command): void {
       "the token that all workers of the cluster have, and that tools show",
       filePath,
     )
+    .addOption(
+      new Option(
+        "--local_token <WHEN>",
+        "clients of this host: optional: known by their user, a token that is given must be right; required: only a right token lets in",
+      )
+        .choices(["optional", "required"])
+        .default(DEFAULTS.localToken),
+    )
+    .option(
+      "--client_uids <A,B,C>",
+      "ids of users of this host who may be clients beside the worker's own and root (default: none)",
+      userIds,
+    )
+    .option("--client_gid <N>", "id of a group of this host whose members may too", wholeNumber(0, ID_MAX))
     .option(
       "--tls_cert <FILE>",
       "mutual TLS for the API and between control processes: this worker's certificate (PEM)",

@@ -4,7 +4,7 @@ import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
 import { createOperatorProof } from "../base/operator-proof.js";
 import { type ControlProcess, type SpawnedSidecar, startControlProcess } from "../control/index.js";
-import { startApiServer } from "../server/index.js";
+import { type ApiServer, startApiServer, startProbeServer } from "../server/index.js";
 import { type StartedSidecar, startSidecar, takeOverSidecar } from "../sidecar/index.js";
 import type { WorkerReady } from "./local-cluster.js";
 
@@ -46,14 +46,24 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
     ...(parts.hasSidecar ? { spawnSidecar, takeOverSidecar: takeOver } : {}),
   });
   const proof = createOperatorProof();
+  const servers: Pick<ApiServer, "close">[] = [];
+  const closeServers = async (): Promise<void> => {
+    await Promise.all(servers.map((server) => server.close()));
+    proof?.close();
+  };
   try {
-    const server = await startApiServer({
-      address: config.workerAddress,
-      log,
-      control,
-      credentials: control.credentials,
-      operator: proof?.token,
-    });
+    servers.push(
+      await startApiServer({
+        address: config.workerAddress,
+        log,
+        control,
+        credentials: control.credentials,
+        operator: proof?.token,
+      }),
+    );
+    if (config.probeAddress !== undefined) {
+      servers.push(await startProbeServer(config.probeAddress, control));
+    }
     await control.whenReady({ timeoutMs: config.sidecarStartTimeoutMs });
     return {
       facts: factsOf(control, started),
@@ -61,13 +71,12 @@ export async function startWorker(parts: WorkerParts): Promise<RunningWorker> {
       async close() {
         // The API tells of the leaving until it is done.
         await control.close();
-        await server.close();
-        proof?.close();
+        await closeServers();
       },
     };
   } catch (error) {
     await control.close();
-    proof?.close();
+    await closeServers();
     throw error;
   }
 }

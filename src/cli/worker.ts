@@ -10,6 +10,7 @@ import { STAY, type WorkerReady } from "./local-cluster.js";
 import { ExitError } from "./options.js";
 import { ssdTierHelp } from "./room-options.js";
 import { onEndingSignal } from "./signals.js";
+import { describeAccess } from "./worker-access.js";
 import { type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
 import { startWorker } from "./worker-parts.js";
 
@@ -57,6 +58,7 @@ async function serve(config: WorkerConfig, options: WorkerOptions): Promise<void
     const what = "another worker is always asked for many objects at once";
     log.warn({}, `${what}; --enable_worker_worker_batch_get false has no effect`);
   }
+  log.info({ ...describeAccess(config) }, "who may ask this worker");
   const sim = { bandwidthMbPerSecond: options.sim_bandwidth_mb_per_s, latencyMicros: options.sim_latency_us };
   const running = await startWorker({ config, log, sim, hasSidecar: options.sidecar });
   const ready: WorkerReady = { t: "ready", ...running.facts };

@@ -3,7 +3,7 @@
  * abstract sockets.
  */
 import { readFileSync, readlinkSync } from "node:fs";
-import { hostname, userInfo } from "node:os";
+import { hostname } from "node:os";
 
 /** Falls back to the host name where the kernel doesn't tell. */
 export function readHostId(): string {
@@ -15,5 +15,6 @@ export function readHostId(): string {
   } catch {
     // Not Linux, or /proc is not mounted.
   }
-  return `${boot}/${network}/${userInfo().uid}`;
+  // By number: in a container the user often has no name.
+  return `${boot}/${network}/${process.geteuid?.() ?? 0}`;
 }

@@ -21,6 +21,8 @@ import { openFrameWriter } from "./link-writer.js";
 interface Events {
   /** The peer has greeted, and proved what it had to. */
   onReady: () => void;
+  /** It broke the rules, or does not belong to this cluster. For the log. */
+  onRefused: (peer: string | undefined, cause: string) => void;
   /** Once. */
   onEnd: () => void;
 }
@@ -70,15 +72,14 @@ export class LinkConnection {
   }
 
   /**
-   * As end(), for what the peer did; said in the log. What was written so far, such as a welcome, still goes out, so
+   * As end(), for what the peer did; told to onRefused. What was written so far, such as a welcome, still goes out, so
    * that the peer can name what is wrong.
    */
   #refuse(error: HbmeshError): void {
     if (!this.#settle(error)) {
       return;
     }
-    const { remoteAddress: peer } = this.#socket;
-    this.#options.log.warn({ peer, cause: error.message }, "closing a control link that broke the rules");
+    this.#events.onRefused(this.#socket.remoteAddress, error.message);
     const timer = this.#options.clock.setTimer(LAST_WORDS_MS, () => this.#socket.destroy());
     this.#socket.once("close", () => timer.cancel());
     this.#socket.destroySoon();

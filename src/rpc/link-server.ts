@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.js";
 import { type Credentials, NO_CREDENTIALS } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
+import { limitedWarn } from "../base/log-limit.js";
 import { LinkConnection } from "./link-connection.js";
 import type { LinkRoutes } from "./link-routes.js";
 import { listenSocket } from "./link-socket.js";
@@ -56,7 +57,8 @@ export interface LinkServer {
 
 /** Rejects with NOT_READY naming the address when it can't be listened at. */
 export async function createLinkServer(options: LinkServerOptions): Promise<LinkServer> {
-  const { credentials = NO_CREDENTIALS, helloTimeoutMs = 5_000, greetingMax = 256, log } = options;
+  const { credentials = NO_CREDENTIALS, helloTimeoutMs = 5_000, greetingMax = 256, clock } = options;
+  const refused = limitedWarn(options.log, clock);
   const connections = new Set<LinkConnection>();
   /** Those that nothing is known of yet, oldest first. */
   const greeting = new Set<LinkConnection>();
@@ -64,6 +66,7 @@ export async function createLinkServer(options: LinkServerOptions): Promise<Link
     const { remoteAddress = "" } = socket;
     const connection = new LinkConnection(socket, options, {
       onReady: () => greeting.delete(connection),
+      onRefused: (peer, cause) => refused({ peer, cause }, "closing a control link that broke the rules"),
       onEnd: () => {
         connections.delete(connection);
         if (!greeting.delete(connection)) {
@@ -85,7 +88,7 @@ export async function createLinkServer(options: LinkServerOptions): Promise<Link
     handshakeTimeoutMs: helloTimeoutMs,
     clock: options.clock,
     onSocket: take,
-    onRefused: (cause) => log.warn({ cause: cause.message }, "refused a control link: its TLS handshake failed"),
+    onRefused: (cause) => refused({ cause: cause.message }, "refused a control link: its TLS handshake failed"),
   });
   return {
     address: listener.address,

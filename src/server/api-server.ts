@@ -4,12 +4,21 @@
  *   curl -H 'content-type: application/json' -d '{"keys":["k"]}' http://127.0.0.1:31501/hbmesh.v1.ObjectService/Exist
  *
  * Where tenants or a cluster token are configured, it asks for `authorization: Bearer <token>`; without a good one the
- * answer is 401. With TLS files it is HTTPS, and asks for a certificate of the cluster's.
+ * answer is 401, and the log says who asked. With TLS files it is HTTPS, and asks for a certificate of the cluster's.
+ *
+ * What changes nothing can be asked with GET too (plain-get.ts), and so can /healthz and /readyz (probes.ts).
  *
  * Errors have Connect's code, our number in the header `hbmesh-code` and in a KeyStatus detail, and the key in
  * `hbmesh-key`.
  */
-import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
@@ -19,13 +28,18 @@ import { createSystemClock } from "../base/clock.js";
 import type { ClusterToken, Credentials } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
+import { type LimitedWarn, limitedWarn } from "../base/log-limit.js";
 import type { ControlProcess } from "../control/index.js";
 import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
 import { createStoreService, type Store } from "../metadata/index.js";
 import { badTlsFiles, closerOf, toConnectError } from "../rpc/index.js";
 import { limitBodies } from "./body-limit.js";
+import { listen } from "./listen.js";
 import { createClusterService, createObjectService } from "./object-service.js";
+import { completePlainGet } from "./plain-get.js";
+import { createProbes } from "./probes.js";
+import { tellTlsRefusals } from "./tls-refusals.js";
 
 export interface ApiServerOptions {
   /** IP:PORT to listen at; port 0 takes a free one. */
@@ -62,14 +76,14 @@ const END_MS = 1_000;
 type Fallback = NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>;
 
 const answerUnknownPath: Fallback = (request, response) => {
-  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo, Delete or Explain, or /hbmesh.v1.ClusterService/Health or ListMembers`;
+  const message = `there is nothing at ${request.url ?? "/"}; call POST /hbmesh.v1.ObjectService/Exist, GetMetaInfo, Delete or Explain, or /hbmesh.v1.ClusterService/Health or ListMembers, or GET /healthz or /readyz`;
   response.writeHead(404, { "content-type": "application/json" });
   response.end(`${JSON.stringify({ code: "not_found", message })}\n`);
 };
 
 /** Rejects with NOT_READY naming the address when it can't be listened at. */
 export async function startApiServer(options: ApiServerOptions): Promise<ApiServer> {
-  const { host, port } = parseAddress(options.address, "the API address");
+  const { host } = parseAddress(options.address, "the API address");
   const ending = new AbortController();
   const handler = connectNodeAdapter({
     routes: (router) => addServices(router, options),
@@ -78,7 +92,17 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     shutdownSignal: ending.signal,
     fallback: answerUnknownPath,
   });
-  const bounded = limitBodies(handler, options.bodiesBytesMax ?? 256 * 2 ** 20, (bytes) =>
+  const probe = createProbes(options.control);
+  const refused = limitedWarn(options.log);
+  const served: RequestListener = (request, response) => {
+    if (probe(request, response)) {
+      return;
+    }
+    completePlainGet(request);
+    logRefusal(request, response, refused);
+    handler(request, response);
+  };
+  const bounded = limitBodies(served, options.bodiesBytesMax ?? 256 * 2 ** 20, (bytes) =>
     options.log.warn({ bytes }, "closing an API connection: requests under way are over their limit of bytes"),
   );
   let underWay = 0;
@@ -89,7 +113,7 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   });
   server.maxConnections = options.connectionsMax ?? 1_024;
   const close = closerOf(server);
-  await listen(server, host, port, options.address);
+  await listen(server, options.address);
   const bound = server.address() as AddressInfo;
   return {
     address: formatAddress({ host, port: bound.port }),
@@ -107,7 +131,7 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
 
 /** Throws INVALID for TLS files that don't fit together. */
 function createListener(
-  { credentials, requestTimeoutMs = 60_000 }: ApiServerOptions,
+  { address, credentials, log, requestTimeoutMs = 60_000 }: ApiServerOptions,
   handler: RequestListener,
 ): Server {
   const limits: ServerOptions = {
@@ -123,10 +147,23 @@ function createListener(
   }
   try {
     const asked = { requestCert: true, rejectUnauthorized: true, minVersion: "TLSv1.3" } as const;
-    return createTlsServer({ ...limits, ...tls, ...asked, handshakeTimeout: 10_000 }, handler);
+    const server = createTlsServer({ ...limits, ...tls, ...asked, handshakeTimeout: 10_000 }, handler);
+    tellTlsRefusals(server, address, limitedWarn(log));
+    return server;
   } catch (cause) {
     throw badTlsFiles(cause);
   }
+}
+
+/** Of a request that showed no token, or one that is nobody's. */
+function logRefusal(request: IncomingMessage, response: ServerResponse, warn: LimitedWarn): void {
+  const { remoteAddress: peer } = request.socket;
+  response.once("finish", () => {
+    if (response.statusCode === 401) {
+      const cause = request.headers.authorization === undefined ? "it has no token" : "its token is not good for this";
+      warn({ peer, path: request.url, cause }, "refused an API request");
+    }
+  });
 }
 
 function addServices(router: ConnectRouter, { control, operator, store }: ApiServerOptions): void {
@@ -176,21 +213,4 @@ async function* translateStream<T>(
   } catch (reason) {
     throw translate(reason);
   }
-}
-
-function listen(server: Server, host: string, port: number, address: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onError = (cause: NodeJS.ErrnoException): void => {
-      const remedy =
-        cause.code === "EADDRINUSE"
-          ? "another process has this port; stop it, or choose another address"
-          : cause.message;
-      reject(new HbmeshError(StatusCode.NOT_READY, `can't listen at ${address}: ${remedy}`, { node: address, cause }));
-    };
-    server.once("error", onError);
-    server.listen({ host, port }, () => {
-      server.off("error", onError);
-      resolve();
-    });
-  });
 }

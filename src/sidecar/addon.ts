@@ -129,6 +129,8 @@ export interface NativeAddon {
     onMessages: (messages: PortMessage[]) => void;
     onClosed: (reason: string) => void;
   }): Promise<NativeControlPort>;
+  /** Waits for a child that has ended. False: it has not, or is no child of this process. */
+  reapChild(pid: number): boolean;
   /**
    * Bytes a second of one copy with `threads` threads and streaming stores between two buffers of `bytes`, the best of
    * `rounds`. The source is read in pieces of `pieceBytes` from anywhere, as a gather reads blobs.

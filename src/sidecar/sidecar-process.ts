@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { type Clock, createSystemClock, type Timer } from "../base/clock.js";
-import type { KeyRuleChoice, TransportChoice } from "../base/config.js";
+import type { KeyRuleChoice, LocalTokenChoice, TransportChoice } from "../base/config.js";
 import { createDeferred } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
@@ -46,8 +46,14 @@ export interface SidecarFlags {
   hugePages: boolean;
   /** File with the tenants and their tokens. Default: one tenant, without a token. */
   tenantsFile?: string | undefined;
-  /** File with the token that the sidecars of a cluster prove to each other. Default: none. */
+  /** File with the token that the sidecars of a cluster prove to each other, and clients may show. Default: none. */
   clusterTokenFile?: string | undefined;
+  /** Must clients show a token? Default: the sidecar's own choice, `optional`. */
+  localToken?: LocalTokenChoice | undefined;
+  /** Users that are served beside the sidecar's own and root. Default: none. */
+  clientUids?: readonly number[] | undefined;
+  /** A group whose members are served too. Default: none. */
+  clientGid?: number | undefined;
   /** Slows simulated devices down, for tests; 0 and absent: as fast as the machine. */
   sim?: { bandwidthMbPerSecond: number; latencyMicros: number } | undefined;
 }
@@ -114,6 +120,12 @@ export function sidecarArguments(flags: SidecarFlags, adopts: boolean): string[]
     ["huge_pages", flags.hugePages],
     ["tenants_file", flags.tenantsFile],
     ["cluster_token_file", flags.clusterTokenFile],
+    ["local_token", flags.localToken === "required" ? flags.localToken : undefined],
+    [
+      "client_uids",
+      flags.clientUids === undefined || flags.clientUids.length === 0 ? undefined : flags.clientUids.join(),
+    ],
+    ["client_gid", flags.clientGid],
     ["sim_bandwidth_mb_per_s", flags.sim?.bandwidthMbPerSecond],
     ["sim_latency_us", flags.sim?.latencyMicros],
     ["ready_fd", READY_FD],

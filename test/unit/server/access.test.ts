@@ -11,7 +11,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { parseAddress } from "../../../src/base/address.js";
 import { ClusterToken, loadCredentials } from "../../../src/base/credentials.js";
 import { StatusCode } from "../../../src/base/errors.js";
-import { createSilentLogger } from "../../../src/base/log.js";
+import { createSilentLogger, type LogFields } from "../../../src/base/log.js";
 import { main } from "../../../src/cli/main.js";
 import { type ApiServer, type ApiServerOptions, startApiServer } from "../../../src/server/index.js";
 import { createAuthority, type TlsFiles } from "../../support/certificates.js";
@@ -26,11 +26,13 @@ describe("access to the API", () => {
   let worker: FakeWorker;
   let server: ApiServer;
   let said: string;
+  let warned: LogFields[];
 
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), "hbmesh-access-"));
     writeFileSync(join(folder, "token"), `${TOKEN}\n`);
     writeFileSync(join(folder, "tenants"), `${TENANT_TOKEN} red\n`);
+    writeFileSync(join(folder, "tenants-token"), `${TENANT_TOKEN}\n`);
     cluster = new FakeCluster();
   });
 
@@ -46,7 +48,8 @@ describe("access to the API", () => {
     options: Partial<ApiServerOptions> = {},
   ): Promise<void> => {
     worker = await cluster.start(1, config);
-    const log = createSilentLogger();
+    warned = [];
+    const log = { ...createSilentLogger(), warn: (fields: LogFields) => void warned.push(fields) };
     server = await startApiServer({ address: "127.0.0.1:0", log, control: worker.control, ...options });
   };
 
@@ -142,14 +145,60 @@ describe("access to the API", () => {
     const own = ["--tls_ca", files.tlsCa, "--tls_cert", files.tlsCert, "--tls_key", files.tlsKey];
     expect(await run("health", "--worker", server.address, ...own)).toBe(0);
     expect(await run("health", "--worker", server.address, "--tls_ca", files.tlsCa)).toBe(1);
+    expect(said).toContain("NOT_AUTHORIZED: the worker at ");
+    expect(said).toContain("asks for a certificate: give --tls_cert and --tls_key");
     const other = ["--tls_ca", files.tlsCa, "--tls_cert", stranger.tlsCert, "--tls_key", stranger.tlsKey];
     expect(await run("health", "--worker", server.address, ...other)).toBe(1);
+    expect(said).toContain(`does not take the certificate ${stranger.tlsCert}, which must be signed by the cluster's`);
     expect(await run("health", "--worker", server.address)).toBe(1);
+    expect(said).toContain("NOT_AUTHORIZED: this worker speaks TLS: ask https://");
+    expect(said).toContain("--tls_ca, --tls_cert and --tls_key");
     const untrusting = ["--tls_ca", stranger.tlsCa, "--tls_cert", files.tlsCert, "--tls_key", files.tlsKey];
     expect(await run("health", "--worker", server.address, ...untrusting)).toBe(1);
+    expect(said).toContain(`--tls_ca ${stranger.tlsCa} must be of who signed it`);
     expect(await run("health", "--worker", server.address, "--tls_cert", files.tlsCert)).toBe(2);
     expect(said).toContain("--tls_cert and --tls_key go together, with --tls_ca");
     expect(await run("health", "--worker", server.address, ...own)).toBe(0);
+    // The log knows who was turned away, and why.
+    expect(warned.map(({ cause }) => cause)).toEqual(
+      expect.arrayContaining(["it shows no certificate", "it speaks plain HTTP"]),
+    );
+    const plain = warned.find(({ cause }) => cause === "it speaks plain HTTP");
+    expect(plain?.["peer"]).toMatch(/^127\.0\.0\.1 \d+$/);
+  });
+
+  it("over TLS what speaks plain HTTP is answered in plain HTTP, from curl too", async () => {
+    const files: TlsFiles = createAuthority(folder, "cluster").issue("worker");
+    await serve({}, { credentials: loadCredentials(files) });
+    const response = await fetch(`http://${server.address}/hbmesh.v1.ClusterService/Health`);
+    expect(response.status).toBe(400);
+    expect(response.headers.get("hbmesh-code")).toBe(String(StatusCode.NOT_AUTHORIZED));
+    expect(await response.json()).toEqual({
+      code: "unauthenticated",
+      message: expect.stringContaining("this worker speaks TLS: ask https://"),
+    });
+  });
+
+  it("a command with TLS that asks a worker without is told to leave it out; one without a token, which option", async () => {
+    const files: TlsFiles = createAuthority(folder, "cluster").issue("worker");
+    await serve({ clusterTokenFile: join(folder, "token") });
+    const tls = ["--tls_ca", files.tlsCa, "--tls_cert", files.tlsCert, "--tls_key", files.tlsKey];
+    for (const command of [["health"], ["members"], ["exist", "k"]]) {
+      const [name = "", ...keys] = command;
+      expect(await run(name, "--worker", server.address, ...tls, ...keys)).toBe(1);
+      const remedy = "does not speak TLS: leave out --tls_ca, --tls_cert and --tls_key";
+      expect(said).toContain(`INVALID: the worker at ${server.address} ${remedy}`);
+      expect(await run(name, "--worker", server.address, ...keys)).toBe(1);
+      expect(said).toContain("give --token_file FILE, or its token in HBMESH_TOKEN");
+    }
+    expect(await run("status", "--worker_address", server.address, ...tls)).toBe(1);
+    expect(said).toContain("does not speak TLS");
+    expect(await run("status", "--worker_address", server.address)).toBe(1);
+    expect(said).toContain("give --token_file FILE");
+    // Who gave one that is wrong knows the option.
+    expect(await run("health", "--worker", server.address, "--token_file", join(folder, "tenants-token"))).toBe(1);
+    expect(said).toContain("NOT_AUTHORIZED: nobody has the token of the request");
+    expect(said).not.toContain("give --token_file");
   });
 
   const dial = async (): Promise<{ socket: Socket; closed: Promise<string> }> => {
