@@ -19,7 +19,7 @@ from ._batch import CallBatch, batch_of, check_uint, encoded_text, set_options
 from ._session import Session
 from .blobs import DeviceBlobList, flatten
 from .errors import StatusCode, error_of
-from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
+from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
 
@@ -287,7 +287,7 @@ class Client(Session):
         milliseconds = max(1, round(ttl_seconds * 1000))
         status = self._api.reserve_layers(self._usable(), ctypes.byref(batch.struct), milliseconds, ctypes.byref(out))
         self._check(status, batch.names)
-        return LayerTicket(self, out, list(layers))
+        return LayerTicket(self, out, list(layers), STOP_GRACE_MS + self._bytes_ms(batch))
 
     def push(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> BatchResult:
         """Pushes one layer; returns when its bytes are complete at the other side.
@@ -304,8 +304,8 @@ class Client(Session):
 
     def push_async(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> "TransferFuture[BatchResult]":
         """:meth:`push` with a future."""
-        out, limit_ms = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
-        return TransferFuture(self, out, [f"layer {layer}"], BatchResult, limit_ms, [blob_list])
+        out, batch = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
+        return self._transfer(out, [f"layer {layer}"], BatchResult, batch, self._limit_ms(batch, 0))
 
     # ---- More --------------------------------------------------------------------------------------------------------
 
@@ -347,13 +347,14 @@ class Client(Session):
 
     def _push(
         self, function: Callable[..., int], ticket_text: str, layer: int, blob_list: DeviceBlobList
-    ) -> Tuple[Any, int]:
+    ) -> Tuple[Any, CallBatch]:
         batch = CallBatch(None, *flatten([blob_list]))
+        batch.owners = [blob_list]
         text = encoded_text(ticket_text, "ticket_text")
         out = ctypes.c_void_p()
         number = check_uint(layer, "layer")
         self._check(function(self._usable(), text, number, ctypes.byref(batch.struct), ctypes.byref(out)))
-        return out, self._limit_ms(batch, 0)
+        return out, batch
 
 
 def generate_key(prefix: str = "") -> str:

@@ -4,6 +4,7 @@ Method: two clients of two real workers; values, codes and messages are compared
 
 import gc
 import threading
+import weakref
 
 import pytest
 from conftest import LONG, until
@@ -359,6 +360,45 @@ def test_memory_made_just_for_a_call_lives_as_long_as_it(first, second, key):
         assert waiting.get(LONG * 1000) and received.get(LONG * 1000) and sent.get(LONG * 1000)
         assert all(SimDevice.copy_out(piece.pointer, 4096) == b"t" * 4096 for piece in taken)
         assert first.delete([key, f"{key}-later"]).existed == [True, True]
+
+
+def test_forgotten_calls_keep_their_memory_to_their_end(first, second, memory, key):
+    """A future, or a ticket, that nobody holds any more: the transfer goes on, and so does its memory."""
+    source, alive = memory(0, [64], seed=1), []
+
+    def piece():
+        buffer = SimDevice(1).buffer(64)
+        alive.append(weakref.ref(buffer))
+        return DeviceBlobList.of(1, buffer)
+
+    second.mget_h2d_async([key], [piece()], timeout_ms=1_800_000)
+    (forgotten,) = second.dev_subscribe([f"{key}-d2d"], [piece()])
+    text = second.reserve_layers([piece(), piece()]).text  # without its ticket: ended, and its memory soon free
+    cancelled = second.mget_h2d_async([f"{key}-not"], [piece()], timeout_ms=1_800_000)
+    cancelled.cancel()
+    del forgotten, cancelled
+    gc.collect()
+    assert [each() is not None for each in alive[:2]] == [True, True]
+    until("what was cancelled has let go", lambda: second.exist([key]) is not None and alive[-1]() is None)
+    until("the reservation, too", lambda: second.exist([key]) is not None and alive[2:4] and alive[2]() is None)
+    with pytest.raises(hbmesh.NotFoundError):
+        first.push(text, 0, source.list)
+    assert [each() is not None for each in alive[:2]] == [True, True]
+    first.mset_d2h([key], [source.list]).raise_for_failures()
+    (sent,) = first.dev_publish([f"{key}-d2d"], [source.list])
+    assert sent.get(LONG * 1000)
+    until("their memory is free", lambda: second.exist([key]) is not None and not any(each() for each in alive))
+
+
+def test_closing_lets_go_of_forgotten_calls(workers, key):
+    buffer = SimDevice(1).buffer(64)
+    alive = weakref.ref(buffer)
+    with Client(*workers.place(0)) as client:
+        client.mget_h2d_async([key], [DeviceBlobList.of(1, buffer)], timeout_ms=1_800_000)
+        del buffer
+        gc.collect()
+        assert alive() is not None
+    assert alive() is None
 
 
 def test_arrays_own_their_memory():
