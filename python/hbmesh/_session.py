@@ -42,7 +42,8 @@ class Session:
         spin_micros: int = 50,
     ) -> None:
         encoded_token = encoded_text(token, "token")
-        if encoded_text(host, "host") == b"" or check_uint(port, "port", 65_535) == 0:
+        port = check_uint(port, "port", 65_535)
+        if encoded_text(host, "host") == b"" or port == 0:
             raise ValueError(f"host {host!r} and port {port} name no worker: give both, as in 127.0.0.1 and 31501")
         self._handle: Optional[Any] = None
         self._forgotten: Optional[Any] = None  # made before the host's name was looked up; perhaps still in a call
@@ -119,7 +120,7 @@ class Session:
 
     def _check(self, status: int, keys: Sequence[str] = ()) -> None:
         if status != StatusCode.OK:
-            text, number = self._api.last_text(), self._api.last_key()
+            text, number = self._api.last_text().replace("hbmesh_client_init", "connect()"), self._api.last_key()
             key = keys[number - 1] if 0 < number <= len(keys) else None
             raise error_of(status, text, key=key, node=self.address)
 

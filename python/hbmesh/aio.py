@@ -197,7 +197,7 @@ class AsyncFuture(Generic[R]):
 
     async def get(self, timeout_ms: int = 60_000) -> R:
         """Waits for the end; arguments and errors as of :meth:`TransferFuture.get`."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         if not await _ends().wait(self._future, timeout_ms / 1000):
             raise self._future.still_open(timeout_ms)
         return self._future.result()

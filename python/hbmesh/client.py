@@ -211,7 +211,7 @@ class Client(Session):
             timeout_ms: how long to wait for a publisher, at most 1,800,000; 0: the client's default, 20 s for one key
                 and 60 s for several.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         return self._futures(self._api.dev_subscribe, batch_of(keys, blob_lists), timeout_ms)
 
     def dev_mset(
@@ -238,7 +238,7 @@ class Client(Session):
             timeout_ms: how long to wait for keys that are not there yet.
             share_replica: this memory serves further readers, so it stays valid until :meth:`dev_local_delete`.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         functions = (self._api.dev_mget, self._api.dev_mget_async)
         return self._call_that_waits(BatchResult, functions, batch_of(keys, blob_lists), timeout_ms, int(share_replica))
 
@@ -251,7 +251,7 @@ class Client(Session):
         share_replica: bool = False,
     ) -> "TransferFuture[BatchResult]":
         """:meth:`dev_mget` with a future for the whole call."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         batch = batch_of(keys, blob_lists)
         return self._future(
             BatchResult, self._api.dev_mget_async, batch, timeout_ms, int(share_replica), wait_ms=timeout_ms
@@ -284,7 +284,7 @@ class Client(Session):
         device, pointers, sizes = flatten(layers)
         batch = CallBatch(None, device, pointers, sizes)
         out = ctypes.c_void_p()
-        milliseconds = max(1, round(ttl_seconds * 1000))
+        milliseconds = max(1, round(float(ttl_seconds) * 1000))
         status = self._api.reserve_layers(self._usable(), ctypes.byref(batch.struct), milliseconds, ctypes.byref(out))
         self._check(status, batch.names)
         return LayerTicket(self, out, list(layers), STOP_GRACE_MS + self._bytes_ms(batch))
@@ -337,12 +337,12 @@ class Client(Session):
     # ---- Inside ------------------------------------------------------------------------------------------------------
 
     def _get(self, batch: CallBatch, timeout_ms: int) -> BatchResult:
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         functions = (self._api.get_h2d, self._api.get_h2d_async)
         return self._call_that_waits(BatchResult, functions, batch, timeout_ms)
 
     def _get_async(self, batch: CallBatch, timeout_ms: int) -> "TransferFuture[BatchResult]":
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         return self._future(BatchResult, self._api.get_h2d_async, batch, timeout_ms, wait_ms=timeout_ms)
 
     def _push(

@@ -84,7 +84,7 @@ class TransferFuture(Generic[R]):
             FutureTimeoutError: it has not ended; nothing was stopped, so get it again.
             ValueError: timeout out of range.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         if not self.wait(timeout_ms):
             raise self.still_open(timeout_ms)
         return self.result()

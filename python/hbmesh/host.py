@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from ._batch import check_keys
 from ._stop import Stop
+from ._values import host_views
 from .client import Client
 from .devices import SimDevice
 from .errors import StatusCode, error_of
@@ -169,7 +170,8 @@ class HostObjects:
         checksum: bool = False,
         stop: Optional[Stop] = None,
     ) -> WriteResult:
-        """Sets objects of one or more contiguous buffers each; options as of :meth:`Client.mset_d2h`.
+        """Sets objects of one or more pieces each: bytes, what has a contiguous buffer, numpy arrays of any data type,
+        tensors on the CPU. Options as of :meth:`Client.mset_d2h`.
 
         Args:
             stop: what asks this call to end; it then raises RPC_CANCELLED. Keys of parts that were done are set.
@@ -180,7 +182,7 @@ class HostObjects:
         if len(set(names)) < len(names):
             twice = next(name for number, name in enumerate(names) if name in names[:number])
             raise error_of(StatusCode.INVALID, f"key {twice!r} is in the call twice", key=twice)
-        views = [[_bytes_view(piece) for piece in value] for value in values]
+        views = [host_views(name, value) for name, value in zip(names, values)]
         sizes = [[view.nbytes for view in each] for each in views]
         result: Optional[WriteResult] = None
         for part in parts_of(range(len(names)), sizes):
@@ -358,11 +360,3 @@ def parts_of(indices: Sequence[int], sizes: Any) -> Iterator[List[int]]:
         total += size
     if part:
         yield part
-
-
-def _bytes_view(piece: Any) -> memoryview:
-    """Raises TypeError for what has no contiguous buffer."""
-    view = memoryview(piece)
-    if not view.c_contiguous:
-        raise TypeError(f"the bytes of a {type(piece).__name__} are not in one piece: give a contiguous copy")
-    return view

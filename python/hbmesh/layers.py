@@ -49,7 +49,7 @@ class LayerTicket:
             CancelledError: the ticket was cancelled.
             HbmeshError: OUT_OF_RANGE, no such layer.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         future = self.future(index)
         if not future.wait(timeout_ms):
             raise error_of(
@@ -61,7 +61,7 @@ class LayerTicket:
 
     def all(self, timeout_ms: int = 60_000) -> None:
         """Returns when every layer is there. Raises as :meth:`layer`."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         end = time.monotonic() + timeout_ms / 1000
         for index in range(self.layer_count):
             self.layer(index, min(timeout_ms, max(0, math.ceil((end - time.monotonic()) * 1000))))

@@ -10,6 +10,7 @@ import pytest
 from conftest import LONG, until
 
 import hbmesh
+import yr.datasystem
 from hbmesh import Blob, Client, DeviceBlobList, HbmeshError, SimDevice, StatusCode
 
 
@@ -62,10 +63,18 @@ def test_existence(first, second, memory, key):
     assert target.holds(2)
 
 
-def test_time_to_live_and_pins(first, memory, key):
+def test_time_to_live(first, memory, key):
     source = memory(0, [64], seed=1)
-    first.mset_d2h([key], [source.list], ttl_seconds=0.05, pin="hard").raise_for_failures()
+    first.mset_d2h([key], [source.list], ttl_seconds=0.05).raise_for_failures()
     until("the object expired", lambda: first.exist([key]).presences == ["MISS"])
+
+
+@pytest.mark.parametrize("pin", ["none", "soft", "hard"])
+def test_pins(first, memory, key, pin):
+    source = memory(0, [64], seed=1)
+    first.mset_d2h([key], [source.list], pin=pin).raise_for_failures()
+    until("its owner has heard of it", lambda: first.exist([key]).presences == ["HIT"])
+    assert first.explain(key)["here"]["pin"] == pin
 
 
 def test_questions_and_delete(first, second, memory, key):
@@ -73,6 +82,7 @@ def test_questions_and_delete(first, second, memory, key):
     first.mset_d2h([key], [source.list]).raise_for_failures()
     there = second.exist([key, f"{key}-not"])
     assert there.presences == ["HIT", "MISS"] and not there and there.unknown() is None
+    assert repr(there) == "<ExistResult of 2 keys: 1 HIT, 1 MISS>"
     metas = second.get_meta_info([f"{key}-not", key])
     assert metas.metas[0] is None and metas.metas[1].blob_sizes == [64, 32] and metas.metas[1].bytes == 96
     assert metas.metas[1].generation > 0
@@ -200,8 +210,11 @@ def test_close_ends_what_is_under_way(workers, memory):
 
 
 def test_not_connected_and_nobody_there(workers):
-    with pytest.raises(hbmesh.NotReadyError):
+    with pytest.raises(hbmesh.NotReadyError, match=r"the client is not connected: call connect\(\) first") as failure:
         Client(*workers.place(0)).exist(["a"])
+    assert "hbmesh_" not in str(failure.value)
+    with pytest.raises(RuntimeError, match=r"code: \[8\], msg: \[the client is not connected: call init\(\) first"):
+        yr.datasystem.HeteroClient(*workers.place(0)).exist(["a"])
     with pytest.raises(hbmesh.NoWorkerError) as failure:
         Client("127.0.0.1", 9).connect()
     assert failure.value.node == "127.0.0.1:9"
