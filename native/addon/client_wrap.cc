@@ -362,6 +362,7 @@ Napi::Value ConnectClient(const Napi::CallbackInfo& info) {
   options.token = AsString(given.Get("token"), "token");
   options.connectTimeoutMs = AsUint32(given.Get("connectTimeoutMs"), "connectTimeoutMs");
   options.spinMicros = AsUint32(given.Get("spinMicros"), "spinMicros");
+  options.floorBytesPerSecond = AsUint64(given.Get("floorBytesPerSecond"), "floorBytesPerSecond");
   const Napi::Function onClosed = AsFunction(given.Get("onClosed"), "onClosed");
   SimHeap* heap = nullptr;
   ThrowIfFailed(env, ProcessSimHeap(&heap));

@@ -7,7 +7,8 @@ namespace hbmesh::capi {
 
 namespace {
 
-// How long the sidecar may take to confirm that a request was stopped.
+// How long the sidecar may take to confirm that a request was stopped, the time for its bytes apart: those that move at
+// that moment may have to come to their end.
 constexpr uint32_t kStopGraceMs = 2000;
 
 Status Expired(uint32_t ms, const std::string& workerAddress, const char* doing) {
@@ -18,9 +19,9 @@ Status Expired(uint32_t ms, const std::string& workerAddress, const char* doing)
 
 // REQUIRES: the request was asked to end for `reason`.
 Status AwaitStop(const Sent& sent, const Status& reason) {
-  if (sent.operation->WaitEnd(In(kStopGraceMs))) return reason;
+  if (sent.operation->WaitEnd(In(sent.stopMs))) return reason;
   return {StatusCode::kWorkerTimeout, reason.message() + ". The sidecar did not confirm within " +
-                                          std::to_string(kStopGraceMs) +
+                                          std::to_string(sent.stopMs) +
                                           " ms that it stopped: don't reuse the device memory of this call before the "
                                           "client is closed"};
 }
@@ -87,6 +88,7 @@ Status Send(hbmesh_client* client, const hbmesh_batch* batch, const CallPlan& pl
   const uint64_t transferMs = flat.totalBytes / (client->floorBytesPerSecond / 1000 + 1);
   sent->limitMs = static_cast<uint32_t>(
       std::min<uint64_t>(uint64_t{client->requestTimeoutMs} + plan.waitMs + transferMs, UINT32_MAX));
+  sent->stopMs = static_cast<uint32_t>(std::min<uint64_t>(kStopGraceMs + transferMs, UINT32_MAX));
   return sent->connection->Submit(flat, &sent->operation, &sent->id, reception);
 }
 
@@ -98,9 +100,7 @@ Status Await(const Sent& sent, const std::string& workerAddress) {
   // Keys that were done in time are worth telling.
   const Status ended = sent.operation->callStatus();
   if (!ended.ok()) return ended.code() == StatusCode::kRpcCancelled ? expired : ended;
-  const hbmesh_result result = sent.operation->result();
-  const auto isCancelled = [](uint32_t code) { return code == HBMESH_RPC_CANCELLED; };
-  return std::all_of(result.statuses.begin(), result.statuses.end(), isCancelled) ? expired : Status::Ok();
+  return sent.operation->NameCancelled(expired) ? expired : Status::Ok();
 }
 
 Status Deliver(hbmesh_result&& finished, hbmesh_result** result) {

@@ -109,6 +109,7 @@ hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_
     made->subscribeTimeoutMs = Or(given.subscribe_timeout_ms, 20'000);
     made->subscribeManyMs = Or(given.subscribe_many_ms, 60'000);
     made->floorBytesPerSecond = given.floor_bytes_per_second == 0 ? 100'000'000 : given.floor_bytes_per_second;
+    made->options.floorBytesPerSecond = made->floorBytesPerSecond;
     *client = made.release();
     return Status::Ok();
   });

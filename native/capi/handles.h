@@ -112,6 +112,7 @@ struct Sent {
   std::shared_ptr<Operation> operation;
   uint64_t id = 0;
   uint32_t limitMs = 0;
+  uint32_t stopMs = 0;  // how long the sidecar may take to confirm that the request was stopped
 };
 
 struct CallPlan {

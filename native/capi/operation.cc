@@ -160,6 +160,19 @@ hbmesh_result Operation::result() const {
   return result_;
 }
 
+bool Operation::NameCancelled(const Status& why) {
+  const std::lock_guard lock(mutex_);
+  bool all = true;
+  for (size_t i = 0; i < result_.statuses.size(); ++i) {
+    const bool cancelled = result_.statuses[i] == HBMESH_RPC_CANCELLED;
+    all = all && cancelled;
+    if (!cancelled) continue;
+    result_.statuses[i] = static_cast<uint32_t>(why.code());
+    result_.messages[i] = why.message();
+  }
+  return all;
+}
+
 Status Operation::KeyStatus(uint32_t keyIndex) const {
   const std::lock_guard lock(mutex_);
   return {static_cast<StatusCode>(result_.statuses[keyIndex]), result_.messages[keyIndex]};

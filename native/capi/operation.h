@@ -55,6 +55,9 @@ class Operation {
   // REQUIRES of both: WaitEnd was true. How the whole call ended; kOk: `result` has a status a key.
   [[nodiscard]] Status callStatus() const;
   [[nodiscard]] hbmesh_result result() const;
+  // Keys that the sidecar cancelled get this status: it only knows that it was told to stop, not why. Were all of them
+  // cancelled? REQUIRES: WaitEnd was true.
+  bool NameCancelled(const Status& why);
   // REQUIRES: WaitKey was true.
   [[nodiscard]] Status KeyStatus(uint32_t keyIndex) const;
   [[nodiscard]] hbmesh_result KeyResult(uint32_t keyIndex) const;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <utility>
 
 #include "client/client_impl.h"
@@ -15,6 +16,8 @@ namespace {
 
 // How soon to look again whether the queue has room: the sidecar doesn't tell when it takes an entry out.
 constexpr int kRetryMs = 1;
+// The longest that Close waits for bytes, on top of its grace.
+constexpr uint64_t kCloseBytesMsMax = 600'000;
 
 // Does the reply say of a key that it was cancelled. REQUIRES: the reply was decoded.
 bool AnyCancelled(const ObjectReplyView& view) {
@@ -72,7 +75,8 @@ Status Client::Impl::Submit(const ObjectCall& call, Registration registration, u
   Status status = stopping_ ? Closed() : ended_;
   if (status.ok()) {
     entry.id = nextId_++;
-    outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, blobs.segments,
+    const uint64_t bytes = std::accumulate(call.sizes.begin(), call.sizes.end(), uint64_t{0});
+    outstanding_.emplace(entry.id, Outstanding{call.op, call.keyCount, bytes, blobs.segments,
                                                KeyStages(EndsByKey(call.op) ? call.keyCount : 0)});
     *id = entry.id;
     status = SendOrKeep(entry, std::move(payload));
@@ -328,7 +332,7 @@ Status Client::Impl::OfClosing(const Status& status) {
 
 Status Client::Impl::Unconfirmed(const Outstanding& outstanding) const {
   std::string message = Closed().message() + ", and its sidecar did not confirm within " +
-                        std::to_string(options_.closeGraceMs) + " ms that it ended this request";
+                        std::to_string(closeWaitedMs_) + " ms that it ended this request";
   if (CarriesBlobs(outstanding.op)) {
     message +=
         ": the request's device memory may still be read or written until the sidecar ends it; don't reuse the "
@@ -360,7 +364,19 @@ void Client::Impl::EndOutstanding() {
     Finish(std::move(outstanding), {id, false, Closed().code(), Closed().message(), {}});
   }
   std::unique_lock lock(mutex_);
-  settled_.wait_for(lock, std::chrono::milliseconds(options_.closeGraceMs), [this] { return outstanding_.empty(); });
+  AwaitSettled(lock);
+}
+
+void Client::Impl::AwaitSettled(std::unique_lock<std::mutex>& lock) {
+  const auto wait = [&](uint64_t ms) {
+    closeWaitedMs_ += ms;
+    return settled_.wait_for(lock, std::chrono::milliseconds(ms), [this] { return outstanding_.empty(); });
+  };
+  if (wait(options_.closeGraceMs) || !waiting_.empty() || !session_.channel->AllTaken()) return;
+  // It lives: bytes that move at the moment have to come to their end.
+  uint64_t bytes = 0;
+  for (const auto& [id, outstanding] : outstanding_) bytes += outstanding.bytes;
+  wait(std::min(bytes / (options_.floorBytesPerSecond / 1000 + 1), kCloseBytesMsMax));
 }
 
 bool Client::Reception::Poll() {

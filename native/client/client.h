@@ -37,7 +37,8 @@ struct ClientOptions {
   uint32_t spinMicros = 20;           // how long the receiver polls after a message before it sleeps
   uint32_t regionsMax = 1024;         // device segments registered at a time
   uint32_t waitingMax = 4096;         // accepted requests that wait for room in the queue; more get kTryAgain
-  uint32_t closeGraceMs = 2000;       // how long Close waits for the sidecar to end what is outstanding
+  uint32_t closeGraceMs = 2000;       // how long Close waits for the sidecar to end what is outstanding ...
+  uint64_t floorBytesPerSecond = 100'000'000;  // ... and longer by this, for bytes that move, of a sidecar that lives
   int cancelFd = -1;                  // readable: Connect gives up. Borrowed for the time of Connect.
 };
 
@@ -120,7 +121,8 @@ class Client {
   void CancelKey(uint64_t id, uint32_t keyIndex);
   // Registers device memory ahead of use. May block.
   [[nodiscard]] Status RegisterDeviceMemory(std::span<const uint64_t> pointers, std::span<const uint64_t> sizes);
-  // Cancels what is outstanding, waits up to closeGraceMs for the sidecar's last words on it, then ends the session.
+  // Cancels what is outstanding, waits for the sidecar's last words on it, then ends the session. It waits up to
+  // closeGraceMs for a sidecar that takes no message, and for one that does as long as the outstanding bytes may take.
   // Every request has completed before Close returns: with the answer that was on its way, else with kShuttingDown; its
   // message says so where the sidecar did not confirm in time that it stopped, and device memory may still be written.
   // Doesn't wait once the sidecar is gone. Blocks, so keep it off threads that must not; never call it from a callback.

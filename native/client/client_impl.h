@@ -57,6 +57,7 @@ class Client::Impl final : public PumpHandler {
   struct Outstanding {
     layout::Op op = layout::Op::kExist;
     uint32_t keyCount = 0;
+    uint64_t bytes = 0;              // of its blobs
     std::vector<uint64_t> segments;  // pinned
     KeyStages stages;                // of keys that end one by one
     bool cutShort = false;           // by Close: a key of it was cancelled
@@ -85,6 +86,8 @@ class Client::Impl final : public PumpHandler {
   [[nodiscard]] Status Closed() const;
   // What registration of memory failed with; kShuttingDown where that is only because Close ended the session.
   [[nodiscard]] Status OfClosing(const Status& status);
+  // Waits until nothing is outstanding. REQUIRES: the sidecar was asked to end it.
+  void AwaitSettled(std::unique_lock<std::mutex>& lock);
   // Of a request that the sidecar did not end in time. REQUIRES: mutex_ is held.
   [[nodiscard]] Status Unconfirmed(const Outstanding& outstanding) const;
   void Finish(Outstanding outstanding, Completion completion);
@@ -110,6 +113,7 @@ class Client::Impl final : public PumpHandler {
   Status ended_;                     // kOk while the session lives
   Status violation_;                 // what the sidecar did wrong, when we ended the session for it
   bool stopping_ = false;            // Close is at work: no new requests
+  uint64_t closeWaitedMs_ = 0;       // for the sidecar's last words
   std::condition_variable settled_;  // while stopping: nothing is outstanding any more
 
   std::mutex closing_;  // one Close at a time

@@ -328,6 +328,8 @@ Status Channel::Receive(Message* message, bool* received) {
   return Status::Ok();
 }
 
+bool Channel::AllTaken() { return impl_->RefreshHead().ok() && impl_->send.head == impl_->send.tail; }
+
 bool Channel::HasMessage() const {
   return impl_->receive.control->tail.load(std::memory_order_acquire) != impl_->receive.head;
 }

@@ -45,6 +45,9 @@ class Channel {
   [[nodiscard]] Status Send(const layout::Entry& entry, std::span<const std::byte> payload);
   // As Send, for payloads in several parts.
   [[nodiscard]] Status Send(const layout::Entry& entry, std::span<const std::span<const std::byte>> parts);
+  // Has the consumer taken all that was sent? May be called by the sending thread only. false, too, when it broke the
+  // rules.
+  [[nodiscard]] bool AllTaken();
   // Takes the next message. false in *received: the ring is empty. An error other than kOk means the peer broke the
   // rules.
   [[nodiscard]] Status Receive(Message* message, bool* received);

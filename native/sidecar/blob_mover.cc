@@ -126,7 +126,11 @@ void BlobMover::StartCopy(const Segment& segment, uint64_t inSegment, uint64_t b
 }
 
 void BlobMover::OnCompletion(uint64_t batch, const Status& status) {
-  if (!status.ok() && fault_.ok()) fault_ = status;
+  if (!status.ok() && fault_.ok()) {
+    // A transport cancels what is under way when its connection ends; a caller's cancel came through Break.
+    const bool ended = status.code() == StatusCode::kRpcCancelled && member_ != 0;
+    fault_ = ended ? Status(StatusCode::kRpcPeerDead, status.message()) : status;
+  }
   if (--batches_[batch].underWay != 0) return;
   Fill(batch);
   if (!moving()) End();
@@ -137,10 +141,6 @@ void BlobMover::End() {
   path_.nanoseconds = core_.clock.NowNs() - startNs_;
   path_.bytes = fault_.ok() ? call_.objectBytes(key_) : 0;
   kept_.clear();
-  // A request that was cancelled ended with its connection.
-  if (fault_.code() == StatusCode::kRpcCancelled && member_ != 0) {
-    fault_ = {StatusCode::kRpcPeerDead, fault_.message()};
-  }
   const Status result = fault_;
   listener_.OnMoved(tag_, result);
 }

@@ -209,12 +209,19 @@ void DeviceFetch::StopLooking() {
 void DeviceFetch::Stop(const Status& why) {
   stopped_ = why;
   FailWaiting(why);
-  for (uint32_t i = 0; i < keys_.size(); ++i) EndSharing(i);
+  // A worker that is being stopped ends what has begun; nobody else waits for these bytes, and their memory may be
+  // wanted for something else.
+  const bool breaks = why.code() != StatusCode::kShuttingDown;
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (breaks && keys_[i].state == State::kMoving) keys_[i].mover->Break(why);
+    EndSharing(i);
+  }
   Advance();
 }
 
 void DeviceFetch::StopKey(uint32_t key, const Status& why) {
   if (key < keys_.size() && IsWaiting(key)) EndKey(key, why);
+  if (key < keys_.size() && keys_[key].state == State::kMoving) keys_[key].mover->Break(why);
   Advance();
 }
 

@@ -196,7 +196,8 @@ void DeviceFetch::OnMoved(uint64_t tag, const Status& status) {
     CloseHold(key);
     key.fault = status;
     const uint32_t member = key.found.locations[key.location].member;
-    if (!abandoned_) Log().warn("a transfer from member {} failed: {}", member, status.message());
+    const bool cancelled = status.code() == StatusCode::kRpcCancelled;
+    if (!abandoned_ && !cancelled) Log().warn("a transfer from member {} failed: {}", member, status.message());
     // What is published has one source; of the cache another one may have it.
     if (subscribe_ || stopped_.has_value()) {
       EndKey(index, status);

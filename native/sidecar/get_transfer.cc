@@ -114,7 +114,8 @@ void GetTransfer::EndLocal(LocalBatch& batch) {
   for (size_t n = 0; n < batch.keys.size(); ++n) {
     core_.store.Release(batch.slots[n]);
     if (!batch.copied.ok()) {
-      reply_.Fail(batch.keys[n], batch.copied);
+      const bool stopped = stopped_.has_value() && batch.copied.code() == StatusCode::kRpcCancelled;
+      reply_.Fail(batch.keys[n], stopped ? *stopped_ : batch.copied);
     } else if (damaged[n]) {
       reply_.Fail(batch.keys[n], Damaged(core_.options.workerAddress));
     } else {

@@ -84,7 +84,9 @@ class Request {
   Request& operator=(const Request&) = delete;
 
   virtual void Start() = 0;
-  // Ends what has not begun to move bytes, with this status. What has begun goes on. For kCancel and for shutdown.
+  // Ends what has not begun to move bytes, with this status. For kCancel and for shutdown, more than once. What has
+  // begun goes on at a shutdown; a cancelled request begins no further part, and answers when its caller's memory is
+  // not used any more.
   virtual void Stop(const Status& why) = 0;
   // The same for one key of a request whose keys end one by one. Others have no such part.
   virtual void StopKey(uint32_t /*key*/, const Status& /*why*/) {}

@@ -161,7 +161,7 @@ void SetTransfer::TakeBack(uint32_t i) {
 void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
   if (tag == kChecksumTag) {
     OnChecksum();
-  } else if (!status.ok() || !BeginChecksum()) {
+  } else if (!status.ok() || !cancelled_.ok() || !BeginChecksum()) {
     EndCopy(status);
   }
   Advance();
@@ -169,6 +169,10 @@ void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
 
 void SetTransfer::EndCopy(const Status& status) {
   copying_ = false;
+  if (!cancelled_.ok()) {
+    FailRest(cancelled_);
+    return;
+  }
   if (!status.ok()) {
     if (atOnce_) {
       fault_ = status;
@@ -255,10 +259,20 @@ void SetTransfer::Stop(const Status& why) {
     FinishWhenDone();
     return;
   }
-  // Bytes are on their way from the first moment; only what waits for the owners' first answer can still be taken back.
-  if (committed_ || copying_) return;
+  if (why.code() == StatusCode::kShuttingDown) {
+    // Only what waits for the owners' first answer is taken back.
+    if (committed_ || copying_) return;
+  } else if (copying_) {
+    if (!atOnce_) Cancel(why);  // else it is small, and its owners know of it
+    return;
+  }
   FailRest(why);
   Advance();
+}
+
+void SetTransfer::Cancel(const Status& why) {
+  if (cancelled_.ok()) cancelled_ = why;
+  core_.copier.Cancel(this);
 }
 
 void SetTransfer::OnAbandoned() {
@@ -284,23 +298,23 @@ void SetTransfer::OnDeadline() {
   if (!copying_ && committed_) waitedFor = "the owners to confirm the keys";
   FailRest({StatusCode::kRpcDeadlineExceeded, "waited " + std::to_string(TransferLimitMs(call_.totalBytes())) +
                                                   " ms for " + waitedFor + "; try again, or lower --floor_mb_s"});
+  if (copying_) core_.copier.Cancel(this);
   Advance();
 }
 
 void SetTransfer::Advance() {
   CommitAgain();
-  bool waiting = false;
+  bool waiting = copying_;  // the caller's memory is read until the copy ends, whatever became of the keys
   bool reserved = false;
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     const Key& key = keys_[i];
     if (key.state == State::kConfirmed && !copying_) SealConfirmed(i);
     waiting = waiting || key.state == State::kPending || key.state == State::kCommitting ||
               key.state == State::kAwaiting || key.state == State::kAgain;
-    // The caller's memory is read until the copy ends.
-    waiting = waiting || key.state == State::kConfirmed || (copying_ && key.state == State::kDoubtful);
+    waiting = waiting || key.state == State::kConfirmed;
     reserved = reserved || key.state == State::kReserved;
   }
-  if (reserved && !waiting && !copying_) {
+  if (reserved && !waiting) {
     Commit();  // fails its keys if there is nobody to ask
     waiting = questionId_ != 0;
     reserved = false;

@@ -7,7 +7,10 @@ python -m hbmesh.sim device_cache.py --role get --host 127.0.0.1 --port 31502 --
 import argparse
 import sys
 
-import acl
+try:
+    import acl
+except ModuleNotFoundError:
+    acl = None  # --help needs none
 
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
@@ -17,6 +20,8 @@ parser.add_argument("--host", required=True)
 parser.add_argument("--port", required=True, type=int)
 parser.add_argument("--device", type=int, default=0)
 args = parser.parse_args()
+if acl is None:
+    parser.error("no module acl here: without NPUs, run it as python -m hbmesh.sim SCRIPT, as above")
 
 value = b"weights!" * 512
 acl.init()

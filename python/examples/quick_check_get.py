@@ -6,7 +6,10 @@ python -m hbmesh.sim quick_check_get.py --host 127.0.0.1 --port 31502    # witho
 
 import argparse
 
-import acl
+try:
+    import acl
+except ModuleNotFoundError:
+    acl = None  # --help needs none
 
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 
@@ -15,6 +18,8 @@ parser.add_argument("--host", required=True, help="the worker of this node")
 parser.add_argument("--port", required=True, type=int)
 parser.add_argument("--device", type=int, default=0)
 args = parser.parse_args()
+if acl is None:
+    parser.error("no module acl here: without NPUs, run it as python -m hbmesh.sim SCRIPT, as above")
 
 expected = b"quick check of RH2D" * 100
 size = len(expected)

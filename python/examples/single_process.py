@@ -5,7 +5,10 @@ python -m hbmesh.sim single_process.py --host 127.0.0.1 --port 31501
 
 import argparse
 
-import acl
+try:
+    import acl
+except ModuleNotFoundError:
+    acl = None  # --help needs none
 
 from yr.datasystem.hetero_client import Blob, DeviceBlobList, HeteroClient
 from yr.datasystem.kv_client import SetParam
@@ -16,6 +19,8 @@ parser.add_argument("--host", required=True)
 parser.add_argument("--port", required=True, type=int)
 parser.add_argument("--device", type=int, default=0)
 args = parser.parse_args()
+if acl is None:
+    parser.error("no module acl here: without NPUs, run it as python -m hbmesh.sim SCRIPT, as above")
 
 sizes = [1024, 4096, 100]
 acl.init()

@@ -8,6 +8,7 @@ from itertools import accumulate, chain
 from typing import List, Optional, Sequence
 
 from . import _native
+from ._values import whole
 from .blobs import DeviceBlobList, flatten
 
 _UINT32_MAX = 2**32 - 1
@@ -37,12 +38,13 @@ def encoded_text(text: str, name: str) -> bytes:
 
 
 def check_uint(value: int, name: str, limit: int = _UINT32_MAX) -> int:
-    """A whole number from 0 to `limit`. Raises TypeError or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """A whole number from 0 to `limit`, also one of numpy's, as int. Raises TypeError or ValueError."""
+    number = whole(value)
+    if number is None:
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
-    if not 0 <= value <= limit:
-        raise ValueError(f"{name} is {value}: it must be from 0 to {limit}")
-    return value
+    if not 0 <= number <= limit:
+        raise ValueError(f"{name} is {number}: it must be from 0 to {limit}")
+    return number
 
 
 def _numbers(values: Sequence[Sequence[int]], name: str) -> "array[int]":
@@ -135,7 +137,7 @@ def set_options(
     options.existence = _EXISTENCE[existence]
     options.pin = _PIN[pin]
     # Never rounded to 0, which would be for ever.
-    options.ttl_ms = 0 if ttl_seconds == 0 else max(1, round(ttl_seconds * 1000))
+    options.ttl_ms = 0 if ttl_seconds == 0 else max(1, round(float(ttl_seconds) * 1000))
     options.checksum = int(bool(checksum))
     return options
 

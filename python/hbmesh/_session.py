@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Type, TypeVar
 from . import _native, config
 from ._batch import CallBatch, check_uint, encoded_text
 from .errors import StatusCode, error_of
-from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture, finish, is_interruptible
+from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture, finish, is_interruptible
 from .results import BatchResult
 
 R = TypeVar("R", bound=BatchResult)
@@ -42,11 +42,13 @@ class Session:
         spin_micros: int = 50,
     ) -> None:
         encoded_token = encoded_text(token, "token")
-        if encoded_text(host, "host") == b"" or check_uint(port, "port", 65_535) == 0:
+        port = check_uint(port, "port", 65_535)
+        if encoded_text(host, "host") == b"" or port == 0:
             raise ValueError(f"host {host!r} and port {port} name no worker: give both, as in 127.0.0.1 and 31501")
         self._handle: Optional[Any] = None
         self._forgotten: Optional[Any] = None  # made before the host's name was looked up; perhaps still in a call
         self._closed = False
+        self._kept = KeptCalls()
         self._api = _native.load()
         self._generation = _native.generation()
         #: ``IP:PORT`` of the worker; a host's name is looked up when the client connects.
@@ -105,6 +107,7 @@ class Session:
         self._closed = True
         if self._handle and self._generation == _native.generation():
             self._api.client_close(self._handle)
+            self._kept.look(self._api)
         _open_clients.discard(self)
 
     # ---- Inside ------------------------------------------------------------------------------------------------------
@@ -112,11 +115,12 @@ class Session:
     def _usable(self) -> Any:
         if self._generation != _native.generation():
             raise _native.fork_error("client", self.address)
+        self._kept.look(self._api)
         return self._handle
 
     def _check(self, status: int, keys: Sequence[str] = ()) -> None:
         if status != StatusCode.OK:
-            text, number = self._api.last_text(), self._api.last_key()
+            text, number = self._api.last_text().replace("hbmesh_client_init", "connect()"), self._api.last_key()
             key = keys[number - 1] if 0 < number <= len(keys) else None
             raise error_of(status, text, key=key, node=self.address)
 
@@ -133,14 +137,23 @@ class Session:
         out = ctypes.c_void_p()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, ctypes.byref(out))
         self._check(status, batch.names)
-        return TransferFuture(self, out, batch.names, kind, self._limit_ms(batch, wait_ms), batch.owners)
+        return self._transfer(out, batch.names, kind, batch, self._limit_ms(batch, wait_ms))
+
+    def _transfer(
+        self, handle: Any, keys: Sequence[str], kind: Type[R], batch: CallBatch, limit_ms: Optional[int] = None
+    ) -> "TransferFuture[R]":
+        stop_ms = STOP_GRACE_MS + self._bytes_ms(batch)
+        return TransferFuture(self, handle, keys, kind, limit_ms, batch.owners, stop_ms)
 
     def _limit_ms(self, batch: CallBatch, wait_ms: int) -> int:
         """How long the call may take: as long as the library lets one that blocks."""
         options = self._options
         usual = options.request_timeout_ms or options.connect_timeout_ms or _CONNECT_TIMEOUT_MS
-        floor = options.floor_bytes_per_second or _FLOOR_BYTES_PER_SECOND
-        return usual + wait_ms + batch.total_bytes * 1000 // floor
+        return usual + wait_ms + self._bytes_ms(batch)
+
+    def _bytes_ms(self, batch: CallBatch) -> int:
+        """How long the slowest transfer of the call's bytes takes that is still waited for."""
+        return batch.total_bytes * 1000 // (self._options.floor_bytes_per_second or _FLOOR_BYTES_PER_SECOND)
 
     def _call_that_waits(
         self,
@@ -163,10 +176,11 @@ class Session:
         out = (ctypes.c_void_p * len(batch.names))()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, out)
         self._check(status, batch.names)
-        return [
-            TransferFuture(self, handle, [key], BatchResult, owners=batch.owners)
-            for handle, key in zip(out, batch.names)
-        ]
+        return [self._transfer(handle, [key], BatchResult, batch) for handle, key in zip(out, batch.names)]
+
+    def _forget(self, handle: Any, owners: Sequence[Any]) -> None:
+        """Nobody has a future any more. The call may still be under way, and then keeps its memory."""
+        self._kept.add(self._api, handle, owners)
 
     def __enter__(self: S) -> S:
         return self.connect()
@@ -181,6 +195,33 @@ class Session:
         for handle in (getattr(self, "_handle", None), getattr(self, "_forgotten", None)):
             if handle and self._generation == _native.generation():
                 self._api.client_free(handle)
+                self._kept.look(self._api)  # every call has ended
+
+
+class KeptCalls:
+    """Calls whose futures were forgotten before their end, and what keeps their memory. Looked through when another
+    call begins."""
+
+    def __init__(self) -> None:
+        self._calls: List[Tuple[Any, Sequence[Any]]] = []
+        # Futures may be collected while this very thread is in here.
+        self._lock = threading.RLock()
+
+    def add(self, api: _native.Api, handle: Any, owners: Sequence[Any]) -> None:
+        if not owners or api.future_done(handle):
+            api.future_free(handle)
+            return
+        with self._lock:
+            self._calls.append((handle, owners))
+
+    def look(self, api: _native.Api) -> None:
+        """Lets go of what has ended."""
+        if not self._calls:
+            return
+        with self._lock:
+            calls, self._calls = self._calls, []
+            for handle, owners in calls:
+                self.add(api, handle, owners)
 
 
 # Closed when the interpreter exits, so that nothing is cut off in the middle.

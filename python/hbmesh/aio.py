@@ -2,33 +2,47 @@
 event loop watches. Calls that the library has only in a form that blocks (connecting, publishing, reserving, asking for
 health) run on the loop's executor.
 
-Cancelling a coroutine cancels its call at the worker, and waits until the worker has let go of the call's device memory
-before CancelledError is raised, so that the memory may be used again. A worker that does not confirm that within 2
-seconds is not waited for any longer; a warning is logged.
+Cancelling a coroutine cancels its call at the worker, and waits until the worker has let go of the call's memory before
+CancelledError is raised: the memory may be used again. A worker that does not confirm that it stopped (it hangs) is
+waited for as long as :attr:`TransferFuture.stop_ms` says; then DeadlineExceededError (WORKER_TIMEOUT) is raised in the
+place of CancelledError, since the memory may still be in use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import weakref
-from typing import Any, Awaitable, Callable, Dict, Generator, Generic, List, Optional, Sequence, Set, Type, TypeVar
+from typing import (
+    Any,
+    Awaitable,
+    Callable,
+    Dict,
+    Generator,
+    Generic,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Type,
+    TypeVar,
+    cast,
+)
 
 from . import _native
 from ._batch import CallBatch, batch_of, check_uint, set_options
+from ._stop import Stop
 from .blobs import DeviceBlobList
 from .client import Client
-from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture, result_of_stopped
+from .errors import HbmeshError, StatusCode
+from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture, result_of_stopped
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
 
 R = TypeVar("R", bound=BatchResult)
 A = TypeVar("A", bound="AsyncClient")
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 
 class _Ends:
@@ -100,17 +114,20 @@ def _ends() -> _Ends:
     return ends
 
 
-async def _stopped(future: "TransferFuture[Any]") -> bool:
-    """Asks the call to stop. Has the worker confirmed that it did? Cancelling this again changes nothing."""
+async def _stop(future: "TransferFuture[Any]", why: str) -> None:
+    """Ends the call, and returns when the worker has let go of its memory. Cancelling this again changes nothing.
+    Raises WORKER_TIMEOUT, after `why`: the worker did not confirm that it stopped."""
     future.cancel()
     ends, loop = _ends(), asyncio.get_running_loop()
-    end = loop.time() + STOP_GRACE_MS / 1000
+    end = loop.time() + future.stop_ms / 1000
     while loop.time() < end:
         try:
-            return await ends.wait(future, end - loop.time())
+            if await ends.wait(future, end - loop.time()):
+                return
         except asyncio.CancelledError:
             continue
-    return future.done
+    if not future.done:
+        raise future.unconfirmed(why)
 
 
 async def _finish(future: "TransferFuture[R]") -> R:
@@ -120,12 +137,9 @@ async def _finish(future: "TransferFuture[R]") -> R:
         if await _ends().wait(future, future.limit_ms / 1000):
             return future.result()
     except asyncio.CancelledError:
-        if not await _stopped(future):
-            # What a CancelledError says does not always reach whoever awaits the task.
-            logger.warning("hbmesh: %s", future.unconfirmed("a call was cancelled"))
+        await _stop(future, "a call was cancelled")
         raise
-    if not await _stopped(future):
-        raise future.unconfirmed(future.expired().message)
+    await _stop(future, future.expired().message)
     return result_of_stopped(future, future.expired())
 
 
@@ -133,20 +147,28 @@ async def _nothing(result: Any) -> None:
     """What there is to undo of most calls."""
 
 
-async def _in_thread(work: Callable[[], T], undo: Callable[[T], Awaitable[None]] = _nothing) -> T:
-    """What `work` returns, on the loop's executor: of calls that leave something behind at the worker. Cancelled: waits
-    for its end and undoes it, then raises CancelledError."""
-    running = asyncio.get_running_loop().run_in_executor(None, work)
+async def in_thread(work: Callable[[Stop], T], undo: Callable[[T], Awaitable[None]] = _nothing) -> T:
+    """What `work` returns, on the loop's executor: of work that uses its caller's memory, or leaves something behind at
+    the worker. Cancelled: asks it to stop, waits for its end, undoes what it returned, then raises CancelledError. Work
+    that still waits for a thread does not begin. Where the worker keeps the memory all the same (WORKER_TIMEOUT), that
+    is raised in the place of CancelledError, which says that the memory is free."""
+    stop = Stop()
+    running = asyncio.get_running_loop().run_in_executor(None, lambda: work(stop) if stop.begin() else None)
     cancelled: Optional[asyncio.CancelledError] = None
     while not running.done():
         try:
             await asyncio.wait([running])
         except asyncio.CancelledError as error:
             cancelled = error
+            if not stop.ask():
+                raise
     if cancelled is None:
-        return running.result()
-    if running.exception() is None:
-        await undo(running.result())
+        return cast(T, running.result())
+    failure = running.exception()
+    if failure is None:
+        await undo(cast(T, running.result()))
+    elif isinstance(failure, HbmeshError) and failure.code == StatusCode.WORKER_TIMEOUT:
+        raise failure
     raise cancelled
 
 
@@ -154,7 +176,7 @@ async def _stop_all(futures: "List[AsyncFuture[Any]]") -> None:
     for each in futures:
         each.cancel()
     for each in futures:
-        await _stopped(each._future)
+        await _stop(each._future, f"the call of key {each.key!r} was cancelled")
 
 
 class AsyncFuture(Generic[R]):
@@ -175,7 +197,7 @@ class AsyncFuture(Generic[R]):
 
     async def get(self, timeout_ms: int = 60_000) -> R:
         """Waits for the end; arguments and errors as of :meth:`TransferFuture.get`."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         if not await _ends().wait(self._future, timeout_ms / 1000):
             raise self._future.still_open(timeout_ms)
         return self._future.result()
@@ -319,19 +341,19 @@ class AsyncClient:
     async def dev_publish(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList]
     ) -> "List[AsyncFuture[BatchResult]]":
-        def publish() -> "List[AsyncFuture[BatchResult]]":
+        def publish(_: Stop) -> "List[AsyncFuture[BatchResult]]":
             return [AsyncFuture(future) for future in self.client.dev_publish(keys, blob_lists)]
 
-        return await _in_thread(publish, _stop_all)
+        return await in_thread(publish, _stop_all)
 
     async def dev_subscribe(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], *, timeout_ms: int = 0
     ) -> "List[AsyncFuture[BatchResult]]":
-        def subscribe() -> "List[AsyncFuture[BatchResult]]":
+        def subscribe(_: Stop) -> "List[AsyncFuture[BatchResult]]":
             futures = self.client.dev_subscribe(keys, blob_lists, timeout_ms=timeout_ms)
             return [AsyncFuture(future) for future in futures]
 
-        return await _in_thread(subscribe, _stop_all)
+        return await in_thread(subscribe, _stop_all)
 
     async def dev_mset(
         self, keys: Sequence[str], blob_lists: Sequence[DeviceBlobList], *, existence: str = "skip"
@@ -361,14 +383,14 @@ class AsyncClient:
         async def undo(ticket: LayerTicket) -> None:
             ticket.cancel()
 
-        ticket = await _in_thread(lambda: self.client.reserve_layers(layers, ttl_seconds=ttl_seconds), undo)
+        ticket = await in_thread(lambda _: self.client.reserve_layers(layers, ttl_seconds=ttl_seconds), undo)
         return AsyncLayerTicket(ticket)
 
     async def push(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> BatchResult:
         return await _finish(self.client.push_async(ticket_text, layer, blob_list))
 
     async def pre_register_device_memory(self, pointers: Sequence[int], sizes: Sequence[int]) -> None:
-        await _in_thread(lambda: self.client.pre_register_device_memory(pointers, sizes))
+        await in_thread(lambda _: self.client.pre_register_device_memory(pointers, sizes))
 
     async def health_check(self) -> Health:
         return await asyncio.to_thread(self.client.health_check)

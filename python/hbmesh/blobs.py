@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from ._values import interface_bytes, is_contiguous, refuse_lazy, whole
+
 
 class Blob(NamedTuple):
     """One piece of an object in device memory.
@@ -47,26 +49,32 @@ def pointer_of(tensor: Any) -> int:
     """Address of a tensor's first element.
 
     Raises:
-        TypeError: it has neither ``data_ptr()`` nor ``__array_interface__``, or is not contiguous.
-        ValueError: it has no storage.
+        TypeError: it has neither ``data_ptr()`` nor ``__array_interface__``, is not contiguous, or is a lazy view.
+        ValueError: it has no elements, or no storage.
     """
     if hasattr(tensor, "data_ptr"):
+        refuse_lazy(tensor, "the tensor")
         contiguous, pointer = bool(tensor.is_contiguous()), int(tensor.data_ptr())
     elif hasattr(tensor, "__array_interface__"):
         interface = tensor.__array_interface__
-        contiguous, pointer = bool(tensor.flags.c_contiguous), int(interface["data"][0])
+        item_bytes = int(interface["typestr"].lstrip("<>|=")[1:])
+        contiguous = is_contiguous(interface["shape"], interface.get("strides"), item_bytes)
+        pointer = int(interface["data"][0])
     else:
         raise TypeError(
             f"{type(tensor).__name__} is no tensor: give something with data_ptr(), element_size() and "
             "is_contiguous(), or a numpy array over device memory"
         )
+    if bytes_of(tensor) == 0:
+        shape = tuple(getattr(tensor, "shape", (0,)))
+        raise ValueError(f"the tensor of shape {shape} has no bytes: leave it out, an object has at least one byte")
     if not contiguous:
         raise TypeError(
             "the tensor is not contiguous (a transpose, a slice, an expand?): its bytes are not in one piece; use "
             "tensor.contiguous()"
         )
     if pointer == 0:
-        raise ValueError("the tensor has no storage: is it empty, or on the meta device?")
+        raise ValueError("the tensor has no storage: is it on the meta device?")
     return pointer
 
 
@@ -79,7 +87,7 @@ def bytes_of(tensor: Any) -> int:
         for length in tensor.shape:
             count *= int(length)
         return count * int(tensor.element_size())
-    return int(tensor.nbytes)
+    return int(tensor.nbytes) if hasattr(tensor, "nbytes") else interface_bytes(tensor.__array_interface__)
 
 
 def blob_of(piece: Any) -> Blob:
@@ -97,8 +105,8 @@ def device_of(tensor: Any, default: Optional[int] = None) -> int:
     Raises:
         ValueError: the tensor doesn't say and there is no default.
     """
-    index = getattr(getattr(tensor, "device", None), "index", None)
-    if not isinstance(index, int):  # numpy says "cpu", a string, which has an index of another kind
+    index = whole(getattr(getattr(tensor, "device", None), "index", None))
+    if index is None:  # numpy says "cpu", a string, which has an index of another kind
         index = default
     if index is None:
         raise ValueError("the tensor does not tell its device: name the device index")

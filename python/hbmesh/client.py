@@ -19,7 +19,7 @@ from ._batch import CallBatch, batch_of, check_uint, encoded_text, set_options
 from ._session import Session
 from .blobs import DeviceBlobList, flatten
 from .errors import StatusCode, error_of
-from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
+from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture
 from .layers import LayerTicket
 from .results import BatchResult, ExistResult, Health, MetaResult, WriteResult
 
@@ -211,7 +211,7 @@ class Client(Session):
             timeout_ms: how long to wait for a publisher, at most 1,800,000; 0: the client's default, 20 s for one key
                 and 60 s for several.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         return self._futures(self._api.dev_subscribe, batch_of(keys, blob_lists), timeout_ms)
 
     def dev_mset(
@@ -238,7 +238,7 @@ class Client(Session):
             timeout_ms: how long to wait for keys that are not there yet.
             share_replica: this memory serves further readers, so it stays valid until :meth:`dev_local_delete`.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         functions = (self._api.dev_mget, self._api.dev_mget_async)
         return self._call_that_waits(BatchResult, functions, batch_of(keys, blob_lists), timeout_ms, int(share_replica))
 
@@ -251,7 +251,7 @@ class Client(Session):
         share_replica: bool = False,
     ) -> "TransferFuture[BatchResult]":
         """:meth:`dev_mget` with a future for the whole call."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         batch = batch_of(keys, blob_lists)
         return self._future(
             BatchResult, self._api.dev_mget_async, batch, timeout_ms, int(share_replica), wait_ms=timeout_ms
@@ -284,10 +284,10 @@ class Client(Session):
         device, pointers, sizes = flatten(layers)
         batch = CallBatch(None, device, pointers, sizes)
         out = ctypes.c_void_p()
-        milliseconds = max(1, round(ttl_seconds * 1000))
+        milliseconds = max(1, round(float(ttl_seconds) * 1000))
         status = self._api.reserve_layers(self._usable(), ctypes.byref(batch.struct), milliseconds, ctypes.byref(out))
         self._check(status, batch.names)
-        return LayerTicket(self, out, list(layers))
+        return LayerTicket(self, out, list(layers), STOP_GRACE_MS + self._bytes_ms(batch))
 
     def push(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> BatchResult:
         """Pushes one layer; returns when its bytes are complete at the other side.
@@ -304,8 +304,8 @@ class Client(Session):
 
     def push_async(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> "TransferFuture[BatchResult]":
         """:meth:`push` with a future."""
-        out, limit_ms = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
-        return TransferFuture(self, out, [f"layer {layer}"], BatchResult, limit_ms, [blob_list])
+        out, batch = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
+        return self._transfer(out, [f"layer {layer}"], BatchResult, batch, self._limit_ms(batch, 0))
 
     # ---- More --------------------------------------------------------------------------------------------------------
 
@@ -337,23 +337,24 @@ class Client(Session):
     # ---- Inside ------------------------------------------------------------------------------------------------------
 
     def _get(self, batch: CallBatch, timeout_ms: int) -> BatchResult:
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         functions = (self._api.get_h2d, self._api.get_h2d_async)
         return self._call_that_waits(BatchResult, functions, batch, timeout_ms)
 
     def _get_async(self, batch: CallBatch, timeout_ms: int) -> "TransferFuture[BatchResult]":
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         return self._future(BatchResult, self._api.get_h2d_async, batch, timeout_ms, wait_ms=timeout_ms)
 
     def _push(
         self, function: Callable[..., int], ticket_text: str, layer: int, blob_list: DeviceBlobList
-    ) -> Tuple[Any, int]:
+    ) -> Tuple[Any, CallBatch]:
         batch = CallBatch(None, *flatten([blob_list]))
+        batch.owners = [blob_list]
         text = encoded_text(ticket_text, "ticket_text")
         out = ctypes.c_void_p()
         number = check_uint(layer, "layer")
         self._check(function(self._usable(), text, number, ctypes.byref(batch.struct), ctypes.byref(out)))
-        return out, self._limit_ms(batch, 0)
+        return out, batch
 
 
 def generate_key(prefix: str = "") -> str:

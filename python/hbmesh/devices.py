@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 import weakref
@@ -10,6 +11,7 @@ from typing import Any, Optional, Tuple
 
 from . import _native
 from ._batch import check_uint
+from ._values import host_view, whole
 from .errors import StatusCode, error_of
 
 _UINT64_MAX = 2**64 - 1
@@ -57,11 +59,13 @@ class SimDevice:
             InvalidError: no device memory.
             HbmeshError: OUT_OF_RANGE, more than the allocation has.
         """
-        check_uint(pointer, "pointer", _UINT64_MAX)
+        pointer = check_uint(pointer, "pointer", _UINT64_MAX)
         if isinstance(data, bytes):
             _checked(_native.load().sim_copy_in(pointer, data, len(data)))
             return
-        view = memoryview(data)
+        view = host_view(data, "the data", 0)
+        if view.nbytes == 0:
+            return
         kind = ctypes.c_char * view.nbytes
         held = kind.from_buffer_copy(view) if view.readonly else kind.from_buffer(view)
         _checked(_native.load().sim_copy_in(pointer, ctypes.addressof(held), view.nbytes))
@@ -76,7 +80,11 @@ class SimDevice:
     @staticmethod
     def copy_into(target: Any, pointer: int) -> None:
         """Reads device memory into a writable buffer, as many bytes as that has. Raises as :meth:`copy_in`."""
-        view = memoryview(target)
+        view = host_view(target, "the target", 0)
+        if view.readonly:
+            raise TypeError(f"the target is a {type(target).__name__}, which can't be written to: give a bytearray")
+        if view.nbytes == 0:
+            return
         held = (ctypes.c_char * view.nbytes).from_buffer(view)
         _checked(
             _native.load().sim_copy_out(
@@ -100,7 +108,14 @@ class SimDevice:
         except ImportError as error:
             raise ImportError("SimDevice.array needs numpy: install it, or use buffer(size)") from error
         kind = numpy.dtype(dtype)
-        length = int(numpy.prod(shape, dtype="uint64")) * kind.itemsize
+        if kind.hasobject:
+            raise TypeError(f"dtype {kind} has Python objects: device memory has values only, give another data type")
+        lengths = [shape] if whole(shape) is not None else list(shape)
+        for length in lengths:
+            check_uint(length, f"shape is {shape}, a length in it", _UINT64_MAX)
+        length = math.prod(map(int, lengths)) * kind.itemsize
+        if length == 0:
+            raise ValueError(f"an array of shape {shape} has no bytes: device memory is at least one byte")
         buffer = self.buffer(length)
         return numpy.frombuffer(buffer.memory, dtype=kind).reshape(shape)
 

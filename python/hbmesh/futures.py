@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import select
@@ -18,8 +19,11 @@ from .results import BatchResult
 if TYPE_CHECKING:
     from ._session import Session
 
+logger = logging.getLogger(__name__)
+
 FUTURE_TIMEOUT_MS_MAX = 1_800_000
-# How long the worker may take to confirm that a call was stopped.
+# How long the worker may take to confirm that a call was stopped, the time for its bytes apart: those that move at that
+# moment may have to come to their end.
 STOP_GRACE_MS = 2_000
 
 R = TypeVar("R", bound=BatchResult)
@@ -27,11 +31,14 @@ R = TypeVar("R", bound=BatchResult)
 
 class TransferFuture(Generic[R]):
     """Something under way. Every future ends: with its transfer, by :meth:`cancel`, with the peer, the worker or the
-    client. Device memory of the call must stay allocated until then: the future keeps the tensors of blob lists that
-    were made by :meth:`DeviceBlobList.of`, but forgetting the future doesn't end the transfer.
+    client. Device memory of the call must stay allocated until then. The tensors of blob lists that were made by
+    :meth:`DeviceBlobList.of` do: they are kept until the end, also where the future is forgotten before, which doesn't
+    end the transfer.
 
     Attributes:
         keys: the key of a publication or subscription, or all keys of a call.
+        limit_ms: how long a call is waited for that gives no future; None: as long as its caller wants.
+        stop_ms: how long the worker may take to confirm that it stopped.
     """
 
     def __init__(
@@ -42,10 +49,11 @@ class TransferFuture(Generic[R]):
         kind: Type[R],
         limit_ms: Optional[int] = None,
         owners: Sequence[Any] = (),
+        stop_ms: int = STOP_GRACE_MS,
     ) -> None:
-        """`limit_ms`: how long whoever awaits the call, and not just this future, waits for it."""
         self.keys = list(keys)
         self.limit_ms = limit_ms
+        self.stop_ms = stop_ms
         self._client = client
         self._handle = handle
         self._kind = kind
@@ -76,7 +84,7 @@ class TransferFuture(Generic[R]):
             FutureTimeoutError: it has not ended; nothing was stopped, so get it again.
             ValueError: timeout out of range.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         if not self.wait(timeout_ms):
             raise self.still_open(timeout_ms)
         return self.result()
@@ -141,7 +149,7 @@ class TransferFuture(Generic[R]):
     def unconfirmed(self, why: str) -> HbmeshError:
         """The error of a call that was asked to stop, of which the worker says nothing."""
         text = (
-            f"{why}. The sidecar did not confirm within {STOP_GRACE_MS} ms that it stopped: don't reuse the device "
+            f"{why}. The sidecar did not confirm within {self.stop_ms} ms that it stopped: don't reuse the device "
             "memory of this call before the client is closed"
         )
         return error_of(StatusCode.WORKER_TIMEOUT, text, node=self._client.address)
@@ -150,6 +158,10 @@ class TransferFuture(Generic[R]):
         """Asks for the end of this future alone: RPC_CANCELLED, unless it ends otherwise first. Its memory may be in
         use until it has ended."""
         self._api().future_cancel(self._handle)
+
+    def keep(self, owner: Any) -> None:
+        """Keeps something, such as memory of the call, until its end."""
+        self._owners = (*self._owners, owner)
 
     def notify(self, event_fd: int) -> None:
         """Adds 1 to an eventfd when the future ends, at once if it has. The descriptor stays open until then, or until
@@ -170,7 +182,7 @@ class TransferFuture(Generic[R]):
     def __del__(self) -> None:
         handle: Optional[Any] = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
-            self._client._api.future_free(handle)
+            self._client._forget(handle, self._owners)
 
 
 def _descriptor() -> Optional[int]:
@@ -188,26 +200,41 @@ def is_interruptible() -> bool:
 
 def finish(future: TransferFuture[R]) -> R:
     """The end of a call that is waited for until its limit. What ends the wait (the limit, Ctrl-C) ends the call, and
-    this returns when the worker has let go of its device memory."""
+    this returns when the worker has let go of its memory. Raises WORKER_TIMEOUT: the worker did not confirm that."""
     assert future.limit_ms is not None
     try:
         if future.wait(future.limit_ms):
             return future.result()
     except BaseException:
-        future.cancel()
-        future.wait(STOP_GRACE_MS)
+        if not _stop(future):
+            logger.warning("hbmesh: %s", future.unconfirmed("a call was interrupted"))
         raise
-    future.cancel()
-    if not future.wait(STOP_GRACE_MS):
+    if not _stop(future):
         raise future.unconfirmed(future.expired().message)
     return result_of_stopped(future, future.expired())
 
 
+def _stop(future: TransferFuture[Any]) -> bool:
+    """Ends the call. Has the worker confirmed it in time? Further interrupts (Ctrl-C again) don't end the wait."""
+    future.cancel()
+    end = time.monotonic() + future.stop_ms / 1000
+    while True:
+        try:
+            return future.wait(max(0, math.ceil((end - time.monotonic()) * 1000)))
+        except KeyboardInterrupt:
+            continue
+
+
 def result_of_stopped(future: TransferFuture[R], reason: HbmeshError) -> R:
-    """What a call came to that was stopped and has ended: keys that were done in time are worth telling."""
+    """What a call came to that was stopped for `reason` and has ended: keys that were done in time are worth telling.
+    The worker only knows that it was told to stop; of the others the result says why."""
     try:
-        return future.result()
+        result = future.result()
     except HbmeshError as error:
         if error.code == StatusCode.RPC_CANCELLED:
             raise reason from None
         raise
+    for index, code in enumerate(result.codes):
+        if code == StatusCode.RPC_CANCELLED:
+            result.note(index, reason.code, reason.message)
+    return result

@@ -3,6 +3,9 @@
 hbmesh moves device memory. Values of ordinary memory (bytes, CPU tensors) are copied to a buffer on one device first,
 and back after a get. On simulated devices that is one memory copy; on cards it crosses the bus twice, so what is on a
 card already should be given as it is.
+
+The values' own memory is used by the calling thread alone, and free again when the call returns, whatever it raises:
+what a worker may still read or write after a call that it did not confirm to have ended is the buffer.
 """
 
 from __future__ import annotations
@@ -12,13 +15,18 @@ import sys
 import time
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from ._batch import check_keys
+from ._stop import Stop
+from ._values import host_views
 from .client import Client
 from .devices import SimDevice
 from .errors import StatusCode, error_of
+from .futures import TransferFuture, finish
 from .results import BatchResult, MetaResult, WriteResult
+
+R = TypeVar("R", bound=BatchResult)
 
 # Staging memory of one call: larger ones go in several parts, so that a card's memory stays its owner's.
 STAGING_BYTES_MAX = 64 << 20
@@ -134,14 +142,22 @@ class HostObjects:
         return self._memory
 
     @contextmanager
-    def staged(self, sizes: Sequence[Sequence[int]]) -> Iterator[List[List[int]]]:
-        """Addresses of staging memory for blobs of these sizes, for the time of a block."""
+    def staged(self, sizes: Sequence[Sequence[int]]) -> "Iterator[Staging]":
+        """Staging memory for blobs of these sizes, for the time of a block."""
         with self.memory.on(self.device_index):
-            start = self.memory.allocate(self.device_index, sum(map(sum, sizes)))
+            staging = Staging(self.memory, self.device_index, sizes)
             try:
-                yield [_places(at, each) for at, each in zip(_places(start, list(map(sum, sizes))), sizes)]
+                yield staging
             finally:
-                self.memory.free(start)
+                staging.leave()
+
+    def finish(self, call: "TransferFuture[R]", staging: "Staging", stop: Optional[Stop] = None) -> R:
+        """The end of a call about the staging memory; what ends the wait ends the call."""
+        call.keep(staging)
+        try:
+            return finish(call) if stop is None else stop.finish(call)
+        finally:
+            staging.borrowed = staging.borrowed or not call.done
 
     def put(
         self,
@@ -152,25 +168,33 @@ class HostObjects:
         ttl_seconds: float = 0,
         pin: str = "none",
         checksum: bool = False,
+        stop: Optional[Stop] = None,
     ) -> WriteResult:
-        """Sets objects of one or more contiguous buffers each; options as of :meth:`Client.mset_d2h`."""
+        """Sets objects of one or more pieces each: bytes, what has a contiguous buffer, numpy arrays of any data type,
+        tensors on the CPU. Options as of :meth:`Client.mset_d2h`.
+
+        Args:
+            stop: what asks this call to end; it then raises RPC_CANCELLED. Keys of parts that were done are set.
+        """
         names = check_keys(keys)
         if len(names) != len(values):
             raise ValueError(f"{len(names)} keys, but {len(values)} values: one belongs to each key")
         if len(set(names)) < len(names):
             twice = next(name for number, name in enumerate(names) if name in names[:number])
             raise error_of(StatusCode.INVALID, f"key {twice!r} is in the call twice", key=twice)
-        views = [[_bytes_view(piece) for piece in value] for value in values]
+        views = [host_views(name, value) for name, value in zip(names, values)]
         sizes = [[view.nbytes for view in each] for each in views]
         result: Optional[WriteResult] = None
         for part in parts_of(range(len(names)), sizes):
-            with self.staged([sizes[index] for index in part]) as addresses:
-                for index, row in zip(part, addresses):
+            with self.staged([sizes[index] for index in part]) as staging:
+                for index, row in zip(part, staging.rows):
                     for view, address in zip(views[index], row):
+                        _check(stop)
                         self.memory.copy_in(address, view)
-                done = self.client.mset_d2h_from_multi_buffers(
+                _check(stop)
+                call = self.client.mset_d2h_from_multi_buffers_async(
                     [names[index] for index in part],
-                    addresses,
+                    staging.rows,
                     [sizes[index] for index in part],
                     device_index=self.device_index,
                     existence=existence,
@@ -178,6 +202,7 @@ class HostObjects:
                     pin=pin,
                     checksum=checksum,
                 )
+                done = self.finish(call, staging, stop)
             result = done if result is None else result.followed_by(done)
         if result is None:
             raise error_of(StatusCode.INVALID, "no keys given: a call needs at least one")
@@ -195,19 +220,25 @@ class HostObjects:
 
         return self.get_each(keys, take, timeout_ms=timeout_ms), found
 
-    def get_each(self, keys: Sequence[str], take: Take, *, timeout_ms: int = 0) -> BatchResult:
+    def get_each(
+        self, keys: Sequence[str], take: Take, *, timeout_ms: int = 0, stop: Optional[Stop] = None
+    ) -> BatchResult:
         """Gets objects of whatever shape. For each that is there it calls `take(index of the key, blob sizes, read)`,
-        which may call `read(blob, target)` to copy a blob into a writable buffer of its size."""
+        which may call `read(blob, target)` to copy a blob into a writable buffer of its size.
+
+        Args:
+            stop: what asks this call to end; it then raises RPC_CANCELLED.
+        """
         metas = self.client.get_meta_info(keys)
         if timeout_ms > 0 and not metas:
-            self._await(metas.failed_keys, timeout_ms)
+            self._await(metas.failed_keys, timeout_ms, stop)
             metas = self.client.get_meta_info(keys)
         wanted = [index for index, meta in enumerate(metas.metas) if meta is not None]
         unchanged: Dict[int, int] = {}  # how often in a row a refused one seemed to have the same shape
         for _ in range(_REPLACED_MAX):
             sizes = {index: meta.blob_sizes for index, meta in enumerate(metas.metas) if meta is not None}
             for part in parts_of(wanted, sizes):
-                self._get_part(metas, part, sizes, take)
+                self._get_part(metas, part, sizes, take, stop)
             wanted = self._refused(metas, wanted, unchanged)
             if not wanted:
                 break
@@ -215,12 +246,24 @@ class HostObjects:
             metas.note(index, StatusCode.TRY_AGAIN, "it is replaced by ones of other lengths all the time: try again")
         return metas
 
-    def _get_part(self, metas: MetaResult, part: Sequence[int], sizes: Dict[int, List[int]], take: Take) -> None:
+    def _get_part(
+        self,
+        metas: MetaResult,
+        part: Sequence[int],
+        sizes: Dict[int, List[int]],
+        take: Take,
+        stop: Optional[Stop],
+    ) -> None:
+        _check(stop)
         shapes = [sizes[index] for index in part]
-        with self.staged(shapes) as addresses:
+        with self.staged(shapes) as staging:
             names = [metas.keys[index] for index in part]
-            got = self.client.mget_h2d_from_multi_buffers(names, addresses, shapes, device_index=self.device_index)
-            for index, code, row, shape in zip(part, got.codes, addresses, shapes):
+            call = self.client.mget_h2d_from_multi_buffers_async(
+                names, staging.rows, shapes, device_index=self.device_index
+            )
+            got = self.finish(call, staging, stop)
+            for index, code, row, shape in zip(part, got.codes, staging.rows, shapes):
+                _check(stop)
                 if code == StatusCode.OK:
                     take(index, shape, self._reader(row))
         metas.merged(got, part)
@@ -252,13 +295,51 @@ class HostObjects:
 
         return read
 
-    def _await(self, missing: Sequence[str], timeout_ms: int) -> None:
+    def _await(self, missing: Sequence[str], timeout_ms: int, stop: Optional[Stop]) -> None:
         """Waits until the missing keys are there, or the time is over: a get of one byte is refused for its shape as
         soon as the key is there, and waits until then."""
-        with self.staged([[1]] * len(missing)) as addresses:
-            self.client.mget_h2d_from_multi_buffers(
-                missing, addresses, [[1]] * len(missing), device_index=self.device_index, timeout_ms=timeout_ms
+        sizes = [[1]] * len(missing)
+        with self.staged(sizes) as staging:
+            call = self.client.mget_h2d_from_multi_buffers_async(
+                missing, staging.rows, sizes, device_index=self.device_index, timeout_ms=timeout_ms
             )
+            self.finish(call, staging, stop)
+
+
+class Staging:
+    """Memory on a device for the blobs of a call.
+
+    Attributes:
+        rows: by key, the address of each blob.
+        borrowed: a call about it has not ended: its future keeps this memory until it has.
+    """
+
+    def __init__(self, memory: Any, device_index: int, sizes: Sequence[Sequence[int]]) -> None:
+        self.borrowed = False
+        self._memory, self._device_index = memory, device_index
+        totals = list(map(sum, sizes))
+        self._start: int = memory.allocate(device_index, sum(totals))
+        self.rows = [_places(at, each) for at, each in zip(_places(self._start, totals), sizes)]
+
+    def leave(self) -> None:
+        """Its block is over."""
+        if not self.borrowed:
+            self._free()
+
+    def _free(self) -> None:
+        start, self._start = self._start, 0
+        if start:
+            with self._memory.on(self._device_index):
+                self._memory.free(start)
+
+    def __del__(self) -> None:
+        if getattr(self, "_start", 0):
+            self._free()
+
+
+def _check(stop: Optional[Stop]) -> None:
+    if stop is not None:
+        stop.check()
 
 
 def _places(start: int, sizes: Sequence[int]) -> List[int]:
@@ -279,11 +360,3 @@ def parts_of(indices: Sequence[int], sizes: Any) -> Iterator[List[int]]:
         total += size
     if part:
         yield part
-
-
-def _bytes_view(piece: Any) -> memoryview:
-    """Raises TypeError for what has no contiguous buffer."""
-    view = memoryview(piece)
-    if not view.c_contiguous:
-        raise TypeError(f"the bytes of a {type(piece).__name__} are not in one piece: give a contiguous copy")
-    return view

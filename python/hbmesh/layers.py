@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Sequence
 from . import _native
 from ._batch import check_uint
 from .errors import StatusCode, error_of
-from .futures import FUTURE_TIMEOUT_MS_MAX, TransferFuture
+from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture
 from .results import BatchResult
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ class LayerTicket:
         layer_count: layers 0 to this number - 1.
     """
 
-    def __init__(self, client: "Session", handle: Any, owners: Sequence[Any]) -> None:
-        """`owners` keep the device memory."""
+    def __init__(self, client: "Session", handle: Any, owners: Sequence[Any], stop_ms: int = STOP_GRACE_MS) -> None:
+        """`owners` keep the device memory; `stop_ms` as of :class:`TransferFuture`."""
         self._owners = owners
+        self._stop_ms = stop_ms
         self._client = client
         self._handle = handle
         self._generation = _native.generation()
@@ -48,7 +49,7 @@ class LayerTicket:
             CancelledError: the ticket was cancelled.
             HbmeshError: OUT_OF_RANGE, no such layer.
         """
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         future = self.future(index)
         if not future.wait(timeout_ms):
             raise error_of(
@@ -60,7 +61,7 @@ class LayerTicket:
 
     def all(self, timeout_ms: int = 60_000) -> None:
         """Returns when every layer is there. Raises as :meth:`layer`."""
-        check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
+        timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
         end = time.monotonic() + timeout_ms / 1000
         for index in range(self.layer_count):
             self.layer(index, min(timeout_ms, max(0, math.ceil((end - time.monotonic()) * 1000))))
@@ -69,10 +70,12 @@ class LayerTicket:
         """A future for one layer, with its bytes and what carried them. Raises OUT_OF_RANGE: no such layer."""
         out = ctypes.c_void_p()
         self._check(self._api().ticket_layer(self._handle, check_uint(index, "layer"), ctypes.byref(out)))
-        return TransferFuture(self._client, out, [f"layer {index}"], BatchResult)
+        layer = [f"layer {index}"]
+        return TransferFuture(self._client, out, layer, BatchResult, owners=self._owners, stop_ms=self._stop_ms)
 
     def cancel(self) -> None:
-        """Ends the reservation; layers that are not there end with RPC_CANCELLED."""
+        """Asks for the end of the reservation; layers that are not there end with RPC_CANCELLED. A layer's memory may
+        be in use until its future has ended."""
         self._check(self._api().ticket_cancel(self._handle))
 
     def _check(self, status: int) -> None:
@@ -96,4 +99,6 @@ class LayerTicket:
     def __del__(self) -> None:
         handle: Optional[Any] = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
+            for index in range(self.layer_count):
+                self.future(index)  # forgotten at once: keeps the memory of a layer that has not ended
             self._client._api.ticket_free(handle)

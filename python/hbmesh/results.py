@@ -180,6 +180,12 @@ class ExistResult(BatchResult):
         names = {StatusCode.OK: "HIT", StatusCode.NOT_FOUND: "MISS"}
         return [names.get(StatusCode(code), "UNKNOWN") for code in self.codes]
 
+    def __repr__(self) -> str:
+        counts = [(self.presences.count(name), name) for name in ("HIT", "MISS", "UNKNOWN")]
+        said = ", ".join(f"{count} {name}" for count, name in counts if count)
+        unknown = self.unknown()
+        return f"<{type(self).__name__} of {len(self)} keys: {said}{f', {unknown.key!r} first' if unknown else ''}>"
+
     def unknown(self) -> Optional[HbmeshError]:
         """The error of the first key that nobody could tell of, or None."""
         for index, message in self._messages.items():

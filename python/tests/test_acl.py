@@ -3,6 +3,7 @@ Method: the simulated module's calls and codes; `python -m hbmesh.sim` with smal
 """
 
 import threading
+import weakref
 
 import pytest
 from conftest import run_script
@@ -64,6 +65,47 @@ def test_memory_in_every_direction(acl):
     assert [acl.rt.free_host(each) for each in (host, other)] == [0, 0]
     with pytest.raises(TypeError):
         acl.util.bytes_to_ptr("text")
+
+
+def test_temporaries_live_a_while(acl, monkeypatch):
+    """Their address is used in the expression that makes them. Bounded by number and by bytes, for each thread."""
+    from hbmesh.sim.acl import _Lately
+
+    alive = set()
+
+    class Counted(bytes):
+        def __del__(self):
+            alive.discard(self.number)
+
+    def address(number, size=8):
+        data = Counted(size)
+        data.number = number
+        alive.add(number)
+        return acl.util.bytes_to_ptr(data)
+
+    seen = []
+
+    def work():
+        for number in range(_Lately.COUNT_MAX + 44):
+            address(number)
+        seen.append(set(alive))
+        monkeypatch.setattr(_Lately, "BYTES_MAX", 100)
+        address(1000, 60), address(1001, 40)
+        seen.append(set(alive))
+        address(1002, 1000)  # larger than the limit: the last one is kept all the same
+        seen.append(set(alive))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [set(range(44, _Lately.COUNT_MAX + 44)), {1000, 1001}, {1002}]
+    assert alive == set()  # they go with their thread
+    numpy = pytest.importorskip("numpy")
+    array = numpy.frombuffer(b"12345678", dtype="u1").copy()
+    kept = weakref.ref(array)
+    acl.util.numpy_to_ptr(array)
+    del array
+    assert kept() is not None
 
 
 def test_staging_through_acl_is_the_same_as_through_the_simulator(acl):

@@ -4,11 +4,13 @@ Method: two clients of two real workers; values, codes and messages are compared
 
 import gc
 import threading
+import weakref
 
 import pytest
 from conftest import LONG, until
 
 import hbmesh
+import yr.datasystem
 from hbmesh import Blob, Client, DeviceBlobList, HbmeshError, SimDevice, StatusCode
 
 
@@ -61,10 +63,18 @@ def test_existence(first, second, memory, key):
     assert target.holds(2)
 
 
-def test_time_to_live_and_pins(first, memory, key):
+def test_time_to_live(first, memory, key):
     source = memory(0, [64], seed=1)
-    first.mset_d2h([key], [source.list], ttl_seconds=0.05, pin="hard").raise_for_failures()
+    first.mset_d2h([key], [source.list], ttl_seconds=0.05).raise_for_failures()
     until("the object expired", lambda: first.exist([key]).presences == ["MISS"])
+
+
+@pytest.mark.parametrize("pin", ["none", "soft", "hard"])
+def test_pins(first, memory, key, pin):
+    source = memory(0, [64], seed=1)
+    first.mset_d2h([key], [source.list], pin=pin).raise_for_failures()
+    until("its owner has heard of it", lambda: first.exist([key]).presences == ["HIT"])
+    assert first.explain(key)["here"]["pin"] == pin
 
 
 def test_questions_and_delete(first, second, memory, key):
@@ -72,6 +82,7 @@ def test_questions_and_delete(first, second, memory, key):
     first.mset_d2h([key], [source.list]).raise_for_failures()
     there = second.exist([key, f"{key}-not"])
     assert there.presences == ["HIT", "MISS"] and not there and there.unknown() is None
+    assert repr(there) == "<ExistResult of 2 keys: 1 HIT, 1 MISS>"
     metas = second.get_meta_info([f"{key}-not", key])
     assert metas.metas[0] is None and metas.metas[1].blob_sizes == [64, 32] and metas.metas[1].bytes == 96
     assert metas.metas[1].generation > 0
@@ -199,8 +210,11 @@ def test_close_ends_what_is_under_way(workers, memory):
 
 
 def test_not_connected_and_nobody_there(workers):
-    with pytest.raises(hbmesh.NotReadyError):
+    with pytest.raises(hbmesh.NotReadyError, match=r"the client is not connected: call connect\(\) first") as failure:
         Client(*workers.place(0)).exist(["a"])
+    assert "hbmesh_" not in str(failure.value)
+    with pytest.raises(RuntimeError, match=r"code: \[8\], msg: \[the client is not connected: call init\(\) first"):
+        yr.datasystem.HeteroClient(*workers.place(0)).exist(["a"])
     with pytest.raises(hbmesh.NoWorkerError) as failure:
         Client("127.0.0.1", 9).connect()
     assert failure.value.node == "127.0.0.1:9"
@@ -359,6 +373,45 @@ def test_memory_made_just_for_a_call_lives_as_long_as_it(first, second, key):
         assert waiting.get(LONG * 1000) and received.get(LONG * 1000) and sent.get(LONG * 1000)
         assert all(SimDevice.copy_out(piece.pointer, 4096) == b"t" * 4096 for piece in taken)
         assert first.delete([key, f"{key}-later"]).existed == [True, True]
+
+
+def test_forgotten_calls_keep_their_memory_to_their_end(first, second, memory, key):
+    """A future, or a ticket, that nobody holds any more: the transfer goes on, and so does its memory."""
+    source, alive = memory(0, [64], seed=1), []
+
+    def piece():
+        buffer = SimDevice(1).buffer(64)
+        alive.append(weakref.ref(buffer))
+        return DeviceBlobList.of(1, buffer)
+
+    second.mget_h2d_async([key], [piece()], timeout_ms=1_800_000)
+    (forgotten,) = second.dev_subscribe([f"{key}-d2d"], [piece()])
+    text = second.reserve_layers([piece(), piece()]).text  # without its ticket: ended, and its memory soon free
+    cancelled = second.mget_h2d_async([f"{key}-not"], [piece()], timeout_ms=1_800_000)
+    cancelled.cancel()
+    del forgotten, cancelled
+    gc.collect()
+    assert [each() is not None for each in alive[:2]] == [True, True]
+    until("what was cancelled has let go", lambda: second.exist([key]) is not None and alive[-1]() is None)
+    until("the reservation, too", lambda: second.exist([key]) is not None and alive[2:4] and alive[2]() is None)
+    with pytest.raises(hbmesh.NotFoundError):
+        first.push(text, 0, source.list)
+    assert [each() is not None for each in alive[:2]] == [True, True]
+    first.mset_d2h([key], [source.list]).raise_for_failures()
+    (sent,) = first.dev_publish([f"{key}-d2d"], [source.list])
+    assert sent.get(LONG * 1000)
+    until("their memory is free", lambda: second.exist([key]) is not None and not any(each() for each in alive))
+
+
+def test_closing_lets_go_of_forgotten_calls(workers, key):
+    buffer = SimDevice(1).buffer(64)
+    alive = weakref.ref(buffer)
+    with Client(*workers.place(0)) as client:
+        client.mget_h2d_async([key], [DeviceBlobList.of(1, buffer)], timeout_ms=1_800_000)
+        del buffer
+        gc.collect()
+        assert alive() is not None
+    assert alive() is None
 
 
 def test_arrays_own_their_memory():

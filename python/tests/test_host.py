@@ -99,7 +99,7 @@ def test_a_value_that_changes_its_length_is_read_whole(objects, second):
 def test_a_shape_that_changes_in_between_is_asked_for_again(objects, second, monkeypatch):
     key, reader = second.generate_key("host"), HostObjects(second)
     objects.put([key], [[b"short"]])
-    get, calls = second.mget_h2d_from_multi_buffers, []
+    get, calls = second.mget_h2d_from_multi_buffers_async, []
 
     def replaced_before(*arguments, **options):
         calls.append(arguments)
@@ -107,7 +107,7 @@ def test_a_shape_that_changes_in_between_is_asked_for_again(objects, second, mon
             objects.put([key], [[b"longer" * len(calls)]], existence="replace")
         return get(*arguments, **options)
 
-    monkeypatch.setattr(second, "mget_h2d_from_multi_buffers", replaced_before)
+    monkeypatch.setattr(second, "mget_h2d_from_multi_buffers_async", replaced_before)
     result, found = reader.get([key])
     assert result and found == [[b"longer" * 2]] and len(calls) == 3
     second.delete([key])
@@ -116,13 +116,13 @@ def test_a_shape_that_changes_in_between_is_asked_for_again(objects, second, mon
 def test_one_that_changes_all_the_time_is_to_be_tried_again(objects, second, monkeypatch):
     key, reader, lengths = second.generate_key("host"), HostObjects(second), iter(range(2, 100))
     objects.put([key], [[b"x"]])
-    get = second.mget_h2d_from_multi_buffers
+    get = second.mget_h2d_from_multi_buffers_async
 
     def replaced_before(*arguments, **options):
         objects.put([key], [[b"x" * next(lengths)]], existence="replace")
         return get(*arguments, **options)
 
-    monkeypatch.setattr(second, "mget_h2d_from_multi_buffers", replaced_before)
+    monkeypatch.setattr(second, "mget_h2d_from_multi_buffers_async", replaced_before)
     result, found = reader.get([key])
     assert found == [None] and result[0].code == hbmesh.StatusCode.TRY_AGAIN and "other lengths" in result[0].message
     second.delete([key])

@@ -78,8 +78,9 @@ class Key:
 
 def chunk(seed, shape=(2, 3, 5, 7)):
     made = MemoryObject(shape, "torch.bfloat16", MemoryFormat.KV_2LTD)
-    for index in range(len(made.memory)):
-        made.memory[index] = (seed * 7 + index) % 251
+    size = len(made.memory)
+    pattern = bytes((seed * 7 + index) % 251 for index in range(251))
+    ctypes.memmove(made.memory, (pattern * (size // 251 + 1))[:size], size)
     return made
 
 
@@ -170,16 +171,74 @@ def test_what_is_got_after_lmcache_gave_up_is_released(pair, first, monkeypatch)
     async def body():
         await near.put(key, chunk(1))
         task = asyncio.create_task(far.get(key))
-        await asyncio.to_thread(started.wait, LONG)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        go_on.set()
-        while not made or made[0].references > 0:
-            await asyncio.sleep(0.01)
+        await cancelled_within(task, started, go_on)
 
     asyncio.run(asyncio.wait_for(body(), LONG))
     assert [each.references for each in made] == [0]
+
+
+async def cancelled_within(task, started, go_on):
+    """Cancels a task whose thread has begun; it must not end before the thread has let go of the memory."""
+    await asyncio.to_thread(started.wait, LONG)
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def overwritten(chunks):
+    """As LMCache does with memory that is its own again."""
+    for each in chunks:
+        ctypes.memset(each.memory, 255, len(each.memory))
+
+
+def test_a_cancelled_put_has_let_go_of_its_memory(pair, first, monkeypatch):
+    near, far = pair
+    prefix = first.generate_key()
+    keys, chunks = [Key(number, prefix) for number in range(3)], [chunk(number) for number in range(3)]
+    started, go_on, copied = threading.Event(), threading.Event(), []
+    copy_in = near._objects.memory.copy_in
+
+    def slowly(pointer, data):
+        if len(copied) == 3:  # a header and the bytes of the first chunk, and the second one's header
+            started.set()
+            assert go_on.wait(LONG)
+        copied.append(bytes(data))
+        copy_in(pointer, data)
+
+    monkeypatch.setattr(near._objects.memory, "copy_in", slowly)
+
+    async def body():
+        task = asyncio.create_task(near.batched_put(keys, chunks))
+        await cancelled_within(task, started, go_on)
+        overwritten(chunks)
+        assert len(copied) == 4 and copied[3] == bytes(chunk(1).memory)  # read before it was overwritten; then no more
+        assert await far.batched_get(keys) == [None] * 3  # one call, which was not made
+
+    asyncio.run(asyncio.wait_for(body(), LONG))
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.005, 0.02])
+def test_a_put_that_takes_too_long_leaves_old_bytes_or_none(pair, first, seconds):
+    """Wherever the limit strikes: in the copies, in the call, after it."""
+    near, far = pair
+    prefix = first.generate_key()
+    keys, chunks = [Key(number, prefix) for number in range(6)], [chunk(0, (2 << 20,)) for _ in range(6)]
+    before = bytes(chunks[0].memory)
+
+    async def body():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(near.batched_put(keys, chunks), seconds)
+        overwritten(chunks)
+        found = await far.batched_get(keys)
+        assert all(each is None or bytes(each.memory) == before for each in found)
+        for key in keys:
+            near.remove_sync(key)
+
+    asyncio.run(asyncio.wait_for(body(), LONG))
 
 
 def test_faults_are_misses(pair, first, caplog):

@@ -33,6 +33,7 @@ export class KeyedRequest implements FutureOwner {
   readonly #told: Set<number> = new Set();
   readonly #graces = new Map<number, Timer>();
   readonly #request: OngoingRequest;
+  readonly #stopMs: number;
   #note = "";
 
   /** Sends it. Throws RPC_CANCELLED if its signal is aborted already. */
@@ -43,6 +44,7 @@ export class KeyedRequest implements FutureOwner {
   ) {
     this.clock = decoding.clock;
     this.what = outgoing.what;
+    this.#stopMs = outgoing.stopMs ?? STOP_GRACE_MS;
     this.#context = decoding.context;
     this.#decoder = decoding.decoder;
     this.futures = outgoing.keys.map((key, index) => new TransferFuture(this, key, index));
@@ -79,7 +81,8 @@ export class KeyedRequest implements FutureOwner {
       `key ${JSON.stringify(key)} of ${this.what} was cancelled by its caller`,
       { key, node: this.node },
     );
-    const timer = this.clock.setTimer(STOP_GRACE_MS, () => this.#settle(keyIndex, unconfirmed(reason, this.node)));
+    const expired = (): void => this.#settle(keyIndex, unconfirmed(reason, this.node, this.#stopMs));
+    const timer = this.clock.setTimer(this.#stopMs, expired);
     this.#graces.set(keyIndex, timer);
     this.#request.stopKey(keyIndex);
   }

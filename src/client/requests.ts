@@ -22,6 +22,8 @@ export interface OutgoingRequest {
   what: string;
   /** How long it may take; undefined: for ever. */
   timeoutMs: number | undefined;
+  /** How long the sidecar may take to confirm that it stopped; default: STOP_GRACE_MS. */
+  stopMs?: number;
   /** Replies before the last, for requests whose keys end one by one. Must not throw. */
   onEvents?: (payload: Uint8Array) => void;
   signal?: AbortSignal | undefined;
@@ -43,7 +45,10 @@ export interface OngoingRequest {
   stopKey(keyIndex: number): void;
 }
 
-/** How long the sidecar may take to confirm that a request was stopped. */
+/**
+ * How long the sidecar may take to confirm that a request was stopped, the time for its bytes apart: those that move at
+ * that moment may have to come to their end.
+ */
 export const STOP_GRACE_MS = 2_000;
 
 export class Requests {
@@ -78,15 +83,15 @@ export class Requests {
     let stopped: HbmeshError | undefined;
     let over = false;
     let grace: Timer | undefined;
+    const { timeoutMs, stopMs = STOP_GRACE_MS } = request;
     const stop = (reason: HbmeshError): void => {
       if (stopped === undefined && !over) {
         stopped = reason;
-        grace = this.#clock.setTimer(STOP_GRACE_MS, () => outcome.reject(unconfirmed(reason, this.#node)));
+        grace = this.#clock.setTimer(stopMs, () => outcome.reject(unconfirmed(reason, this.#node, stopMs)));
         this.#native.cancel(requestId);
       }
     };
     const onAbort = (): void => stop(abortError(request.signal as AbortSignal, request.what));
-    const { timeoutMs } = request;
     const timer =
       timeoutMs === undefined
         ? undefined
@@ -146,10 +151,10 @@ export class Requests {
 }
 
 /** The sidecar was asked to stop for `reason`, and didn't say that it did. */
-export function unconfirmed(reason: HbmeshError, node: string): HbmeshError {
+export function unconfirmed(reason: HbmeshError, node: string, stopMs: number): HbmeshError {
   return new HbmeshError(
     StatusCode.WORKER_TIMEOUT,
-    `${reason.message}. The sidecar did not confirm within ${STOP_GRACE_MS} ms that it stopped: ` +
+    `${reason.message}. The sidecar did not confirm within ${stopMs} ms that it stopped: ` +
       "don't reuse the device memory of this call, it may be in use until the sidecar has ended the call or itself",
     { node, cause: reason, ...(reason.key === undefined ? {} : { key: reason.key }) },
   );

@@ -13,7 +13,7 @@ import type { BatchLimits, FlatBatch } from "./arguments.js";
 import { KeyedRequest } from "./keyed-request.js";
 import type { ClientSettings, HeteroClientDependencies } from "./options.js";
 import { type DecodedReply, type ReplyContext, ReplyDecoder } from "./reply.js";
-import { type OutgoingRequest, Requests } from "./requests.js";
+import { type OutgoingRequest, Requests, STOP_GRACE_MS } from "./requests.js";
 
 export interface Connection {
   native: NativeClient;
@@ -132,6 +132,7 @@ export class ClientSession {
         token: this.#settings.token,
         connectTimeoutMs: Math.ceil(this.#settings.connectTimeoutMs),
         spinMicros: Math.ceil(this.#settings.spinMicros),
+        floorBytesPerSecond: BigInt(Math.ceil(this.#settings.floorBytesPerSecond)),
         onClosed: (reason) => this.#lose(connection, reason, node),
       });
       const requests = new Requests(native, node, this.#clock);
@@ -241,8 +242,11 @@ export class ClientSession {
   }
 
   #timeoutMs(call: Call): number {
-    const transferMs = Math.ceil((Number(call.batch.totalBytes) / this.#settings.floorBytesPerSecond) * 1000);
-    return this.#settings.requestTimeoutMs + (call.waitMs ?? 0) + transferMs;
+    return this.#settings.requestTimeoutMs + (call.waitMs ?? 0) + this.#transferMs(call);
+  }
+
+  #transferMs(call: Call): number {
+    return Math.ceil((Number(call.batch.totalBytes) / this.#settings.floorBytesPerSecond) * 1000);
   }
 
   #outgoing(call: Call, connection: Connection): Omit<OutgoingRequest, "timeoutMs"> {
@@ -257,7 +261,7 @@ export class ClientSession {
     const what = name.includes(" ")
       ? name
       : `${name} of ${keys.length} ${keys.length === 1 ? "key" : "keys"} (first ${JSON.stringify(keys[0])})`;
-    return { op, args, batch, keys, what, signal };
+    return { op, args, batch, keys, what, signal, stopMs: STOP_GRACE_MS + this.#transferMs(call) };
   }
 
   #context(call: Call, { node, native }: Connection): ReplyContext {

@@ -29,6 +29,8 @@ def pieces_of(cache: Any, block_count: int) -> List[Piece]:
     if isinstance(cache, (tuple, list)):
         return [piece for each in cache for piece in pieces_of(each, block_count)]
     shape, strides, width = [int(n) for n in cache.shape], [int(n) for n in cache.stride()], int(cache.element_size())
+    if 0 in shape:
+        raise ValueError(f"a KV cache of shape {shape} has no bytes: register it once it is allocated")
     if block_count not in shape:
         raise ValueError(f"a KV cache of shape {shape} has no dimension of {block_count} blocks")
     dimension = shape.index(block_count)

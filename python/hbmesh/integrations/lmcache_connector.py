@@ -19,6 +19,8 @@ from lmcache.v1.storage_backend.connector import ConnectorAdapter, ConnectorCont
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 
 from hbmesh import Client, HbmeshError, StatusCode, config
+from hbmesh._stop import Stop
+from hbmesh.aio import in_thread
 from hbmesh.host import HostObjects
 from hbmesh.integrations.kv_blocks import digest
 
@@ -147,14 +149,13 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         return True
 
     async def batched_get(self, keys: List[Any]) -> List[Optional[Any]]:
-        """Memory objects by key, None for what is not there. LMCache cancels what takes too long: nobody takes what was
-        got then, and it is released."""
-        running = asyncio.get_running_loop().run_in_executor(None, self._get, keys)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            running.add_done_callback(_release_all)
-            raise
+        """Memory objects by key, None for what is not there. LMCache cancels what takes too long: what was got by then
+        is released."""
+
+        async def undo(found: List[Optional[Any]]) -> None:
+            _release(found)
+
+        return await in_thread(lambda stop: self._get(keys, stop), undo)
 
     def support_batched_get_non_blocking(self) -> bool:
         return True
@@ -166,7 +167,7 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         _release(found[count:])
         return found[:count]
 
-    def _get(self, keys: Sequence[Any]) -> List[Optional[Any]]:
+    def _get(self, keys: Sequence[Any], stop: Stop) -> List[Optional[Any]]:
         if not keys:
             return []
         found: List[Optional[Any]] = [None] * len(keys)
@@ -178,8 +179,9 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
                 found[index] = self._filled(header, sizes[1], read)
 
         try:
-            result = self._objects.get_each([_name(key) for key in keys], take)
+            result = self._objects.get_each([_name(key) for key in keys], take, stop=stop)
         except HbmeshError as error:
+            _release(found)
             logger.warning("hbmesh: getting %d chunks failed: %s", len(keys), error)
             return [None] * len(keys)
         for status in result:
@@ -214,11 +216,12 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
         return True
 
     async def batched_put(self, keys: List[Any], memory_objs: List[Any]) -> None:
-        """Sets chunks; raises when one could not be set. The caller keeps its references."""
+        """Sets chunks; raises when one could not be set. The caller keeps its references. Cancelled, it ends when the
+        chunks' memory is not read any more: each chunk then has the bytes that it had, or is not set."""
         if keys:
-            await asyncio.to_thread(self._put, keys, memory_objs)
+            await in_thread(lambda stop: self._put(keys, memory_objs, stop))
 
-    def _put(self, keys: Sequence[Any], memory_objs: Sequence[Any]) -> None:
+    def _put(self, keys: Sequence[Any], memory_objs: Sequence[Any], stop: Stop) -> None:
         values = []
         for each in memory_objs:
             described = {
@@ -228,7 +231,7 @@ class HbmeshRemoteConnector(RemoteConnector):  # type: ignore[misc]
             }
             values.append([json.dumps(described).encode(), each.byte_array])
         names = [_name(key) for key in keys]
-        self._objects.put(names, values, ttl_seconds=self._ttl_seconds).raise_for_failures()
+        self._objects.put(names, values, ttl_seconds=self._ttl_seconds, stop=stop).raise_for_failures()
 
     def remove_sync(self, key: Any) -> bool:
         """Removes a chunk; was it there?"""
@@ -264,11 +267,6 @@ def _release(memory_objs: Sequence[Optional[Any]]) -> None:
     for each in memory_objs:
         if each is not None:
             each.ref_count_down()
-
-
-def _release_all(running: "asyncio.Future[List[Optional[Any]]]") -> None:
-    if not running.cancelled() and running.exception() is None:
-        _release(running.result())
 
 
 def _each(memory_obj: Any, several: str, single: str) -> List[Any]:

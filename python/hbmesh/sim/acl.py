@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import deque
 from itertools import count
+from operator import index
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -148,6 +150,7 @@ class _Runtime:
         return INVALID_PARAMETER if self._host.pop(pointer, None) is None else OK
 
     def memcpy(self, dst: int, dst_max: int, src: int, size: int, kind: int) -> int:
+        dst, dst_max, src, size = map(index, (dst, dst_max, src, size))  # also numpy's
         if size < 0 or size > dst_max or 0 in (dst, src):
             return INVALID_PARAMETER
         if size == 0:
@@ -167,6 +170,7 @@ class _Runtime:
         return self.memcpy(dst, dst_max, src, size, kind)
 
     def memset(self, dst: int, dst_max: int, value: int, size: int) -> int:
+        dst, dst_max, size = map(index, (dst, dst_max, size))
         if size < 0 or size > dst_max:
             return INVALID_PARAMETER
         return _code(lambda: SimDevice.copy_in(dst, bytes([value & 0xFF]) * size)) if size > 0 else OK
@@ -183,10 +187,35 @@ def _code(work: Callable[[], None]) -> int:
         return INVALID_PARAMETER
 
 
+class _Lately:
+    """Owners of addresses that were handed out, kept for a while: scripts make a temporary in the very expression that
+    uses its address, as in ``acl.rt.memcpy(device, n, acl.util.bytes_to_ptr(text.encode()), n, 1)``. Each thread keeps
+    its last ones, up to a number and to so many bytes, and the very last whatever its size."""
+
+    COUNT_MAX, BYTES_MAX = 256, 64 << 20
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
+    def keep(self, owner: Any, size: int) -> None:
+        kept = getattr(self._thread, "kept", None)
+        if kept is None:
+            kept, self._thread.bytes = deque(), 0
+            self._thread.kept = kept
+        kept.append((owner, size))
+        self._thread.bytes += size
+        while len(kept) > 1 and (len(kept) > self.COUNT_MAX or self._thread.bytes > self.BYTES_MAX):
+            self._thread.bytes -= kept.popleft()[1]
+
+
+_lately = _Lately()
+
+
 def bytes_to_ptr(data: bytes) -> int:
-    """Address of the bytes, which must live as long as it is used."""
+    """Address of the bytes, which live as long as they are used or some hundred further calls of this thread."""
     if not isinstance(data, bytes):
         raise TypeError(f"bytes_to_ptr takes bytes, not {type(data).__name__}")
+    _lately.keep(data, len(data))
     return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 
@@ -196,7 +225,8 @@ def ptr_to_bytes(pointer: int, size: int) -> bytes:
 
 
 def numpy_to_ptr(array: Any) -> int:
-    """Address of a numpy array's first element."""
+    """Address of a numpy array's first element; the array lives as that of :func:`bytes_to_ptr`."""
+    _lately.keep(array, int(getattr(array, "nbytes", 0)))
     return int(array.__array_interface__["data"][0])
 
 

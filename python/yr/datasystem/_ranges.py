@@ -40,10 +40,11 @@ def _get_part(
     lists: Sequence[DeviceBlobList],
     offsets: Sequence[int],
 ) -> None:
-    with objects.staged(sizes) as addresses:
-        scratch = [DeviceBlobList.of(objects.device_index, *zip(row, each)) for row, each in zip(addresses, sizes)]
-        got = objects.client.dev_mget([metas.keys[index] for index in part], scratch)
-        for index, code, row in zip(part, got.codes, addresses):
+    with objects.staged(sizes) as staging:
+        scratch = [DeviceBlobList.of(objects.device_index, *zip(row, each)) for row, each in zip(staging.rows, sizes)]
+        call = objects.client.dev_mget_async([metas.keys[index] for index in part], scratch)
+        got = objects.finish(call, staging)
+        for index, code, row in zip(part, got.codes, staging.rows):
             if code != StatusCode.OK:
                 continue
             at = row[0] + offsets[index]
@@ -56,6 +57,6 @@ def _get_part(
 def _await(objects: HostObjects, missing: Sequence[str], timeout_ms: int) -> None:
     """Waits until the keys are there, or the time is over: a get of one byte waits for its key, and is then refused for
     its shape."""
-    with objects.staged([[1]] * len(missing)) as addresses:
-        single = [DeviceBlobList.of(objects.device_index, (row[0], 1)) for row in addresses]
-        objects.client.dev_mget(missing, single, timeout_ms=timeout_ms)
+    with objects.staged([[1]] * len(missing)) as staging:
+        single = [DeviceBlobList.of(objects.device_index, (row[0], 1)) for row in staging.rows]
+        objects.finish(objects.client.dev_mget_async(missing, single, timeout_ms=timeout_ms), staging)

@@ -71,7 +71,7 @@ class DsTensorClient:
             req_timeout_ms=req_timeout_ms,
             enable_remote_h2d=enable_remote_h2d,
         )
-        self._device_id = device_id
+        self._device_id = int(device_id)
 
     def init(self) -> None:
         """Connects. Raises RuntimeError."""
@@ -193,14 +193,17 @@ class DsTensorClient:
         check_type("block_ids", block_ids, list)
         if not layer_tensors or not block_ids:
             raise ValueError("layer_tensors and block_ids must not be empty")
-        layers = [(_pointer(each), bytes_of(each) // each.shape[0], each.shape[0]) for each in layer_tensors]
+        for number, each in enumerate(layer_tensors, 1):
+            if len(each.shape) == 0:
+                raise ValueError(f"layer tensor number {number} has no dimensions: the first one is that of its blocks")
+        layers = [(_pointer(each), bytes_of(each) // int(each.shape[0]), int(each.shape[0])) for each in layer_tensors]
         lists = []
         for block in block_ids:
             check_type("block_ids, an element", block, int)
             for _, _, count in layers:
                 if not 0 <= block < count:
                     raise ValueError(f"block {block} is not in a tensor of {count} blocks")
-            blobs = [Blob(start + block * size, size) for start, size, _ in layers]
+            blobs = [Blob(start + int(block) * size, size) for start, size, _ in layers]
             lists.append(DeviceBlobList(self._device_id, blobs))
         return lists
 

@@ -343,8 +343,8 @@ def _native_lists(
             check_type("blob_list, an element", blob, Blob)
             check_type("dev_ptr", blob.dev_ptr, int)
             check_type("size", blob.size, int)
-            blobs.append(NativeBlob(blob.dev_ptr, blob.size))
-        lists.append(NativeBlobList(each.dev_idx, blobs))
+            blobs.append(NativeBlob(int(blob.dev_ptr), int(blob.size)))
+        lists.append(NativeBlobList(int(each.dev_idx), blobs))
     return lists
 
 

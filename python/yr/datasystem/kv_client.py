@@ -67,7 +67,7 @@ def options_of(param: SetParam, when_there: str = "skip") -> Dict[str, Any]:
         )
     return {
         "existence": "fail" if param.existence == ExistenceOpt.NX else when_there,
-        "ttl_seconds": min(param.ttl_second, 10 * 365 * 86_400),
+        "ttl_seconds": min(int(param.ttl_second), 10 * 365 * 86_400),
         "pin": "none" if param.write_mode in _EVICTED_FIRST else "soft",
     }
 
@@ -101,7 +101,7 @@ def open_client(host: str, port: int, connect_timeout_ms: int, req_timeout_ms: i
             port,
             token=token,
             connect_timeout_ms=connect_timeout_ms,
-            request_timeout_ms=max(0, req_timeout_ms),
+            request_timeout_ms=max(0, int(req_timeout_ms)),
         )
 
 
@@ -228,9 +228,10 @@ class KVClient:
         values = []
         for key, val in zip(keys, vals):
             check_type("val", val, memoryview, bytes, bytearray, str)
-            if len(val) == 0:
+            piece = val.encode() if isinstance(val, str) else val
+            if memoryview(piece).nbytes == 0:
                 raise invalid(f"the value of key {key!r} is empty: an object has at least one byte")
-            values.append([val.encode() if isinstance(val, str) else val])
+            values.append([piece])
         with translated():
             return self._objects.put(keys, values, **options)
 

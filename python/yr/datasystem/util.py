@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Sequence
 
+from hbmesh._values import whole
 from hbmesh.errors import HbmeshError, StatusCode
 from hbmesh.results import BatchResult
 
@@ -56,7 +57,9 @@ class Status:
 
 def as_ds_error(error: HbmeshError, failed_keys: Sequence[str] = ()) -> DsError:
     kind = FutureTimeoutException if error.code == StatusCode.FUTURE_TIMEOUT else DsError
-    made = kind(error.code, error.message, key=error.key, node=error.node)
+    # Of a client that is not connected: what hbmesh calls connect() is init() here.
+    message = error.message.replace("call connect() first", "call init() first")
+    made = kind(error.code, message, key=error.key, node=error.node)
     made.failed_keys = list(failed_keys)
     return made
 
@@ -77,8 +80,10 @@ def translated() -> Iterator[None]:
 
 
 def check_type(name: str, value: Any, *types: type) -> None:
-    """Raises TypeError unless the value is of one of the types. A bool is no int here."""
+    """Raises TypeError unless the value is of one of the types. A bool is no int here; a whole number of numpy is."""
     if isinstance(value, types) and not (isinstance(value, bool) and bool not in types):
+        return
+    if int in types and whole(value) is not None:
         return
     wanted = ", ".join(each.__name__ for each in types)
     raise TypeError(f"The input of {name} has invalid type, valid type: [{wanted}], not {type(value).__name__}")
