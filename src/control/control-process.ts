@@ -35,10 +35,11 @@ import { Membership, type MembershipView, type SelfDescription } from "./members
 import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
 import { OwnerCalls } from "./owner-calls.js";
-import { Peers } from "./peers.js";
+import { describePeers, Peers } from "./peers.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
+import { Superseded } from "./superseded.js";
 import { createTakingService } from "./taking.js";
 import { createTcpNetwork } from "./tcp-network.js";
 
@@ -79,6 +80,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #peers: Peers;
   readonly #holders: Holders;
   readonly #graves: Graves;
+  readonly #superseded: Superseded;
   readonly #owner: DirectoryOwner;
   readonly #calls: OwnerCalls;
   readonly #departed = new Departed();
@@ -124,9 +126,18 @@ class ControlProcessImpl implements ControlProcess {
     };
     this.#holders = new Holders(this.#holderOptions);
     this.#graves = new Graves({ ...shared, peers: this.#peers, holders: this.#holders, checkKeys });
+    this.#superseded = new Superseded({ ...shared, holders: this.#holders, graves: this.#graves });
     const patienceMs = Math.floor(requestTimeoutMs * OWNER_PATIENCE_SHARE);
-    const mayDecide = (): boolean => this.#guard.mayDecide;
-    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, mayDecide });
+    this.#owner = new DirectoryOwner({
+      ...shared,
+      holders: this.#holders,
+      graves: this.#graves,
+      superseded: this.#superseded,
+      checkKeys,
+      patienceMs,
+      mayDecide: () => this.#guard.mayDecide,
+      decidedUntilMs: () => this.#guard.decidedUntilMs,
+    });
     this.#calls = new OwnerCalls({
       ...shared,
       peers: this.#peers,
@@ -306,6 +317,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#guard.close();
     this.#deaths.close();
     this.#graves.close();
+    this.#superseded.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -474,6 +486,7 @@ class ControlProcessImpl implements ControlProcess {
   #takeView(view: MembershipView): void {
     this.#peers.setView(view);
     this.#holders.setView(view);
+    this.#superseded.setView(view);
     this.#owner.setView(view);
     this.#calls.setView(view);
     void this.#graves.setView(view);
@@ -485,16 +498,4 @@ class ControlProcessImpl implements ControlProcess {
     this.#guard.renewed();
     this.#log.info({ epoch: view.epoch, members: view.members.size }, "the ring has changed");
   }
-}
-
-/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
-function describePeers(view: MembershipView): string {
-  const hostId = view.members.get(view.selfId)?.member.hostId;
-  const lines = [`self ${view.selfId}`];
-  for (const { member } of view.members.values()) {
-    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
-    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
-    lines.push(`${member.id} ${member.workerAddress}${transports}`);
-  }
-  return `${lines.join("\n")}\n`;
 }
