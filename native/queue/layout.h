@@ -115,7 +115,8 @@ enum class Op : uint16_t {
   kSessions = 39,         // one-way: args: sessions open
   kAddLocation = 40,      // args: 1 if it stays, 0: a copy | family. Records: CommitRecord. A further location. Reply:
                           // ResultRecord
-  kForgetLocations = 41,  // Records: ResultRecord, location 0 is this worker's own. It no longer has them. No reply
+  kForgetLocations = 41,  // Records: ResultRecord, location 0 is this worker's own. It no longer has them. No reply.
+                          // Flag kExisted: all of it had been there
   kExplainOwner = 42,     // One key. Reply payload: JSON text of what the owner knows
 
   // Control -> sidecar, reply sidecar -> control.
@@ -286,6 +287,7 @@ enum HeldFlags : uint32_t {
   kHeldPinMask = 3,  // 0 none, 1 soft, 2 hard
   kHeldReplica = 4,  // a copy of another worker's object
   kHeldSpilled = 8,  // its bytes are on the SSD tier
+  kHeldSealed = 16,  // all of it is there, and visible by its key
 };
 
 // kTake request payload: KeyBatch │ blobEnds u32 x count, padded to 8 │ blob sizes u64 x total │ TakeRecord x count

@@ -98,6 +98,9 @@ TEST(AtOnceTest, IsDescribedAndListedBeforeItsBytesAreThere) {
   uint32_t code = 1;
   std::memcpy(&code, described.payload.data(), sizeof(code));
   EXPECT_EQ(code, 0U);
+  uint32_t flags = layout::kHeldSealed;
+  std::memcpy(&flags, described.payload.data() + described.payload.size() - sizeof(flags), sizeof(flags));
+  EXPECT_EQ(flags, 0U) << "not whole yet";
   // The answer of the owner may come after the owner knows: then another ring would be told by the set's own question.
   Eventually([&] { return slow.worker.control->Ask(Op::kListHeld, 0, {}).entry.count == 1; }, "it is listed");
   EXPECT_EQ(slow.client.WaitFor(slow.set).results.at(0).code, 0U);
@@ -113,6 +116,10 @@ TEST(AtOnceTest, AReaderOfACopyThatFailsGetsNothing) {
   EXPECT_NE(got.results.at(0).code, 0U);
   EXPECT_NE(slow.client.WaitFor(slow.set).results.at(0).code, 0U);
   slow.worker.control->WaitAsked(Op::kForgetLocations, 1);
+  {
+    const std::lock_guard lock(slow.directory.mutex);
+    EXPECT_EQ(slow.directory.forgottenWhole, 0U) << "older versions elsewhere are not outdated by it";
+  }
   EXPECT_EQ(slow.worker.control->Stats().objects, 0U);
   EXPECT_EQ(slow.worker.control->Stats().arenaUsedBytes, 0U);
 }

@@ -75,6 +75,21 @@ struct ListPart {
   }
 };
 
+// Device objects of a family, those that readers share or the others. A message names a key once: the same key on
+// several devices goes out in as many messages.
+std::vector<std::vector<const DeviceObject*>> RoundsOf(const DeviceObjects& objects, layout::Family family,
+                                                       bool shared) {
+  std::vector<std::vector<const DeviceObject*>> rounds;
+  std::unordered_map<std::string_view, size_t> seen;
+  objects.ForEachCommitted([&](const DeviceObject& object) {
+    if (object.family != family || object.shared != shared) return;
+    const size_t round = seen[object.key]++;
+    if (round == rounds.size()) rounds.emplace_back();
+    rounds[round].push_back(&object);
+  });
+  return rounds;
+}
+
 }  // namespace
 
 StatusCode ControlService::DropOne(const layout::HeldObject& held) {
@@ -115,6 +130,7 @@ StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<con
     const DeviceObject* object = objects_.Find(held.slot);
     if (object == nullptr || object->gone || object->generation != held.generation) return StatusCode::kTryAgain;
     *sizes = object->sizes;
+    if (object->committed) *flags |= layout::kHeldSealed;
     return StatusCode::kOk;
   }
   if (const PendingSlots::Object* pending = pending_.Find(held.slot, held.generation); pending != nullptr) {
@@ -130,6 +146,7 @@ StatusCode ControlService::ShapeOf(const layout::HeldObject& held, std::span<con
     *flags = static_cast<uint32_t>(object.attributes.pin);
     if (object.attributes.replica) *flags |= layout::kHeldReplica;
     if (object.state == SlotState::kSpilled) *flags |= layout::kHeldSpilled;
+    if (object.state != SlotState::kWritten) *flags |= layout::kHeldSealed;
   }
   return found ? StatusCode::kOk : status.code();
 }
@@ -227,20 +244,13 @@ void ControlService::ListHeld(Session& session, const Message& message) {
     add(object.key, object.generation, object.payloadBytes, object.slot);
   });
   for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
-    // A message names a key once: the same key on several devices goes out in as many messages.
-    std::vector<std::vector<const DeviceObject*>> rounds;
-    std::unordered_map<std::string_view, size_t> seen;
-    objects_.ForEachCommitted([&](const DeviceObject& object) {
-      if (object.family != next) return;
-      const size_t round = seen[object.key]++;
-      if (round == rounds.size()) rounds.emplace_back();
-      rounds[round].push_back(&object);
-    });
-    for (const auto& round : rounds) {
-      send(layout::kFlagMore);
-      family = next;
-      copies = false;
-      for (const DeviceObject* object : round) add(object->key, object->generation, object->bytes, object->slot);
+    for (const bool shared : {false, true}) {
+      for (const auto& round : RoundsOf(objects_, next, shared)) {
+        send(layout::kFlagMore);
+        family = next;
+        copies = shared;
+        for (const DeviceObject* object : round) add(object->key, object->generation, object->bytes, object->slot);
+      }
     }
   }
   send(0);

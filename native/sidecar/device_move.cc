@@ -251,6 +251,7 @@ bool DeviceFetch::Share(uint32_t index) {
   }
   DeviceObject& replica = core_.objects.Add(call_, index, layout::Family::kDeviceCache, sessionId());
   replica.generation = keys_[index].found.generation;
+  replica.shared = true;
   replica.waiters.emplace_back(static_cast<PublishWaiter*>(this), index);
   keys_[index].replica = replica.slot;
   keys_[index].state = State::kSharing;

@@ -182,6 +182,7 @@ void DeviceObjects::FlushForgotten(layout::Family family, std::vector<Forgotten>
     for (const Forgotten& one : part) {
       layout::ResultRecord record{};
       record.generation = one.generation;
+      record.flags = layout::kExisted;
       record.locationCount = 1;
       record.locations[0] = {peers_.self(), one.slot};
       Append(question.payload, record);

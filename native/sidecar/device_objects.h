@@ -66,6 +66,7 @@ struct DeviceObject {
   std::vector<DeviceBlob> blobs;
   std::vector<uint64_t> sizes;
   uint64_t bytes = 0;
+  bool shared = false;     // a reader's memory, offered as a further source
   bool committed = false;  // its owner knows it
   bool consumed = false;
   bool gone = false;  // no longer found; its holds end

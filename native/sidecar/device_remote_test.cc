@@ -340,6 +340,24 @@ TEST_P(ManyReadersTest, DevicesOfOneWorkerAreSourcesEach) {
   Eventually([&] { return LocationCount("a") == 1; }, "the setter's locations are forgotten");
 }
 
+// The control process must know them apart: a key that was deleted while this worker was away must not come back by a
+// reader's memory.
+TEST_P(ManyReadersTest, WhatReadersShareIsListedApart) {
+  Client setter(AddressOf(0));
+  (void)setter.Call(Op::kDevMSet, 0, {Blobs("a", setter.MustRegister(0, source), 1, 500'000)});
+  Client reader(AddressOf(1));
+  const Reply shared = reader.Call(Op::kDevMGet, 1, {Blobs("a", reader.MustRegister(1, target), 1, 500'000)},
+                                   {0, layout::kShareReplica, 0, 0});
+  EXPECT_EQ(shared.results[0].code, 0U) << shared.texts[0];
+  const uint64_t copies[] = {0, kListedCopies};
+  for (const uint32_t worker : {0, 1}) {
+    const Message listed = workers[worker]->control->Ask(Op::kListHeld, 0, {});
+    EXPECT_EQ(listed.entry.count, 1U) << worker;
+    EXPECT_EQ(listed.entry.args[1], static_cast<uint64_t>(layout::Family::kDeviceCache)) << worker;
+    EXPECT_EQ(listed.entry.args[2], copies[worker]) << worker;
+  }
+}
+
 TEST_P(ManyReadersTest, ManyReadersAtOnce) {
   Client setter(AddressOf(0));
   (void)setter.Call(Op::kDevMSet, 0, {Blobs("a", setter.MustRegister(0, source), 4, 500'000)});

@@ -209,7 +209,10 @@ bool FakeControl::HandleNews(const Message& message, const std::vector<std::stri
     for (size_t i = 0; i < keys.size(); ++i) {
       const auto record = RecordAt<layout::ResultRecord>(message, batchBytes, i);
       if (op == layout::Op::kReportMissing) directory_.missing.push_back(record);
-      if (op == layout::Op::kForgetLocations) ++directory_.forgotten;
+      if (op == layout::Op::kForgetLocations) {
+        ++directory_.forgotten;
+        directory_.forgottenWhole += (record.flags & layout::kExisted) != 0 ? 1 : 0;
+      }
       const layout::Location gone = record.locations[0];
       const auto found = directory_.known.find(keys[i]);
       // A host object that is reported missing stays known: tests count the reports.

@@ -21,6 +21,11 @@ uint64_t Forgotten(FakeDirectory& directory) {
   return directory.forgotten;
 }
 
+uint64_t ForgottenWhole(FakeDirectory& directory) {
+  const std::lock_guard lock(directory.mutex);
+  return directory.forgottenWhole;
+}
+
 TEST(LifeTest, TimeOverEndsTheObjectAndItsOwnerHears) {
   FakeDirectory directory;
   Worker worker(directory, 1);
@@ -31,6 +36,7 @@ TEST(LifeTest, TimeOverEndsTheObjectAndItsOwnerHears) {
   ASSERT_EQ(client.Call(Op::kSetD2H, 0, {Blobs("ends", region, 1, 4096)}, {0, 20, 0, 0}).results[0].code, 0U);
   // Nothing is asked of the sidecar meanwhile: it wakes by itself.
   Eventually([&] { return Forgotten(directory) == 1; }, "the owner hears of the end");
+  EXPECT_EQ(ForgottenWhole(directory), 1U) << "older versions elsewhere are outdated";
   EXPECT_EQ(worker.control->Stats().objects, 1U);
   EXPECT_EQ(client.Call(Op::kGetH2D, 0, {Blobs("stays", region, 1, 4096)}).results[0].code, 0U);
 }

@@ -1,6 +1,8 @@
 // hbmesh-sidecar: the command line of the sidecar. Reads flags, makes devices and transports, serves.
 //
 // Exit codes: 0 after kShutdown or SIGTERM, 1 when it could not start or had to end, 2 for a wrong command line.
+#include <fcntl.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -220,17 +222,28 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
       clock, sidecar);
 }
 
-// What a sidecar that was killed together with its control process has left is adopted. A successor that was given the
-// memory takes the keeper's hold of it away.
-void FetchMemory(SidecarOptions& options) {
-  hbmesh::Fd kept = hbmesh::sidecar::FetchKeptMemory(options.workerAddress, options.adoptFd >= 0);
-  if (!kept.valid() || options.adoptFd >= 0) return;
-  hbmesh::Log().info("adopting the memory that an earlier sidecar of {} left with its keeper", options.workerAddress);
-  options.adoptFd = kept.Release();
+// What a sidecar that was killed together with its control process has left is adopted.
+hbmesh::sidecar::KeptMemory FetchMemory(SidecarOptions& options) {
+  hbmesh::sidecar::KeptMemory kept =
+      hbmesh::sidecar::FetchKeptMemory(options.workerAddress, options.adoptFd >= 0);
+  if (kept.memory.valid() && options.adoptFd < 0) {
+    hbmesh::Log().info("adopting the memory that an earlier sidecar of {} left with its keeper", options.workerAddress);
+    options.adoptFd = ::fcntl(kept.memory.get(), F_DUPFD_CLOEXEC, 0);
+  }
+  return kept;
 }
 
-// A sidecar without a keeper is as good until it is killed.
-void StartKeeper(const Sidecar& sidecar, const SidecarOptions& options, hbmesh::sidecar::MemoryKeeper* keeper) {
+// The keeper that the memory came from stays, if it is this memory that it keeps. A sidecar without a keeper is as good
+// until it is killed.
+void StartKeeper(const Sidecar& sidecar, const SidecarOptions& options, hbmesh::sidecar::KeptMemory& kept,
+                 hbmesh::sidecar::MemoryKeeper* keeper) {
+  if (kept.connection.valid()) {
+    hbmesh::sidecar::MemoryKeeper former = hbmesh::sidecar::MemoryKeeper::Of(std::move(kept.connection));
+    if (hbmesh::sidecar::IsSameMemory(sidecar.memoryFd(), kept.memory.get())) {
+      *keeper = std::move(former);
+      return;
+    }
+  }
   const Status status =
       hbmesh::sidecar::MemoryKeeper::Start(options.workerAddress, sidecar.memoryFd(), options.orphanGraceMs, keeper);
   if (status.ok()) return;
@@ -256,7 +269,8 @@ int main(int argc, char** argv) {
   }
   hbmesh::SetLogName("sidecar " + flags.options.workerAddress);
   std::signal(SIGPIPE, SIG_IGN);
-  if (flags.keepMemory) FetchMemory(flags.options);
+  hbmesh::sidecar::KeptMemory kept;
+  if (flags.keepMemory) kept = FetchMemory(flags.options);
   std::unique_ptr<Sidecar> sidecar;
   if (const Status status = Open(flags, &sidecar); !status.ok()) {
     Say(flags.readyFd, "error: " + status.message());
@@ -264,7 +278,8 @@ int main(int argc, char** argv) {
     return 1;
   }
   hbmesh::sidecar::MemoryKeeper keeper;
-  if (flags.keepMemory) StartKeeper(*sidecar, flags.options, &keeper);
+  if (flags.keepMemory) StartKeeper(*sidecar, flags.options, kept, &keeper);
+  kept.memory.Reset();
   serving = sidecar.get();
   std::signal(SIGTERM, OnStopSignal);
   Say(flags.readyFd, "ready");

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <spawn.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -32,16 +33,19 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMemoryFd = 3;
 constexpr int kLifeFd = 4;
 constexpr std::byte kPacket{'m'};
+constexpr std::byte kStays{'k'};
+constexpr std::byte kEnds{'q'};
 constexpr uint32_t kAnswerTimeoutMs = 2'000;  // of who was given the memory
 constexpr uint32_t kFetchTimeoutMs = 20'000;  // others may be asked before, and say nothing
 constexpr auto kLook = std::chrono::milliseconds(5);
 constexpr int kLooks = 20;
+constexpr int kFetchesMax = 3;
 
-// True: it ended as it should.
-bool AwaitSidecar() {
+// True: it ended as it should. `life` blocks.
+bool AwaitSidecar(int life) {
   char byte = 0;
   ssize_t got = 0;
-  do got = ::read(kLifeFd, &byte, 1);
+  do got = ::read(life, &byte, 1);
   while (got < 0 && errno == EINTR);
   return got == 1;
 }
@@ -51,13 +55,14 @@ bool IsAllowed(int socket) {
   return GetPeerCredentials(socket, &peer).ok() && (peer.uid == ::getuid() || peer.uid == 0);
 }
 
-// False: whoever asked did not take it.
+// False: whoever asked did not take it. Else `socket` blocks.
 bool GiveMemory(int socket) {
   std::byte answer{};
   Packet taken;
   const int memory = kMemoryFd;
   return SetSocketTimeout(socket, kAnswerTimeoutMs).ok() && SendPacket(socket, {&kPacket, 1}, {&memory, 1}).ok() &&
-         ReceivePacket(socket, {&answer, 1}, &taken).ok() && answer == kPacket;
+         ReceivePacket(socket, {&answer, 1}, &taken).ok() && answer == kPacket &&
+         SendPacket(socket, {&kStays, 1}).ok() && SetSocketTimeout(socket, 0).ok();
 }
 
 bool ParseGrace(std::string_view text, uint32_t* graceMs) {
@@ -70,13 +75,13 @@ int LeftMs(Clock::time_point until) {
   return static_cast<int>(std::clamp<int64_t>(left, 0, 3'600'000));
 }
 
-// Until somebody has taken the memory, or the time is over.
-void Serve(const std::string& workerAddress, uint32_t graceMs) {
+// Until somebody has taken the memory: returns the connection to it. Invalid: the time is over.
+Fd Serve(const std::string& workerAddress, uint32_t graceMs) {
   const Clock::time_point until = Clock::now() + std::chrono::milliseconds(graceMs);
   Fd listener;
   // An older one may hold the name for a moment.
   while (!ListenUnix(KeeperSocketName(workerAddress), &listener).ok()) {
-    if (LeftMs(until) == 0) return;
+    if (LeftMs(until) == 0) return {};
     std::this_thread::sleep_for(kLook);
   }
   while (LeftMs(until) > 0) {
@@ -84,8 +89,9 @@ void Serve(const std::string& workerAddress, uint32_t graceMs) {
     if (::poll(&polled, 1, LeftMs(until)) <= 0) continue;
     Fd socket;
     if (!AcceptUnix(listener.get(), false, &socket).ok()) continue;
-    if (IsAllowed(socket.get()) && GiveMemory(socket.get())) return;
+    if (IsAllowed(socket.get()) && GiveMemory(socket.get())) return socket;
   }
+  return {};
 }
 
 }  // namespace
@@ -132,19 +138,33 @@ Status MemoryKeeper::Start(const std::string& workerAddress, int memoryFd, uint3
 }
 
 MemoryKeeper::~MemoryKeeper() {
-  if (pid_ < 0 || !life_.valid()) return;
-  const char byte = 'q';
+  if (!life_.valid()) return;
   // One that was killed is no loss now.
-  [[maybe_unused]] const ssize_t written = ::write(life_.get(), &byte, 1);
+  [[maybe_unused]] const ssize_t written = ::write(life_.get(), &kEnds, 1);
+  if (pid_ < 0) {
+    // No child: its end closes the connection, for which the fetch has set a limit.
+    std::byte byte{};
+    [[maybe_unused]] const ssize_t got = ::read(life_.get(), &byte, 1);
+    return;
+  }
   life_.Reset();
   while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
   }
 }
 
-Fd FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
+bool IsSameMemory(int one, int other) {
+  struct stat oneFile {};
+  struct stat otherFile {};
+  return ::fstat(one, &oneFile) == 0 && ::fstat(other, &otherFile) == 0 && oneFile.st_ino == otherFile.st_ino &&
+         oneFile.st_dev == otherFile.st_dev;
+}
+
+namespace {
+
+KeptMemory FetchOnce(const std::string& workerAddress, int looks) {
   Fd socket;
   for (int look = 1; !ConnectUnix(KeeperSocketName(workerAddress), &socket).ok(); ++look) {
-    if (!wasKilled || look == kLooks) return {};
+    if (look >= looks) return {};
     std::this_thread::sleep_for(kLook);
   }
   std::byte byte{};
@@ -156,9 +176,28 @@ Fd FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
                status.ok() ? "it sent something else" : status.message());
     return {};
   }
-  // Without it the keeper keeps it for the next.
-  (void)SendPacket(socket.get(), {&kPacket, 1}).ok();
-  return std::move(packet.descriptors.front());
+  KeptMemory kept;
+  kept.memory = std::move(packet.descriptors.front());
+  Packet stays;
+  if (SendPacket(socket.get(), {&kPacket, 1}).ok() && ReceivePacket(socket.get(), {&byte, 1}, &stays).ok() &&
+      byte == kStays) {
+    kept.connection = std::move(socket);
+  }
+  return kept;
+}
+
+}  // namespace
+
+KeptMemory FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
+  KeptMemory kept = FetchOnce(workerAddress, wasKilled ? kLooks : 1);
+  // A keeper that got no answer in time keeps the memory for the next, which must not be somebody else's: this sidecar
+  // may end as it should. One of an earlier release is gone.
+  for (int attempt = 1; kept.memory.valid() && !kept.connection.valid() && attempt < kFetchesMax; ++attempt) {
+    KeptMemory again = FetchOnce(workerAddress, 1);
+    if (!again.memory.valid()) break;
+    kept = std::move(again);
+  }
+  return kept;
 }
 
 int RunKeeper(int argc, char** argv) {
@@ -167,7 +206,12 @@ int RunKeeper(int argc, char** argv) {
   ::prctl(PR_SET_NAME, kKeeperName);
   // Ends with SIGTERM, and with nothing that is meant for others.
   for (const int signal : {SIGINT, SIGHUP, SIGQUIT, SIGPIPE}) std::signal(signal, SIG_IGN);
-  if (!AwaitSidecar()) Serve(argv[1], graceMs);
+  Fd life(kLifeFd);
+  while (!AwaitSidecar(life.get())) {
+    life.Reset();
+    life = Serve(argv[1], graceMs);
+    if (!life.valid()) break;
+  }
   return 0;
 }
 

@@ -1,5 +1,6 @@
-// Goal: the keeper gives the memory of a sidecar that was killed to the next one of its address, once, and to nobody
-// else; it ends with a sidecar that ends as it should, and when nobody has come for its memory in time. Method: this
+// Goal: the keeper gives the memory of a sidecar that was killed to the next one of its address, to nobody else, and
+// stays for it: one that is killed before it has adopted anything loses nothing. It ends with a sidecar that ends as it
+// should, and when nobody has come for its memory in time. Method: this
 // program is the keeper's, too (main below); a child process is the sidecar, and is killed. Who asks connects to the
 // keeper's socket itself where it is to misbehave. Last, a real sidecar with objects.
 #include "sidecar/memory_keeper.h"
@@ -19,6 +20,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "base/unix_socket.h"
 #include "sidecar/sidecar_test_util.h"
@@ -101,7 +103,7 @@ class MemoryKeeperTest : public ::testing::Test {
   }
   void ExpectEnded() const {
     Eventually([&] { return KeepersOf(address_).empty(); }, "the keeper ends");
-    EXPECT_FALSE(FetchKeptMemory(address_, false).valid());
+    EXPECT_FALSE(FetchKeptMemory(address_, false).memory.valid());
   }
 
   const std::string address_ = NewWorkerAddress();
@@ -109,12 +111,64 @@ class MemoryKeeperTest : public ::testing::Test {
   pid_t sidecar_ = -1;
 };
 
-TEST_F(MemoryKeeperTest, GivesTheMemoryOfAKilledSidecarOnce) {
+TEST_F(MemoryKeeperTest, GivesTheMemoryOfAKilledSidecarToOneAtATime) {
   StartSidecar(kLongMs);
-  EXPECT_FALSE(FetchKeptMemory(address_, false).valid()) << "its sidecar lives";
+  EXPECT_FALSE(FetchKeptMemory(address_, false).memory.valid()) << "its sidecar lives";
   Kill();
-  ExpectKept(FetchKeptMemory(address_, true));
+  const KeptMemory kept = FetchKeptMemory(address_, true);
+  ExpectKept(kept.memory);
+  EXPECT_TRUE(kept.connection.valid());
+  EXPECT_FALSE(FetchKeptMemory(address_, false).memory.valid()) << "it is the second one's keeper now";
+}
+
+// Whoever was given the memory may be killed at any moment: before it has adopted it, or long after.
+TEST_F(MemoryKeeperTest, StaysForWhoeverWasGivenItsMemory) {
+  StartSidecar(kLongMs);
+  Kill();
+  for (int i = 0; i < 3; ++i) {
+    (void)Connect();  // it listens
+    const KeptMemory kept = FetchKeptMemory(address_, true);
+    ExpectKept(kept.memory);
+    EXPECT_TRUE(kept.connection.valid()) << i;
+    EXPECT_EQ(KeepersOf(address_).size(), 1U);
+  }  // the connection ends without a word, as that of a process that is killed
+  (void)Connect();
+  {
+    KeptMemory kept = FetchKeptMemory(address_, true);
+    const MemoryKeeper keeper = MemoryKeeper::Of(std::move(kept.connection));
+  }  // as it should
+  EXPECT_TRUE(KeepersOf(address_).empty()) << "its end is waited for";
+  EXPECT_FALSE(FetchKeptMemory(address_, true).memory.valid());
+}
+
+TEST_F(MemoryKeeperTest, GivesUpAfterItsGraceAlsoWhenAnotherOneHadItsMemory) {
+  StartSidecar(2'000);
+  Kill();
+  (void)Connect();
+  ExpectKept(FetchKeptMemory(address_, true).memory);
   ExpectEnded();
+}
+
+// A keeper of an earlier release ends when its memory is taken.
+TEST_F(MemoryKeeperTest, TheMemoryOfAKeeperThatDoesNotStayIsTaken) {
+  Fd listener;
+  ASSERT_TRUE(ListenUnix(KeeperSocketName(address_), &listener).ok());
+  ASSERT_TRUE(SetNonBlocking(listener.get(), false).ok());
+  std::thread former([&] {
+    Fd socket;
+    std::byte answer{};
+    Packet taken;
+    const int memory = memory_.get();
+    EXPECT_TRUE(AcceptUnix(listener.get(), false, &socket).ok());
+    listener.Reset();
+    EXPECT_TRUE(SendPacket(socket.get(), {&kPacket, 1}, {&memory, 1}).ok());
+    EXPECT_TRUE(ReceivePacket(socket.get(), {&answer, 1}, &taken).ok());
+    EXPECT_EQ(answer, kPacket);
+  });
+  const KeptMemory kept = FetchKeptMemory(address_, true);
+  former.join();
+  ExpectKept(kept.memory);
+  EXPECT_FALSE(kept.connection.valid());
 }
 
 TEST_F(MemoryKeeperTest, EndsWithASidecarThatEndsAsItShould) {
@@ -124,7 +178,7 @@ TEST_F(MemoryKeeperTest, EndsWithASidecarThatEndsAsItShould) {
     ExpectKeeper();
   }
   EXPECT_TRUE(KeepersOf(address_).empty()) << "its end is waited for";
-  EXPECT_FALSE(FetchKeptMemory(address_, true).valid());
+  EXPECT_FALSE(FetchKeptMemory(address_, true).memory.valid());
   EXPECT_GE(::fcntl(memory_.get(), F_GETFD), 0) << "the memory was borrowed";
 }
 
@@ -149,9 +203,9 @@ TEST_F(MemoryKeeperTest, AnotherAddressHasNothing) {
   StartSidecar(kLongMs);
   Kill();
   (void)Connect();
-  EXPECT_FALSE(FetchKeptMemory(NewWorkerAddress(), true).valid());
-  EXPECT_FALSE(FetchKeptMemory(address_ + "0", false).valid());
-  ExpectKept(FetchKeptMemory(address_, false));
+  EXPECT_FALSE(FetchKeptMemory(NewWorkerAddress(), true).memory.valid());
+  EXPECT_FALSE(FetchKeptMemory(address_ + "0", false).memory.valid());
+  ExpectKept(FetchKeptMemory(address_, false).memory);
 }
 
 TEST_F(MemoryKeeperTest, WhoDoesNotTakeItLeavesItForTheNext) {
@@ -172,8 +226,7 @@ TEST_F(MemoryKeeperTest, WhoDoesNotTakeItLeavesItForTheNext) {
     }
   }
   const Fd silent = Connect();
-  ExpectKept(FetchKeptMemory(address_, false));
-  ExpectEnded();
+  ExpectKept(FetchKeptMemory(address_, false).memory);
 }
 
 TEST_F(MemoryKeeperTest, AnotherUserGetsNothing) {
@@ -196,7 +249,7 @@ TEST_F(MemoryKeeperTest, AnotherUserGetsNothing) {
   ASSERT_EQ(::waitpid(other, &status, 0), other);
   EXPECT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
-  ExpectKept(FetchKeptMemory(address_, false));
+  ExpectKept(FetchKeptMemory(address_, false).memory);
 }
 
 TEST_F(MemoryKeeperTest, NothingIsTakenFromAnotherUserOrOneWhoGivesNoMemory) {
@@ -234,7 +287,7 @@ TEST_F(MemoryKeeperTest, NothingIsTakenFromAnotherUserOrOneWhoGivesNoMemory) {
           },
           "the other user listens");
     }
-    EXPECT_FALSE(FetchKeptMemory(address_, false).valid()) << kind;
+    EXPECT_FALSE(FetchKeptMemory(address_, false).memory.valid()) << kind;
     ::kill(giver, SIGKILL);
     ASSERT_EQ(::waitpid(giver, nullptr, 0), giver);
   }
@@ -251,7 +304,7 @@ TEST_F(MemoryKeeperTest, WaitsForItsNameAndIgnoresWhatIsMeantForOthers) {
   for (const pid_t pid : KeepersOf(address_)) {
     for (const int signal : {SIGINT, SIGHUP, SIGQUIT}) ::kill(pid, signal);
   }
-  ExpectKept(FetchKeptMemory(address_, false));
+  ExpectKept(FetchKeptMemory(address_, false).memory);
 }
 
 TEST(MemoryKeeper, WrongArgumentsAreRefused) {
@@ -286,12 +339,23 @@ TEST(MemoryKeeper, ASidecarThatWasKilledWithItsControlProcessIsAdopted) {
         return ConnectUnix(KeeperSocketName(address), &socket).ok();
       },
       "the keeper listens");
+  {
+    // Killed between the keeper's answer and the adoption.
+    const KeptMemory given = FetchKeptMemory(address, true);  // it listens
+    ASSERT_TRUE(given.memory.valid());
+  }
+  Eventually(
+      [&] {
+        Fd socket;
+        return ConnectUnix(KeeperSocketName(address), &socket).ok();
+      },
+      "the keeper listens again");
   SidecarProcess next(address, flags);
   EXPECT_EQ(next.ready(), "ready");
   FakeControl control(address, directory, 1);
   Introduce({&control}, {address});
   EXPECT_EQ(control.Stats().objects, 1U);
-  Eventually([&] { return KeepersOf(address).size() == 1; }, "its own; the first one has given all that it had");
+  EXPECT_EQ(KeepersOf(address).size(), 1U) << "the first one's has stayed";
   DeviceMemory read(1 << 20);
   Client client(address);
   const Reply got = client.Call(layout::Op::kGetH2D, 0, {Blobs("a", client.MustRegister(0, read), 2, 1 << 19)});

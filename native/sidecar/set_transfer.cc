@@ -155,7 +155,7 @@ void SetTransfer::SealConfirmed(uint32_t i) {
 void SetTransfer::TakeBack(uint32_t i) {
   const Key& key = keys_[i];
   if (key.state != State::kConfirmed || core_.pending.IsDropped(key.slot)) return;
-  core_.keeper.sink()({call_.key(i), key.slot, key.generation, call_.objectBytes(i), EndReason::kLost});
+  core_.keeper.TakeBack(call_.key(i), key.generation, key.slot);
 }
 
 void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {

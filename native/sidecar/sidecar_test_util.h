@@ -182,6 +182,7 @@ class FakeDirectory {
   std::map<std::string, Known> known;         // guarded by mutex
   std::vector<layout::ResultRecord> missing;  // what was reported, guarded by mutex
   uint64_t forgotten = 0;                     // locations that were to be forgotten, guarded by mutex
+  uint64_t forgottenWhole = 0;                // those of which all had been there
   [[nodiscard]] bool Knows(const std::string& key);
   [[nodiscard]] bool IsEmpty();
   // As if somebody had committed it.

@@ -17,7 +17,7 @@ constexpr uint64_t kTierReserve = 16;      // this part of the SSD tier's room i
 
 StoreKeeper::StoreKeeper(ObjectStore& store, ControlPort& control, PeerLinks& peers, Clock& clock, Timers& timers)
     : store_(store), control_(control), peers_(peers), clock_(clock), timers_(timers), sink_([this](const auto& ended) {
-        gone_.push_back({std::string(ended.key), ended.generation, ended.slot});
+        gone_.push_back({std::string(ended.key), ended.generation, ended.slot, true});
       }) {
   store_.SetClock(&clock);
 }
@@ -81,6 +81,7 @@ bool StoreKeeper::Flush() {
     for (const Gone& one : part) {
       layout::ResultRecord record{};
       record.generation = one.generation;
+      record.flags = one.whole ? uint32_t{layout::kExisted} : 0;
       record.locationCount = 1;
       record.locations[0] = {peers_.self(), one.slot};
       const auto* bytes = reinterpret_cast<const std::byte*>(&record);

@@ -55,6 +55,10 @@ class StoreKeeper {
   bool Flush();
   // Expiry and eviction. True: there was something.
   bool Poll();
+  // The owner was told of an object that is not going to be sealed.
+  void TakeBack(std::string_view key, uint64_t generation, uint32_t slot) {
+    gone_.push_back({std::string(key), generation, slot, false});
+  }
   // For everything else that ends objects of the arena.
   [[nodiscard]] const EndedSink& sink() const { return sink_; }
 
@@ -63,6 +67,7 @@ class StoreKeeper {
     std::string key;
     uint64_t generation;
     uint32_t slot;
+    bool whole;  // it was sealed: the owner then knows that older versions of the key are outdated
   };
 
   void ArmExpiry();

@@ -101,6 +101,9 @@ TEST(TransferTest, QueriesAndDelete) {
   std::memcpy(payload.data() + offsetof(layout::HeldObject, slot), &record.slot, sizeof(record.slot));
   const Message described = worker.control->Ask(Op::kDescribe, 1, payload);
   ASSERT_EQ(described.payload.size(), 8U + 8U + 16U + 4U);
+  uint32_t flags = 0;
+  std::memcpy(&flags, described.payload.data() + 32, sizeof(flags));
+  EXPECT_EQ(flags, layout::kHeldSealed);
   const Message dropped = worker.control->Ask(Op::kDrop, 1, payload);
   ASSERT_EQ(dropped.payload.size(), 4U);
   EXPECT_EQ(worker.control->Stats().objects, 0U);

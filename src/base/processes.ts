@@ -102,13 +102,21 @@ export function signalProcess(found: FoundProcess, signal: NodeJS.Signals): bool
   }
 }
 
-/**
- * Of its main thread, as /proc names it: R runs or could, S sleeps, D waits for a disk, T is stopped. Undefined: there
- * is no such process.
- */
-export function stateOf(pid: number): string | undefined {
+/** What the main thread of a process does. */
+export interface ThreadLoad {
+  /** As /proc names it: R runs or could, S sleeps, D waits for a disk, T is stopped. */
+  state: string;
+  /** What it has used of a core since its start. */
+  cpuMs: number;
+}
+
+/** Of its main thread. Undefined: there is no such process. */
+export function loadOf(pid: number): ThreadLoad | undefined {
   try {
-    return statFields(pid)[0];
+    const fields = statFields(pid, `/task/${pid}`);
+    // Fields 14 and 15: in user mode, and in the kernel.
+    const cpuTicks = Number(fields[11]) + Number(fields[12]);
+    return { state: fields[0] as string, cpuMs: (cpuTicks * 1_000) / TICKS_PER_SECOND };
   } catch {
     return undefined;
   }
@@ -141,12 +149,12 @@ function startTicksOf(pid: number): bigint {
 }
 
 /** The name, in parentheses, may have blanks; what follows has none: state is field 3, the start field 22. */
-function statFields(pid: number): string[] {
-  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+function statFields(pid: number, task = ""): string[] {
+  const stat = readFileSync(`/proc/${pid}${task}/stat`, "latin1");
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
-/** Linux counts a process's start in hundredths of a second. */
+/** Linux counts a process's start, and what it uses of a core, in hundredths of a second. */
 const TICKS_PER_SECOND = 100;
 
 /** When it started, in ms since 1970. */

@@ -2,8 +2,7 @@
  * Announcer: after each change of the ring this member tells the owners what its sidecar holds and they don't know yet
  * (told.ts), and then concludes (collector.ts). What an owner knows of as newer, or deleted, is dropped here.
  *
- * Copies of other workers' objects are announced too, unless this member was out of the ring meanwhile: then they are
- * offered anew (copies.ts).
+ * Copies of other workers' objects are announced as such if this member was out of the ring meanwhile (copies.ts).
  *
  * One run for each epoch; a newer epoch ends the run before it. An owner that can't be told soon holds up nobody but
  * who asks it: the run concludes without it, and goes on trying until it has been told, or the ring changes.
@@ -29,6 +28,7 @@ import type { Departed, DepartureWatch } from "./departed.js";
 import type { DroppedObject } from "./holders.js";
 import type { MembershipView } from "./membership.js";
 import type { OwnerCalls, Question } from "./owner-calls.js";
+import { ANNOUNCES_COPIES } from "./owner-checks.js";
 import { COMMIT_RECORD_BYTES, pickKeys, pickRecords, type Results, stampMember } from "./records.js";
 import type { HeldChunk, SidecarLink } from "./sidecar-link.js";
 import { Told } from "./told.js";
@@ -65,7 +65,7 @@ interface Run {
   isNews: (owner: number, keptOwner: number) => boolean;
   /** What owners could not be told yet. */
   behind: Map<number, Part[]>;
-  /** Copies that are offered when all have announced. */
+  /** Copies about which their owners could not decide, and that are offered when all have announced. */
   copies: Part[];
 }
 
@@ -81,6 +81,8 @@ export class Announcer {
   readonly #options: AnnouncerOptions;
   readonly #told: Told;
   readonly #copies: Copies;
+  /** Copies of which an owner could not be told yet. */
+  #untoldCopies = 0;
   /** The view for which the sidecar is still to say what it holds. */
   #untold: MembershipView | undefined;
   #run = new AbortController();
@@ -104,6 +106,7 @@ export class Announcer {
 
   setView(view: MembershipView): void {
     this.#untold = view;
+    this.#untoldCopies = 0;
     this.#run.abort();
     const run = new AbortController();
     // One listener for each owner that is being told.
@@ -115,7 +118,7 @@ export class Announcer {
 
   /** Copies here of which this member can't tell yet whether they are still good. */
   get unconfirmed(): number {
-    return this.#copies.unconfirmed;
+    return this.#untoldCopies + this.#copies.unconfirmed;
   }
 
   /** Resolves when nothing runs any more. */
@@ -138,6 +141,7 @@ export class Announcer {
     await new Promise<void>((resolve) => setImmediate(resolve));
     while (!signal.aborted) {
       const watch = departed.watch();
+      this.#untoldCopies = 0;
       try {
         const sidecar = this.#options.isHung() ? undefined : this.#options.sidecar();
         const isNews = this.#told.planFor(view);
@@ -188,10 +192,21 @@ export class Announcer {
       // keys.
       directory.raiseGeneration(said.highestGeneration);
       onConcluded(view.epoch, said.missing, said.doubtMs);
-      const onDecided = (part: Part, results: Results): Promise<void> => this.#takeAnswer(run, part, results);
-      await this.#copies.offer(view, run.copies, onDecided, signal);
+      await this.#offerCopies(run);
     }
     await Promise.all(catchingUp);
+    if (said !== undefined) {
+      // Of owners that could be told only now.
+      await this.#offerCopies(run);
+    }
+    if (said !== undefined && !signal.aborted) {
+      this.#copies.areDecided(view);
+    }
+  }
+
+  async #offerCopies(run: Run): Promise<void> {
+    const onDecided = (part: Part, results: Results): Promise<void> => this.#takeAnswer(run, part, results);
+    await this.#copies.offer(run.copies.splice(0), onDecided, run.signal);
   }
 
   async #tellHeld(run: Run): Promise<void> {
@@ -218,26 +233,22 @@ export class Announcer {
     const { decisions } = this.#options;
     const held = withoutDeparted(chunk, run.watch);
     const stamped = stampMember(held.records, run.view.selfId);
-    if (held.areCopies && !this.#copies.areKnown(run.view)) {
-      const part = { keys: held.keys, records: stamped, family: held.family };
-      run.copies.push(part);
-      run.watch.keep(objectsOf(part));
-      return;
-    }
+    const areCopies = held.areCopies && !this.#copies.areKnown(run.view);
     const kept = decisions.keptOwnersOf(held.keys);
     const groups = decisions.groupByOwner(held.keys);
     const tellNext = async (): Promise<void> => {
       for (let group = groups.pop(); group !== undefined && !run.signal.aborted; group = groups.pop()) {
         const { member: owner, keys } = group;
         const indexes = [...group.indexes];
-        const news = [...indexes.keys()].filter((at) => run.isNews(owner, kept[indexes[at] as number] as number));
+        const isNews = (at: number): boolean => run.isNews(owner, kept[indexes[at] as number] as number);
+        const news = [...indexes.keys()].filter((at) => areCopies || isNews(at));
         for (const part of spreadDuplicates(keys, news)) {
           const records = pickRecords(
             stamped,
             COMMIT_RECORD_BYTES,
             part.map((at) => indexes[at] as number),
           );
-          await this.#tellOwner(run, owner, { keys: pickKeys(keys, part), records, family: held.family });
+          await this.#tellOwner(run, owner, { keys: pickKeys(keys, part), records, family: held.family, areCopies });
         }
       }
     };
@@ -266,6 +277,7 @@ export class Announcer {
     const parts = behind.get(owner) ?? [];
     behind.set(owner, parts);
     parts.push(part);
+    this.#untoldCopies += copiesIn(part);
     watch.keep(objectsOf(part));
   }
 
@@ -279,7 +291,10 @@ export class Announcer {
         const results = await this.#ask(run, owner, part, left.length === 1);
         await this.#takeAnswer(run, part, results);
         left.shift();
-        run.watch.release(objectsOf(part));
+        this.#untoldCopies -= run.signal.aborted ? 0 : copiesIn(part);
+        if (part.areCopies !== true) {
+          run.watch.release(objectsOf(part));
+        }
       } catch (reason) {
         if (HbmeshError.from(reason).code === StatusCode.INVALID && part !== done) {
           // It would be refused every time, and with it everything that comes after.
@@ -305,6 +320,7 @@ export class Announcer {
         { ...facts, key: decodeKey(part.keys, 0) },
         "an owner refuses to be told of an object that this worker holds; readers will not find it here",
       );
+      this.#untoldCopies -= run.signal.aborted ? 0 : copiesIn(part);
       return [];
     }
     log.warn(facts, "an owner refuses to be told of these objects at once; telling it of fewer at a time");
@@ -314,18 +330,27 @@ export class Announcer {
   }
 
   /** Drops here what the owner did not take up, and has it forget what went meanwhile. */
-  async #takeAnswer(run: Run, { keys, records }: Part, results: Results): Promise<void> {
+  async #takeAnswer(run: Run, part: Part, results: Results): Promise<void> {
     const { log, requestTimeoutMs } = this.#options;
+    const { keys, records } = part;
     const outdated: HeldObject[] = [];
     const gone: DroppedObject[] = [];
+    const undecided: number[] = [];
     for (let at = 0; at < results.count; at++) {
       const object = readCommit(records, at);
-      if (results.code(at) !== StatusCode.OK) {
+      if (part.areCopies === true && results.code(at) === StatusCode.NOT_READY) {
+        undecided.push(at);
+      } else if (results.code(at) !== StatusCode.OK) {
         outdated.push(object);
       } else if (run.watch.has(object)) {
         // It is known to the owner now, and must not be.
         gone.push({ key: decodeKey(keys, at), generation: object.generation, slot: object.slot });
       }
+    }
+    if (undecided.length > 0) {
+      const copies = { ...partOf(part, undecided), areCopies: false };
+      run.copies.push(copies);
+      run.watch.keep(objectsOf(copies));
     }
     this.#options.onGone(gone);
     if (outdated.length > 0) {
@@ -342,7 +367,8 @@ export class Announcer {
     const { calls } = this.#options;
     const { keys, records, family } = part;
     const question: Question = { method: "announce", keys, family, signal: run.signal };
-    const told = { keys, records, existence: 0, waitMs: last ? this.#doubtMs : 0, last };
+    const existence = part.areCopies === true ? ANNOUNCES_COPIES : 0;
+    const told = { keys, records, existence, waitMs: last ? this.#doubtMs : 0, last };
     const said = await calls.askOwner(owner, run.view.epoch, told, question);
     if (said.t === "results") {
       return said.results;
@@ -368,6 +394,10 @@ function spreadDuplicates(keys: KeyBatch, positions: readonly number[]): number[
     group.push(position);
   }
   return groups;
+}
+
+function copiesIn({ keys, areCopies }: Part): number {
+  return areCopies === true ? keyCountOf(keys) : 0;
 }
 
 function objectsOf({ keys, records }: Part): HeldObject[] {

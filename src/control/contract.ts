@@ -6,6 +6,7 @@ import type { WorkerConfig } from "../base/config.js";
 import type { Credentials } from "../base/credentials.js";
 import type { HbmeshError } from "../base/errors.js";
 import type { Logger } from "../base/log.js";
+import type { ThreadLoad } from "../base/processes.js";
 import type { RandomSource } from "../base/random.js";
 import type { Tenants } from "../base/tenants.js";
 import type { Decisions } from "../decision/decisions.js";
@@ -24,8 +25,8 @@ export interface SpawnedSidecar {
    * where objects don't outlive the sidecar. It stays open when the sidecar dies, until `stop` is called.
    */
   readonly storeFd: number | undefined;
-  /** State of the process's loop as /proc names it: R runs or could, S sleeps, T is stopped. Default: not known. */
-  state?(): string | undefined;
+  /** Of the thread that runs the process's loop. Default: not known. */
+  load?(): ThreadLoad | undefined;
   /** Ends a sidecar that does not answer, at once (SIGKILL); its port then closes. Default: the port is closed. */
   kill?(): void;
   /** Ends the sidecar if it still runs, and keeps its memory for a successor. Default: it ends with its port. */

@@ -39,6 +39,7 @@ import { describePeers, Peers } from "./peers.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
+import { Superseded } from "./superseded.js";
 import { createTakingService } from "./taking.js";
 import { createTcpNetwork } from "./tcp-network.js";
 
@@ -79,6 +80,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #peers: Peers;
   readonly #holders: Holders;
   readonly #graves: Graves;
+  readonly #superseded: Superseded;
   readonly #owner: DirectoryOwner;
   readonly #calls: OwnerCalls;
   readonly #departed = new Departed();
@@ -125,9 +127,18 @@ class ControlProcessImpl implements ControlProcess {
     };
     this.#holders = new Holders(this.#holderOptions);
     this.#graves = new Graves({ ...shared, peers: this.#peers, holders: this.#holders, checkKeys });
+    this.#superseded = new Superseded({ ...shared, holders: this.#holders, graves: this.#graves });
     const patienceMs = Math.floor(requestTimeoutMs * OWNER_PATIENCE_SHARE);
-    const mayDecide = (): boolean => this.#guard.mayDecide;
-    this.#owner = new DirectoryOwner({ ...shared, holders: this.#holders, checkKeys, patienceMs, mayDecide });
+    this.#owner = new DirectoryOwner({
+      ...shared,
+      holders: this.#holders,
+      graves: this.#graves,
+      superseded: this.#superseded,
+      checkKeys,
+      patienceMs,
+      mayDecide: () => this.#guard.mayDecide,
+      decidedUntilMs: () => this.#guard.decidedUntilMs,
+    });
     this.#calls = new OwnerCalls({
       ...shared,
       peers: this.#peers,
@@ -307,6 +318,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#guard.close();
     this.#deaths.close();
     this.#graves.close();
+    this.#superseded.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -479,6 +491,7 @@ class ControlProcessImpl implements ControlProcess {
   #takeView(view: MembershipView): void {
     this.#peers.setView(view);
     this.#holders.setView(view);
+    this.#superseded.setView(view);
     this.#owner.setView(view);
     this.#calls.setView(view);
     void this.#graves.setView(view);

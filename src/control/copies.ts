@@ -1,10 +1,13 @@
 /**
- * Copies: those of other workers' objects that this member holds (--replica_percent). While its lease has ended, or its
- * control process or its sidecar was dead, it is no location of them: a delete meanwhile is confirmed without it, and
- * the key may have another owner by the time at which it is back, which knows nothing of that. So it does not announce
- * them then like what was set here. When everyone has announced for the epoch it offers them anew, as it did when they
- * were made: an owner takes a copy up where that very version is, and else it is dropped. Losing a copy is allowed;
- * bringing back what was deleted is not.
+ * Copies: those of other workers' objects that this member holds (--replica_percent), and device memory that its
+ * clients offer as a further source (shareReplica).
+ *
+ * While its lease has ended, or its control process or its sidecar was dead, this member is no location of them: a
+ * delete meanwhile is confirmed without it. So it announces them as copies then. An owner takes a copy up where that
+ * very version is. Where nothing is known of the key the copy may be all that is left: it is taken up by an owner that
+ * would know of a delete, since the absence was short (absences.ts). By others it is to be offered again when everyone
+ * has announced, and is dropped if its version is not there then. Losing a copy is allowed; bringing back what was
+ * deleted is not.
  *
  * A member that stays a member announces its copies like all that it holds: it was told of every delete, so a copy
  * whose source is dead keeps its key.
@@ -22,6 +25,8 @@ export interface Part {
   keys: KeyBatch;
   records: Uint8Array;
   family: Family;
+  /** Copies that owners may not know any more. */
+  areCopies?: boolean;
 }
 
 export interface CopiesOptions {
@@ -51,13 +56,17 @@ export class Copies {
     return this.#revision === revisionOf(view);
   }
 
+  /** Owners have decided about all of them. */
+  areDecided(view: MembershipView): void {
+    this.#revision = revisionOf(view);
+  }
+
   /**
-   * Offers these copies, which are all there are but for known ones, until each has been decided about, or the signal
-   * aborts. `onDecided` gets what was decided, part by part, with results in the order of its keys: what has another
-   * code than OK is to be dropped. Rejects only as `onDecided` does.
+   * Offers these copies until each has been decided about, or the signal aborts. `onDecided` gets what was decided,
+   * part by part, with results in the order of its keys: what has another code than OK is to be dropped. Rejects only
+   * as `onDecided` does.
    */
   async offer(
-    view: MembershipView,
     parts: readonly Part[],
     onDecided: (part: Part, results: Results) => Promise<void>,
     signal: AbortSignal,
@@ -72,9 +81,6 @@ export class Copies {
         }
       }
     }
-    if (!signal.aborted) {
-      this.#revision = revisionOf(view);
-    }
   }
 
   /** Returns what has to be offered again. */
@@ -85,7 +91,8 @@ export class Copies {
   ): Promise<Part | undefined> {
     let answer: Answer;
     try {
-      answer = await this.#options.calls.addLocations({ ...part, signal });
+      const { keys, records, family } = part;
+      answer = await this.#options.calls.addLocations({ keys, records, family, signal });
     } catch {
       // The signal, or this member ends.
       return part;
@@ -117,6 +124,6 @@ function revisionOf({ members, selfId }: MembershipView): bigint | undefined {
   return members.get(selfId)?.revision;
 }
 
-export function partOf({ keys, records, family }: Part, indexes: readonly number[]): Part {
-  return { keys: pickKeys(keys, indexes), records: pickRecords(records, COMMIT_RECORD_BYTES, indexes), family };
+export function partOf({ keys, records, ...rest }: Part, indexes: readonly number[]): Part {
+  return { ...rest, keys: pickKeys(keys, indexes), records: pickRecords(records, COMMIT_RECORD_BYTES, indexes) };
 }

@@ -20,7 +20,6 @@ import {
   type Family,
   type KeyBatch,
   keyCountOf,
-  readCommit,
 } from "../decision/index.js";
 import type {
   DirectoryReply,
@@ -29,10 +28,11 @@ import type {
   ExplainKeyReply,
 } from "../gen/hbmesh/v1/directory_pb.js";
 import type { LinkServiceImpl } from "../rpc/link-routes.js";
+import { Absences } from "./absences.js";
 import { checkFamily, checkLookupFamily } from "./families.js";
+import type { Graves } from "./graves.js";
 import type { Holders } from "./holders.js";
 import type { KeyCheck } from "./key-check.js";
-import { KeyEnds } from "./key-ends.js";
 import { KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
 import {
@@ -48,7 +48,9 @@ import {
   firstGenerationOf,
   replaceCode,
   versionsThatEnded,
+  withNewer,
 } from "./owner-checks.js";
+import { OwnerHoldings } from "./owner-holdings.js";
 import {
   COMMIT_RECORD_BYTES,
   checkRecordCount,
@@ -58,6 +60,7 @@ import {
   Results,
 } from "./records.js";
 import { findGone } from "./reported.js";
+import type { Superseded } from "./superseded.js";
 import { Vanished } from "./vanished.js";
 import { WaitList } from "./wait-list.js";
 
@@ -65,6 +68,8 @@ export interface DirectoryOwnerOptions {
   decisions: Decisions;
   clock: Clock;
   holders: Holders;
+  graves: Graves;
+  superseded: Superseded;
   checkKeys: KeyCheck;
   /** How long a request waits for this owner to become able to answer. */
   patienceMs: number;
@@ -72,6 +77,8 @@ export interface DirectoryOwnerOptions {
   deadAfterMs: number;
   /** May this member decide for its keys (lease-guard.ts)? */
   mayDecide: () => boolean;
+  /** Until when it might, before it joined again. */
+  decidedUntilMs: () => number;
 }
 
 /** What is asked; a DirectoryRequest without what only protobuf needs. */
@@ -93,13 +100,21 @@ export class DirectoryOwner {
   readonly #changes: WaitList;
   /** Lookups that wait for keys. */
   readonly #arrivals: WaitList;
-  readonly #ends: KeyEnds;
+  readonly #holdings: OwnerHoldings;
+  readonly #absences: Absences;
   readonly vanished: Vanished;
 
   constructor(options: DirectoryOwnerOptions) {
     this.#options = options;
-    this.#ends = new KeyEnds(options.clock);
     this.vanished = new Vanished(options.clock, options.deadAfterMs);
+    this.#absences = new Absences(options.clock, options.deadAfterMs);
+    this.#holdings = new OwnerHoldings({
+      ...options,
+      epoch: () => this.#view?.epoch ?? 0n,
+      isInTime: (member) => this.#absences.isInTime(member),
+      mayBeUntold: () => this.vanished.inDoubt || !this.complete,
+      mayReturn: () => this.vanished.inDoubt,
+    });
     this.#changes = new WaitList(options.clock);
     this.#arrivals = new WaitList(options.clock);
   }
@@ -128,6 +143,7 @@ export class DirectoryOwner {
     decisions.directory.forgetForeign(isBack ? 0 : view.selfId);
     this.#announced.clear();
     this.vanished.setView(view);
+    this.#absences.setView(view, this.#options.decidedUntilMs());
     this.#changes.wakeAll();
     this.#arrivals.wakeAll();
   }
@@ -210,7 +226,10 @@ export class DirectoryOwner {
       // Before the answer: when a set is done, no reader finds the old bytes any more, but at a holder that could not
       // be told in time (docs/ARCHITECTURE.md, Decisions). The setter's own sidecar swaps them as it seals.
       const results = new Results(bytes, keyCountOf(request.keys));
-      return this.#dropReplaced(request.keys, results, request.memberId).then(() => this.#answer(bytes));
+      return this.#holdings.dropReplaced(request.keys, results, request.memberId).then((owed) => {
+        this.#options.superseded.note(withNewer(owed, request));
+        return this.#answer(bytes);
+      });
     });
   }
 
@@ -288,7 +307,7 @@ export class DirectoryOwner {
     return this.#decide(request, signal, async () => {
       const bytes = this.#options.decisions.directory.remove(request.keys, family);
       const versions = versionsThatEnded(request.keys, new Results(bytes, keyCountOf(request.keys)));
-      this.#ends.note(versions, "removed", request.memberId);
+      this.#holdings.ends.note(versions, "removed", request.memberId);
       await this.#options.holders.dropEverywhere(versions, request.epoch, true);
       const results = this.vanished.inDoubt ? doubtRemovals(new Results(bytes, keyCountOf(request.keys))).bytes : bytes;
       return { stale: this.#view?.epoch !== request.epoch, epoch: this.#view?.epoch ?? 0n, results };
@@ -303,7 +322,8 @@ export class DirectoryOwner {
       return this.#stale();
     }
     this.#checkLives(request.memberId);
-    const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#takeOver(request);
+    const results = keyCountOf(request.keys) === 0 ? Results.empty(0) : this.#holdings.takeOver(request);
+    this.#wakeLookups(request.keys);
     if (request.last) {
       this.vanished.tell(request.waitMs);
       this.#announced.add(request.memberId);
@@ -322,7 +342,7 @@ export class DirectoryOwner {
       return this.#stale();
     }
     const reported = new Results(request.records, keyCountOf(request.keys));
-    this.#forget(request, await findGone(this.#options.holders, reported));
+    this.#holdings.forget(request, await findGone(this.#options.holders, reported), false);
     return this.#answer(Results.empty(reported.count).bytes);
   }
 
@@ -350,9 +370,10 @@ export class DirectoryOwner {
     if ((await this.#prepare(request, signal, false)) === "stale") {
       return this.#stale();
     }
-    this.#forget(
+    this.#holdings.forget(
       request,
       Array.from({ length: count }, (_, index) => index),
+      true,
     );
     return this.#answer(Results.empty(count).bytes);
   }
@@ -360,7 +381,7 @@ export class DirectoryOwner {
   async explainKey(request: OwnerRequest, signal: CancelSignal): Promise<OwnerExplanation> {
     const state = await this.#prepare(request, signal, false);
     const key = decodeKey(request.keys, 0);
-    const end = this.#ends.of(key);
+    const end = this.#holdings.ends.of(key);
     return {
       stale: state === "stale",
       epoch: this.#view?.epoch ?? 0n,
@@ -373,60 +394,6 @@ export class DirectoryOwner {
       endedMillisecondsAgo: BigInt(Math.round(end === undefined ? 0 : this.#options.clock.monotonicMs() - end.atMs)),
       endedBy: end?.by ?? 0,
     };
-  }
-
-  /** Forgets the first location of these records of the request, and their keys with the last one. */
-  #forget(request: OwnerRequest, indexes: readonly number[]): void {
-    if (indexes.length === 0) {
-      return;
-    }
-    const keys = pickKeys(request.keys, indexes);
-    const records = pickRecords(request.records, RESULT_RECORD_BYTES, indexes);
-    const left = new Results(this.#options.decisions.directory.forgetLocations(keys, records), indexes.length);
-    const told = new Results(records, indexes.length);
-    const lost: { key: string; generation: bigint }[] = [];
-    for (let at = 0; at < left.count; at++) {
-      if (left.existed(at) && left.locations(at).length === 0) {
-        lost.push({ key: decodeKey(keys, at), generation: told.generation(at) });
-      }
-    }
-    this.#ends.note(lost, "forgotten", request.memberId);
-  }
-
-  #takeOver(request: OwnerRequest): Results {
-    const { decisions, holders } = this.#options;
-    const count = keyCountOf(request.keys);
-    const results = Results.empty(count);
-    const wanted: number[] = [];
-    for (let index = 0; index < count; index++) {
-      const object = readCommit(request.records, index);
-      if (holders.owesDrop(request.memberId, object)) {
-        // Deleted or replaced while its holder could not be reached.
-        holders.settleDrop(request.memberId, object);
-        results.fail(index, StatusCode.TRY_AGAIN);
-      } else {
-        wanted.push(index);
-      }
-    }
-    if (wanted.length > 0) {
-      const keys = pickKeys(request.keys, wanted);
-      const records = pickRecords(request.records, COMMIT_RECORD_BYTES, wanted);
-      const family = checkFamily(request.family);
-      const taken = new Results(decisions.directory.announce(keys, records, family), wanted.length);
-      void this.#dropReplaced(keys, taken, 0);
-      wanted.forEach((index, position) => results.setRecord(index, taken.record(position)));
-      this.#wakeLookups(keys);
-    }
-    return results;
-  }
-
-  /** Results that carry a replaced version have it dropped at its holders, all but `exceptMember`. */
-  #dropReplaced(keys: KeyBatch, results: Results, exceptMember: number): Promise<void> {
-    const versions = versionsThatEnded(keys, results).map((version) => ({
-      ...version,
-      locations: version.locations.filter(({ member }) => member !== exceptMember),
-    }));
-    return this.#options.holders.dropEverywhere(versions, this.#view?.epoch ?? 0n, false);
   }
 
   /** What a member that is gone would put in, nobody would ever take out. */

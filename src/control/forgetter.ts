@@ -61,7 +61,9 @@ export class Forgetter implements EarlierForgets {
       return;
     }
     this.#followRing();
-    this.#put(objects.map(({ key, generation, slot }) => ({ key, generation, slot, attempts: 0 })));
+    this.#put(
+      objects.map(({ key, generation, slot, wasWhole = false }) => ({ key, generation, slot, wasWhole, attempts: 0 })),
+    );
   }
 
   /**
@@ -188,9 +190,9 @@ export class Forgetter implements EarlierForgets {
     const { selfId } = calls.view;
     const keys = encodeKeys(items.map(({ key }) => key));
     const records = encodeResults(
-      items.map(({ generation, slot }) => ({
+      items.map(({ generation, slot, wasWhole = false }) => ({
         code: StatusCode.OK,
-        existed: false,
+        existed: wasWhole,
         otherFamily: false,
         generation,
         bytes: 0n,

@@ -20,7 +20,7 @@ import { nameOf } from "./departed.js";
 import type { MembershipView } from "./membership.js";
 import type { Peers } from "./peers.js";
 import { decodeCodes, encodeCodes } from "./records.js";
-import type { DescribedObject, SidecarLink } from "./sidecar-link.js";
+import type { HeldDescription, SidecarLink } from "./sidecar-link.js";
 
 export interface HolderOptions {
   clock: Clock;
@@ -32,17 +32,19 @@ export interface HolderOptions {
   /** Objects of this member's own are about to be dropped; `epoch` is the ring under which that was decided. */
   onDrop: (objects: readonly DroppedObject[], epoch: bigint) => void;
   /**
-   * These versions ended, and a holder of each could not be told, or not all of them may be known. Resolves when others
-   * keep that in mind too, or soon; never rejects.
+   * These versions were deleted, and a holder of each could not be told, or not all of them may be known. Resolves when
+   * others keep that in mind too, or soon; never rejects.
    */
   onOwed: (versions: readonly DroppedVersion[]) => Promise<void>;
   /** May there be holders that this member doesn't know of? */
   inDoubt: () => boolean;
 }
 
-/** An object that a holder is told to drop, and the key that it was under. */
+/** An object that a holder is told to drop, or has lost, and the key that it was under. */
 export interface DroppedObject extends HeldObject {
   key: string;
+  /** It was lost, and all of it had been there. */
+  wasWhole?: boolean;
 }
 
 /** A version that is no longer in the directory. */
@@ -164,14 +166,19 @@ export class Holders {
    * has answered, can't be reached, or has taken a third of a request's time. Never rejects: what could not be dropped
    * is kept in mind, tried again, and refused when its holder announces it.
    *
-   * `isRemoved`: the keys were deleted. Of a version that was replaced others are not told: the newer one tells that it
-   * is old, and if that one's setter dies before it is sealed, the older one, which the setter has still, is all that
-   * is left.
+   * `isRemoved`: the keys were deleted, of which others are told. Of a version that was replaced they are not: if the
+   * newer one's setter dies before it is sealed, the older one is all that is left. Resolves with those that somebody
+   * may still have; what becomes of them, superseded.ts decides.
    */
-  async dropEverywhere(versions: readonly DroppedVersion[], epoch: bigint, isRemoved: boolean): Promise<void> {
+  async dropEverywhere(
+    versions: readonly DroppedVersion[],
+    epoch: bigint,
+    isRemoved: boolean,
+  ): Promise<DroppedVersion[]> {
     const { inDoubt, onOwed } = this.#options;
     // Whoever may come back must not bring them back, whatever becomes of this member once it has answered.
-    const buried = isRemoved && inDoubt() ? onOwed(versions.map(withoutLocations)) : undefined;
+    const isDoubtful = inDoubt();
+    const buried = isRemoved && isDoubtful ? onOwed(versions.map(withoutLocations)) : undefined;
     const byMember = new Map<number, OwedDrop[]>();
     for (const { key, generation, locations } of versions) {
       for (const { member, slot } of locations) {
@@ -180,7 +187,10 @@ export class Holders {
         objects.push({ key, generation, slot, epoch, isRemoved });
       }
     }
-    await Promise.all([buried, ...[...byMember].map(([member, objects]) => this.#dropAt(member, objects))]);
+    const dropping = [...byMember].map(([member, objects]) => this.#dropAt(member, objects));
+    const [owed] = await Promise.all([Promise.all(dropping), buried]);
+    const left = new Set(owed.flat().map(({ key }) => key));
+    return isDoubtful ? [...versions] : versions.filter(({ key }) => left.has(key));
   }
 
   /** Is this version one that the member should have dropped? */
@@ -197,8 +207,8 @@ export class Holders {
     }
   }
 
-  async describe(member: number, objects: readonly HeldObject[]): Promise<DescribedObject[]> {
-    const described: DescribedObject[] = [];
+  async describe(member: number, objects: readonly HeldObject[]): Promise<HeldDescription[]> {
+    const described: HeldDescription[] = [];
     let length = OBJECTS_PER_DESCRIPTION_MAX;
     while (described.length < objects.length) {
       const part = objects.slice(described.length, described.length + length);
@@ -216,7 +226,7 @@ export class Holders {
     return described;
   }
 
-  async #describePart(member: number, objects: readonly HeldObject[]): Promise<DescribedObject[]> {
+  async #describePart(member: number, objects: readonly HeldObject[]): Promise<HeldDescription[]> {
     const { sidecar, peers, requestTimeoutMs: timeoutMs } = this.#options;
     if (member === this.#selfId) {
       return sidecar().describe(objects, timeoutMs);
@@ -250,8 +260,9 @@ export class Holders {
     }
   }
 
-  /** Objects of one holder; those of different epochs are told apart. */
-  async #dropAt(member: number, objects: readonly OwedDrop[]): Promise<void> {
+  /** Objects of one holder; those of different epochs are told apart. Resolves with those that it could not be told. */
+  async #dropAt(member: number, objects: readonly OwedDrop[]): Promise<OwedDrop[]> {
+    const owed: OwedDrop[] = [];
     for (let from = 0; from < objects.length; ) {
       const epoch = objects[from]?.epoch ?? 0n;
       let to = from;
@@ -266,9 +277,11 @@ export class Holders {
         }
       } catch (reason) {
         this.#owe(member, part, reason);
+        owed.push(...part);
       }
       from = to;
     }
+    return owed;
   }
 
   async #askToDrop(member: number, objects: readonly DroppedObject[], epoch: bigint): Promise<void> {

@@ -41,6 +41,7 @@ export const TAKE_RECORD_BYTES = 32;
 // Flags of what kDescribe tells.
 export const HELD_PIN_MASK = 3;
 export const HELD_SPILLED = 8;
+export const HELD_SEALED = 16;
 
 /** args[2] of a reply to kListHeld: what it lists are copies of other workers' objects. */
 export const LISTED_COPIES = 1n;

@@ -65,6 +65,8 @@ export class LeaseGuard {
   readonly #options: LeaseGuardOptions;
   #timer: Timer | undefined;
   #excusedUntilMs = Number.NEGATIVE_INFINITY;
+  /** Until when the lease lasts that was looked at last. */
+  #heldUntilMs = Number.NEGATIVE_INFINITY;
   #isExcused = false;
   /** Since when the witnesses don't agree. */
   #refusedMs: number | undefined;
@@ -76,6 +78,11 @@ export class LeaseGuard {
 
   get mayDecide(): boolean {
     return this.#holdsLease || this.#options.clock.monotonicMs() < this.#excusedUntilMs;
+  }
+
+  /** Until when it may, as far as was known when the lease was renewed last, or an excuse was found. */
+  get decidedUntilMs(): number {
+    return Math.max(this.#heldUntilMs, this.#excusedUntilMs);
   }
 
   /** What this member goes on without, for people; or empty. */
@@ -91,6 +98,7 @@ export class LeaseGuard {
   /** The lease was renewed, or the record written: to be called after each. */
   renewed(): void {
     if (this.#holdsLease) {
+      this.#heldUntilMs = this.#options.leaseUntilMs();
       this.#isExcused = false;
       this.#refusedMs = undefined;
       this.#options.onResume();

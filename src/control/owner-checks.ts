@@ -5,6 +5,7 @@
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import {
   decodeKey,
+  decodeKeys,
   type ExistenceMode,
   FAMILY_DEVICE_CACHE,
   type KeyBatch,
@@ -16,8 +17,12 @@ import {
 import type { DirectoryRequest } from "../gen/hbmesh/v1/directory_pb.js";
 import type { DroppedVersion } from "./holders.js";
 import { COMMIT_RECORD_BYTES, checkRecordCount, RESULT_RECORD_BYTES, Results } from "./records.js";
+import type { SupersededVersion } from "./superseded.js";
 
 export const EXISTENCE_REPLACE = 2;
+
+/** Of Announce: what is told are copies of other members' objects, and this member was away since it had them. */
+export const ANNOUNCES_COPIES = 1;
 
 /** Of AddLocation: the member takes the object over for good; else it offers a copy. */
 export const LOCATION_STAYS = 1;
@@ -105,26 +110,74 @@ export function admitLocations(
   { records, existence, family }: Pick<DirectoryRequest, "records" | "existence" | "family">,
   results: Results,
 ): number[] {
-  const isHost = family !== FAMILY_DEVICE_CACHE;
   const stays = checkExistence(existence) === LOCATION_STAYS;
   const admitted: number[] = [];
   for (let index = 0; index < results.count; index++) {
     if (results.code(index) !== StatusCode.OK) {
       continue;
     }
-    const { generation, member, slot } = readCommit(records, index);
-    const locations = results.locations(index);
-    const known = locations.filter((location) => location.member === member);
-    if (results.generation(index) !== generation) {
+    if (results.generation(index) !== readCommit(records, index).generation) {
       results.fail(index, StatusCode.NOT_FOUND);
-    } else if (isHost && known.some((location) => location.slot !== slot)) {
-      // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its
-      // bytes.
-      results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
-    } else if (isHost && !stays && known.length === 0 && locations.length >= COPIES_MAX) {
-      results.fail(index, StatusCode.NO_SPACE);
-    } else {
+    } else if (isAdmitted({ records, family }, index, results, stays)) {
       admitted.push(index);
+    }
+  }
+  return admitted;
+}
+
+/** May the member be a further location of the version that is there? Why not is entered. */
+function isAdmitted(
+  { records, family }: Pick<DirectoryRequest, "records" | "family">,
+  index: number,
+  results: Results,
+  stays: boolean,
+): boolean {
+  const isHost = family !== FAMILY_DEVICE_CACHE;
+  const { member, slot } = readCommit(records, index);
+  const locations = results.locations(index);
+  const known = locations.filter((location) => location.member === member);
+  if (isHost && known.some((location) => location.slot !== slot)) {
+    // A member holds a host object once: a second copy would push out the first, which nobody would tell to drop its
+    // bytes.
+    results.fail(index, StatusCode.KEY_ALREADY_EXISTS);
+    return false;
+  }
+  if (isHost && !stays && known.length === 0 && locations.length >= COPIES_MAX) {
+    results.fail(index, StatusCode.NO_SPACE);
+    return false;
+  }
+  return true;
+}
+
+/**
+ * Positions of the copies that a member announces, and that may be taken up now. `results` tell what is known of the
+ * keys; why others are not is entered there: NOT_READY means that the member is to offer them when all have announced.
+ *
+ * Where that version is, a copy is a further location. Where nothing is, or an older version, the copy is all that is
+ * left, but only if this owner would know of what ended it meanwhile (`isInTime`).
+ */
+export function admitCopies(
+  { records, family }: Pick<DirectoryRequest, "records" | "family">,
+  results: Results,
+  isInTime: boolean,
+): number[] {
+  const admitted: number[] = [];
+  for (let index = 0; index < results.count; index++) {
+    const { generation } = readCommit(records, index);
+    const isThere = results.code(index) === StatusCode.OK;
+    if (!isThere && results.code(index) !== StatusCode.NOT_FOUND) {
+      continue;
+    }
+    if (isThere && results.generation(index) === generation) {
+      if (isAdmitted({ records, family }, index, results, false)) {
+        admitted.push(index);
+      }
+    } else if (isThere && results.generation(index) > generation) {
+      results.fail(index, StatusCode.NOT_FOUND);
+    } else if (isInTime) {
+      admitted.push(index);
+    } else {
+      results.fail(index, StatusCode.NOT_READY);
     }
   }
   return admitted;
@@ -140,6 +193,21 @@ export function versionsThatEnded(keys: KeyBatch, results: Results): DroppedVers
     }
   }
   return versions;
+}
+
+/** These versions, and by which version of a commit each was replaced. */
+export function withNewer(
+  versions: readonly DroppedVersion[],
+  { keys, records }: Pick<DirectoryRequest, "keys" | "records">,
+): SupersededVersion[] {
+  if (versions.length === 0) {
+    return [];
+  }
+  const indexes = new Map(decodeKeys(keys).map((key, index) => [key, index]));
+  return versions.map((version) => {
+    const { generation, member, slot } = readCommit(records, indexes.get(version.key) as number);
+    return { ...version, newer: { generation, location: { member, slot } } };
+  });
 }
 
 /** One record a key that says nothing but TRY_AGAIN. */

@@ -271,7 +271,8 @@ export class SidecarRequests {
     for (let index = 0; index < results.count; index++) {
       const slot = results.locations(index)[0]?.slot;
       if (slot !== undefined) {
-        gone.push({ key: decodeKey(keys, index), generation: results.generation(index), slot });
+        const wasWhole = results.existed(index);
+        gone.push({ key: decodeKey(keys, index), generation: results.generation(index), slot, wasWhole });
       }
     }
     this.#options.onGone(gone);

@@ -132,7 +132,7 @@ export class SidecarSupervisor {
       hangMs,
       // It ends with the port, or with an answer.
       ask: () => link.stats(NEVER_MS),
-      stateOf: () => spawned.state?.(),
+      loadOf: () => spawned.load?.(),
       onHung,
       onBack,
       onKill: () => (spawned.kill === undefined ? spawned.port.close() : spawned.kill()),

@@ -1,17 +1,19 @@
 /**
- * SidecarWatch: does the sidecar still do anything? Its death is told by its socket; one that lives but is stuck, or
- * stopped (SIGSTOP), says nothing, and holds up whoever waits for it: clients, readers, and every change of the ring,
- * in which this worker has to tell what it holds.
+ * SidecarWatch: does the sidecar still do anything? Its death is told by its socket; one that lives but is stuck,
+ * stopped (SIGSTOP), or spins, says nothing, and holds up whoever waits for it: clients, readers, and every change of
+ * the ring, in which this worker has to tell what it holds.
  *
  * Asked for its figures every TICK_SHARE of `hangMs`. Silent for SILENT_SHARE of `hangMs` it counts as hung: the worker
  * says so, and holds up the ring no longer; after all of `hangMs` it is to be killed.
  *
  * A loaded machine must not look like that. Time counts by this process's own ticks, each once however late it comes: a
- * machine that stands still, or gives nobody a core, makes no silence. Nor does a tick count at which the sidecar's
- * loop is runnable: it has work, and waits for a core or is at it. What never sleeps and never answers is not found.
+ * machine that stands still, or gives nobody a core, makes no silence. Of a tick at which the sidecar's loop is
+ * runnable only the time counts in which it had a core: while it waits for one it can't answer, but what computes for
+ * all of `hangMs` without an answer spins.
  */
 import type { Clock, Timer } from "../base/clock.js";
 import type { Logger } from "../base/log.js";
+import type { ThreadLoad } from "../base/processes.js";
 
 export interface SidecarWatchOptions {
   clock: Clock;
@@ -20,8 +22,8 @@ export interface SidecarWatchOptions {
   hangMs: number;
   /** Resolves when the sidecar has answered; rejects when it is gone. */
   ask: () => Promise<unknown>;
-  /** State of its loop, as /proc names it; undefined: not known. */
-  stateOf: () => string | undefined;
+  /** What its loop does; undefined: not known. */
+  loadOf: () => ThreadLoad | undefined;
   onHung: () => void;
   /** It answers again. */
   onBack: () => void;
@@ -31,6 +33,10 @@ export interface SidecarWatchOptions {
 const TICK_SHARE = 1 / 15;
 const SILENT_SHARE = 1 / 3;
 const RUNNABLE = "R";
+const MEANINGS: ReadonlyMap<string, string> = new Map([
+  ["T", ": stopped"],
+  [RUNNABLE, ": computing"],
+]);
 
 export class SidecarWatch {
   readonly #options: SidecarWatchOptions;
@@ -38,6 +44,8 @@ export class SidecarWatch {
   /** It has been asked, and has not answered yet. */
   #isAsked = false;
   #silentMs = 0;
+  /** What its loop had used of a core at the last tick. */
+  #cpuMs = 0;
   #isHung = false;
   #ended = false;
 
@@ -65,8 +73,8 @@ export class SidecarWatch {
   }
 
   get #state(): string {
-    const state = this.#options.stateOf();
-    return state === undefined ? "" : ` (state ${state}${state === "T" ? ": stopped" : ""})`;
+    const state = this.#options.loadOf()?.state;
+    return state === undefined ? "" : ` (state ${state}${MEANINGS.get(state) ?? ""})`;
   }
 
   #arm(): void {
@@ -80,22 +88,23 @@ export class SidecarWatch {
   }
 
   #tick(tickMs: number): void {
-    const { log, hangMs, stateOf, onHung, onKill } = this.#options;
+    const { log, hangMs, loadOf, onHung, onKill } = this.#options;
+    const load = loadOf();
+    const usedMs = (load?.cpuMs ?? 0) - this.#cpuMs;
+    this.#cpuMs = load?.cpuMs ?? 0;
     if (!this.#isAsked) {
       this.#ask();
-    } else if (stateOf() !== RUNNABLE) {
-      this.#silentMs = Math.round(this.#silentMs + tickMs);
+    } else {
+      const silentMs = load?.state === RUNNABLE ? Math.min(tickMs, usedMs) : tickMs;
+      this.#silentMs = Math.round(this.#silentMs + silentMs);
     }
     if (!this.#isHung && this.#silentMs >= hangMs * SILENT_SHARE) {
       this.#isHung = true;
-      log.error({ silentMs: this.#silentMs, state: stateOf() }, "the sidecar does not answer");
+      log.error({ silentMs: this.#silentMs, ...load }, "the sidecar does not answer");
       onHung();
     }
     if (this.#silentMs >= hangMs) {
-      log.error(
-        { silentMs: this.#silentMs, state: stateOf() },
-        "the sidecar is killed: it has not answered for too long",
-      );
+      log.error({ silentMs: this.#silentMs, ...load }, "the sidecar is killed: it has not answered for too long");
       this.end();
       onKill();
       return;

@@ -1,6 +1,6 @@
 /** A sidecar process together with the queue to it: what a control process starts, and starts again after a crash. */
 import { closeSync } from "node:fs";
-import { stateOf } from "../base/processes.js";
+import { loadOf, type ThreadLoad } from "../base/processes.js";
 import { connectSidecar, type NativeSidecarPort } from "./native-port.js";
 import type { SidecarPort } from "./port.js";
 import { type SidecarProcess, type SidecarProcessOptions, startSidecarProcess } from "./sidecar-process.js";
@@ -10,8 +10,8 @@ export interface StartedSidecar {
   readonly process: SidecarProcess;
   /** The store's memory, for the next sidecar; open until stop(). */
   readonly storeFd: number;
-  /** As /proc names it; undefined: not known. */
-  state(): string | undefined;
+  /** Of the thread that runs its loop; undefined: not known. */
+  load(): ThreadLoad | undefined;
   /** SIGKILL, now: for one that does not answer. */
   kill(): void;
   /** As stop(), but the store's memory stays open for a successor. */
@@ -52,7 +52,7 @@ export async function startSidecar(options: SidecarProcessOptions, adoptFd?: num
     port,
     process,
     storeFd,
-    state: () => stateOf(process.pid),
+    load: () => loadOf(process.pid),
     kill: () => process.kill(),
     end,
     stop: () => {

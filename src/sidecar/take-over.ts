@@ -9,7 +9,7 @@ import { closeSync } from "node:fs";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { findProcesses, stateOf } from "../base/processes.js";
+import { findProcesses, loadOf } from "../base/processes.js";
 import { type ConnectSidecarOptions, connectSidecar, type NativeSidecarPort } from "./native-port.js";
 import {
   type SidecarExit,
@@ -77,7 +77,7 @@ export async function takeOverSidecar(
     port,
     process,
     storeFd,
-    state: () => stateOf(process.pid),
+    load: () => loadOf(process.pid),
     kill: () => process.kill(),
     end,
     stop: () => {

@@ -112,6 +112,24 @@ export class Clients {
     return free.filter((_, index) => answers[index]?.code === StatusCode.OK);
   }
 
+  /** Sets these keys at this host, each to a new content. Returns those of which it was told that they are set. */
+  async setAt(host: SimHost, keys: readonly string[], existence: 0 | 2): Promise<string[]> {
+    const free = keys.filter((key) => this.model.isFree(key));
+    const content = this.model.nextContent();
+    const takes = free.map((key) => this.model.beginSet(key, content, existence));
+    const setting = sidecarOf(host).set(free, content, existence);
+    const answers = await this.#cluster.clock.drive(setting, CALL_LIMIT_MS);
+    this.#judge(host, takes, answers);
+    return free.filter((_, index) => answers[index]?.code === StatusCode.OK && answers[index]?.existed !== true);
+  }
+
+  /** The objects of these keys make room at this host, which is the only one that has them. */
+  evictAt(host: SimHost, keys: readonly string[]): void {
+    this.model.beginEviction(keys);
+    sidecarOf(host).evict(keys);
+    this.model.endEviction(keys);
+  }
+
   /** Looks for these keys at this host. */
   async getAt(host: SimHost, keys: readonly string[]): Promise<void> {
     await this.#cluster.clock.drive(this.#get(host, keys), CALL_LIMIT_MS);

@@ -215,6 +215,19 @@ export class SimCluster {
     }
   }
 
+  /** Nobody reaches this host, nor it anybody. */
+  isolate(host: SimHost): void {
+    for (const other of this.hosts.filter((each) => each !== host)) {
+      this.cutLink(host, other);
+    }
+  }
+
+  rejoin(host: SimHost): void {
+    for (const other of this.hosts.filter((each) => each !== host)) {
+      this.healLink(host, other);
+    }
+  }
+
   healStore(host?: SimHost): void {
     this.#note("healStore", host);
     if (host === undefined) {
@@ -286,7 +299,7 @@ export class SimCluster {
 
   /**
    * Is there a sealed object of this key with one of these contents on a host that isn't lost? A copy on a host that
-   * was cut off counts for nothing: where nothing else is left of its version it is dropped (src/control/copies.ts).
+   * was cut off counts for nothing: it may be dropped where nothing else is left of its version (src/control/copies.ts).
    */
   hasBytes(key: string, contents: ReadonlySet<number>, withCopies = true): boolean {
     return this.hosts.some(({ isLost, isCutOff, memory }) => {
@@ -294,6 +307,12 @@ export class SimCluster {
       const counts = object !== undefined && !(object.isCopy && (isCutOff || !withCopies));
       return counts && contents.has(object.content);
     });
+  }
+
+  /** Do these hosts have the key, and no other one? */
+  isOnlyAt(key: string, hosts: readonly SimHost[]): boolean {
+    const holders = this.hosts.filter(({ isLost, memory }) => !isLost && memory.sealed(key) !== undefined);
+    return holders.length > 0 && holders.every((host) => hosts.includes(host));
   }
 
   /** Keys in each directory that runs. */

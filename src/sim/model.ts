@@ -167,6 +167,20 @@ export class Model {
     return keys.length;
   }
 
+  /** The only locations of these keys are about to lose them: what was there may not be found from now on. */
+  beginEviction(keys: readonly string[]): void {
+    for (const key of keys) {
+      this.#becomesPossible(this.#stateOf(key), ABSENT);
+    }
+  }
+
+  /** Nothing is left of these keys but what nobody may serve: they must not be found any more. */
+  endEviction(keys: readonly string[]): void {
+    for (const key of keys) {
+      this.#stateOf(key).possible = new Set([ABSENT]);
+    }
+  }
+
   /** Keys that must be found: set for sure. */
   get certain(): string[] {
     return [...this.#keys.values()].filter(({ possible }) => !possible.has(ABSENT)).map(({ key }) => key);

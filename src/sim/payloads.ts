@@ -18,12 +18,15 @@ export function commitsOf(objects: readonly SimObject[]): Uint8Array {
   return encodeCommits(objects.map(({ generation, slot }) => ({ generation, slot, member: 0, bytes: OBJECT_BYTES })));
 }
 
-/** ResultRecords that name one place of each key. */
-export function placesOf(places: readonly { generation: bigint; member: number; slot: number }[]): Uint8Array {
+/** ResultRecords that name one place of each key. `whole`: all of the objects had been there. */
+export function placesOf(
+  places: readonly { generation: bigint; member: number; slot: number }[],
+  whole = false,
+): Uint8Array {
   return encodeResults(
     places.map(({ generation, member, slot }) => ({
       code: 0,
-      existed: false,
+      existed: whole,
       otherFamily: false,
       generation,
       bytes: 0n,

@@ -26,8 +26,10 @@ export interface ScenarioResult {
   /** Keys in the directory of a member that joined. */
   movedKeys?: number;
   movedShare?: number;
-  /** Keys that were deleted while their holder was out of reach. */
+  /** Keys that were deleted, or replaced, while their holder was out of reach. */
   deleted?: number;
+  /** Keys of which copies were all that was left. */
+  orphans?: number;
   check: CheckResult;
   calls: ModelCounts;
   violations: string[];
@@ -45,8 +47,10 @@ interface Context {
 }
 
 interface Change {
-  /** Keys that were deleted while their holder was out of reach. */
+  /** Keys that were deleted, or replaced, while their holder was out of reach. */
   deleted?: number;
+  /** Keys of which copies were all that was left. */
+  orphans?: number;
   members: number;
   settledMs: number;
   movedKeys?: number;
@@ -88,6 +92,16 @@ export const SCENARIOS: readonly Scenario[] = [
     name: "deletes-away",
     what: "kill -9 of a control process; keys that its host has copies of are deleted, and their owner is killed too; both come back",
     run: deletesAway,
+  },
+  {
+    name: "replaced-away",
+    what: "a host loses its lease; keys that it holds are set anew elsewhere and evicted there, and their owner is killed; it comes back",
+    run: replacedAway,
+  },
+  {
+    name: "copies-away",
+    what: "a host loses its power for good; hosts that hold copies of what it had lose their leases together, and come back",
+    run: copiesAway,
   },
   { name: "control-killed", what: "kill -9 of a control process, started again after 1 s", run: controlKilled },
   { name: "sidecar-killed", what: "kill -9 of a sidecar, which its control process starts again", run: sidecarKilled },
@@ -249,6 +263,84 @@ async function deletesAway(context: Context): Promise<Change> {
   const settledMs = cluster.clock.monotonicMs() - startMs;
   await clients.getEverywhere(deleted);
   return { members, settledMs, deleted: deleted.length };
+}
+
+/** What took the place of an old version is gone when its holder is back, and so is the owner that knew of it. */
+async function replacedAway(context: Context): Promise<Change> {
+  const { cluster, clients, traffic, leaseMs } = context;
+  const members = cluster.controls.length;
+  const [holder, setter] = pickApart(context, 2) as [SimHost, SimHost];
+  await traffic(TRAFFIC_MS);
+  const held = holder.memory.allSealed().map(({ key }) => key);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.cutStore(holder);
+  cluster.isolate(holder);
+  await cluster.clock.advance(LEASES_UNTIL_AWAY * leaseMs);
+  // Where others have copies it is there already.
+  const replaced = await clients.setAt(setter, held, 0);
+  clients.evictAt(setter, replaced);
+  await cluster.clock.advance(DRAIN_LOOK_MS);
+  const [owner] = pickApart(context, 1, [holder, setter]) as [SimHost];
+  cluster.killControl(owner);
+  await cluster.clock.advance(PAUSE_BEFORE_RESTART_MS);
+  cluster.healStore(holder);
+  cluster.rejoin(holder);
+  await cluster.clock.advance(PAUSE_BEFORE_RESTART_MS);
+  cluster.startControl(owner);
+  await settleUnderTraffic(context, members);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  await clients.getEverywhere(replaced);
+  return { members, settledMs, deleted: replaced.length };
+}
+
+const LEASES_UNTIL_AWAY = 2;
+
+/** Different hosts that run, and none of `others`. */
+function pickApart({ pick }: Context, count: number, others: readonly SimHost[] = []): SimHost[] {
+  const picked = new Set<SimHost>();
+  while (picked.size < count) {
+    const host = pick();
+    if (!others.includes(host)) {
+      picked.add(host);
+    }
+  }
+  return [...picked];
+}
+
+/** Nobody but they has those bytes, and their owners forget where they were when both are gone. */
+async function copiesAway(context: Context): Promise<Change> {
+  const { cluster, clients, traffic, leaseMs, deadAfterMs } = context;
+  const members = cluster.controls.length;
+  const [lost, one, other] = pickApart(context, 3) as [SimHost, SimHost, SimHost];
+  await traffic(TRAFFIC_MS);
+  await clients.getAt(one, clients.model.certain);
+  await clients.getAt(other, clients.model.certain);
+  cluster.loseHost(lost);
+  await settleUnderTraffic(context, members - 1);
+  await cluster.clock.advance(deadAfterMs + TRAFFIC_MS);
+  await clients.check();
+  // Copies of what was looked at are kept after the answer.
+  await cluster.clock.advance(DRAIN_LOOK_MS);
+  const orphans = clients.model.certain.filter((key) => cluster.isOnlyAt(key, [one, other]));
+  const startMs = cluster.clock.monotonicMs();
+  for (const host of [one, other]) {
+    cluster.cutStore(host);
+  }
+  await cluster.clock.advance(LEASES_UNTIL_AWAY * leaseMs);
+  for (const host of [one, other]) {
+    cluster.healStore(host);
+  }
+  await cluster.settle(members - 1);
+  const settledMs = cluster.clock.monotonicMs() - startMs;
+  const gone = orphans.filter((key) => !cluster.isOnlyAt(key, [one, other]));
+  if (gone.length > 0) {
+    clients.model.violations.push(`${gone.length} of ${orphans.length} keys of which only copies were left are lost`);
+  }
+  await clients.check();
+  releaseCopies(context);
+  cluster.replaceHost(lost);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs, orphans: orphans.length };
 }
 
 async function drainKilled(context: Context): Promise<Change> {

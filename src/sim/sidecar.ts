@@ -4,7 +4,14 @@
  * does, and a new control process can take it over.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, Op, SIDECAR_STATS_BYTES } from "../control/layout-constants.js";
+import {
+  FLAG_MORE,
+  FLAG_REPLY,
+  HELD_SEALED,
+  LISTED_COPIES,
+  Op,
+  SIDECAR_STATS_BYTES,
+} from "../control/layout-constants.js";
 import { LOCATION_STAYS } from "../control/owner-checks.js";
 import { decodeHeld, decodeResults, encodeKeys, RESULT_RECORD_BYTES, type ResultRecord } from "../decision/index.js";
 import type { PortMessage } from "../sidecar/port.js";
@@ -217,6 +224,17 @@ export class SimSidecar {
     return answers;
   }
 
+  /** As objects whose room others take: gone here, and their owners are told. Returns the keys that were here. */
+  evict(keys: readonly string[]): string[] {
+    const gone = keys.filter((key) => this.memory.sealed(key) !== undefined);
+    for (const key of gone) {
+      const object = this.memory.sealed(key) as SimObject;
+      this.memory.drop(object);
+      this.#tell(Op.forgetLocations, key, { generation: object.generation, member: 0, slot: object.slot }, true);
+    }
+    return gone;
+  }
+
   /** Goes through the locations; one that has nothing is reported. */
   async #read(key: string, { code, message, result }: FoundKey): Promise<SimAnswer> {
     if (code !== StatusCode.OK) {
@@ -238,8 +256,8 @@ export class SimSidecar {
     return { code: StatusCode.TRY_AGAIN, existed: false, content: undefined, message: why };
   }
 
-  #tell(op: number, key: string, place: { generation: bigint; member: number; slot: number }): void {
-    const payload = Buffer.concat([encodeKeys([key]), placesOf([place])]);
+  #tell(op: number, key: string, place: { generation: bigint; member: number; slot: number }, whole = false): void {
+    const payload = Buffer.concat([encodeKeys([key]), placesOf([place], whole)]);
     this.#port?.toControl({ id: ++this.#lastId, op, flags: 0, code: 0, count: 1, args: NO_ARGS, payload });
   }
 
@@ -301,13 +319,14 @@ export class SimSidecar {
   }
 
   #describe(payload: Uint8Array): Uint8Array {
-    const isThere = decodeHeld(payload).map(({ slot, generation }) => this.memory.at(slot, generation) !== undefined);
+    const objects = decodeHeld(payload).map(({ slot, generation }) => this.memory.at(slot, generation));
+    const isThere = objects.map((object) => object !== undefined);
     const sizes = isThere.filter((there) => there).map(() => OBJECT_BYTES);
     return Buffer.concat([
       wordsOf(isThere.map((there) => (there ? StatusCode.OK : StatusCode.NOT_FOUND))),
       wordsOf(isThere.map((there) => (there ? 1 : 0))),
       new Uint8Array(BigUint64Array.from(sizes).buffer),
-      wordsOf(isThere.map(() => 0)),
+      wordsOf(objects.map((object) => (object?.isSealed === true ? HELD_SEALED : 0))),
     ]);
   }
 

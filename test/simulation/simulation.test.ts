@@ -27,6 +27,8 @@ const SHORT: SimulationOptions = {
   leaseMs: 1_000,
   seconds: () => performance.now() / 1_000,
 };
+/** Scenarios in which a host's bytes are lost. */
+const LOSES_BYTES = new Set(["host-lost", "copies-away", "link-cut"]);
 /** Three requests and replies: each member concludes with three others (src/control/collector.ts). */
 const MESSAGES_PER_MEMBER_MAX = 8;
 
@@ -41,7 +43,7 @@ describe("simulation", () => {
       expect(check.found, name).toBeGreaterThan(0);
       expect(calls.hits, name).toBeGreaterThan(0);
     }
-    const lossless = scenarios.filter(({ name }) => name !== "host-lost" && name !== "link-cut");
+    const lossless = scenarios.filter(({ name }) => !LOSES_BYTES.has(name));
     expect(lossless.filter(({ check }) => check.lostWithBytes > 0)).toEqual([]);
     // While nobody reaches the store, reads and writes go on; some don't as the leases end, and as all join again.
     const { calls } = scenarios.find(({ name }) => name === "store-down") as ScenarioResult;
@@ -56,9 +58,11 @@ describe("simulation", () => {
     for (const { name, check } of scenarios) {
       expect(check.found + check.lostWithBytes, name).toBe(check.checked);
     }
-    const lossless = scenarios.filter(({ name }) => name !== "host-lost" && name !== "link-cut");
+    const lossless = scenarios.filter(({ name }) => !LOSES_BYTES.has(name));
     expect(lossless.filter(({ check }) => check.lostWithBytes > 0)).toEqual([]);
     expect(scenarios.find(({ name }) => name === "deletes-away")?.deleted).toBeGreaterThan(0);
+    expect(scenarios.find(({ name }) => name === "replaced-away")?.deleted).toBeGreaterThan(0);
+    expect(scenarios.find(({ name }) => name === "copies-away")?.orphans).toBeGreaterThan(0);
   });
 
   it("a join and a leave cost messages for each member, not for each pair of them", async () => {

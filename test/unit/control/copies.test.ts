@@ -1,12 +1,14 @@
 /**
- * Goal: a copy never brings back what was deleted while its worker was away, whoever owned the key then and died; and
- * as long as its worker stays a member, a copy keeps a key whose source is dead. Method: a cluster in virtual time, one
- * worker of which holds copies and is cut off, restarted, or neither.
+ * Goal: a copy never brings back what was deleted while its worker was away, whoever owned the key then and died; it
+ * keeps a key whose source is dead, as long as its worker stays a member, or is back in time. The same for device memory
+ * that is offered as a further source. Method: a cluster in virtual time, one worker of which holds copies and is cut
+ * off, restarted, or neither.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
 import { Op } from "../../../src/control/layout-constants.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
+import type { Family } from "./fake-memory.js";
 
 const KEYS = Array.from({ length: 30 }, (_, index) => `key-${index}`);
 const BLOBS = [30n];
@@ -16,6 +18,8 @@ let cluster: FakeCluster;
 let a: FakeWorker;
 let b: FakeWorker;
 let c: FakeWorker;
+/** Host objects with replicas, or the device cache with shareReplica. */
+let family: Family = 0;
 
 beforeEach(async () => {
   cluster = new FakeCluster();
@@ -27,7 +31,7 @@ beforeEach(async () => {
 afterEach(() => cluster.close());
 
 const contentsAt = async (worker: FakeWorker): Promise<(string | undefined)[]> => {
-  const answers = await cluster.drive(worker.sidecar.get(KEYS, 0, BLOBS));
+  const answers = await cluster.drive(worker.sidecar.get(KEYS, 0, BLOBS, family));
   return answers.map(({ content }) => content);
 };
 const all = (content: string | undefined): (string | undefined)[] => KEYS.map(() => content);
@@ -43,25 +47,84 @@ const untilMembers = async (at: FakeWorker, ids: number[]): Promise<void> => {
   expect(idsAt(at)).toEqual(ids);
 };
 
-/** Set at a, with a copy of each at c. */
-const setWithCopies = async (): Promise<void> => {
-  expect(codesOf(await cluster.drive(a.sidecar.set(KEYS, "set", 0, BLOBS)))).toEqual(new Set([StatusCode.OK]));
-  const found = await cluster.drive(c.sidecar.presence(KEYS));
+const copyAt = async (worker: FakeWorker): Promise<void> => {
+  const found = await cluster.drive(worker.sidecar.presence(KEYS));
   for (const [index, key] of KEYS.entries()) {
-    const { code } = await cluster.drive(c.sidecar.share(key, found[index] as (typeof found)[0], "set", 0));
+    const { code } = await cluster.drive(worker.sidecar.share(key, found[index] as (typeof found)[0], "set", family));
     expect(code).toBe(StatusCode.OK);
   }
-  expect(c.memory.objects.size).toBe(KEYS.length);
+  expect(worker.memory.objects.size).toBe(KEYS.length);
 };
 
-describe("copies of a worker that was away", () => {
-  beforeEach(setWithCopies);
+/** Set at a, with a copy of each at c. */
+const setWithCopies = async (): Promise<void> => {
+  expect(codesOf(await cluster.drive(a.sidecar.set(KEYS, "set", 0, BLOBS, family)))).toEqual(new Set([StatusCode.OK]));
+  await copyAt(c);
+};
+
+/** Members have seen each other for so long that they can tell how long one of them is away. */
+const knowEachOther = (): Promise<void> => cluster.clock.advance(SETTINGS.deadAfterMs + 1_000);
+
+describe.each<Family>([0, 2])("copies of a worker that was away (family %s)", (tested) => {
+  beforeEach(async () => {
+    family = tested;
+    await setWithCopies();
+  });
+
+  afterEach(() => {
+    family = 0;
+  });
+
+  it("that are all that is left are found again when it is back, and others that had them too", async () => {
+    const d = await cluster.start(4, SETTINGS);
+    await copyAt(d);
+    cluster.kill(a);
+    await untilMembers(b, [2, 3, 4]);
+    await knowEachOther();
+    cluster.cutOff(c);
+    cluster.cutOff(d);
+    await untilMembers(b, [2]);
+    cluster.comeBack(c);
+    cluster.comeBack(d);
+    await untilMembers(b, [2, 3, 4]);
+    await cluster.ready();
+    for (const worker of [b, c, d]) {
+      expect(await contentsAt(worker)).toEqual(all("set"));
+    }
+    expect([c.memory.objects.size, d.memory.objects.size]).toEqual([KEYS.length, KEYS.length]);
+  });
+
+  it("that are all that is left stay so when another one lost the last location meanwhile", async () => {
+    await knowEachOther();
+    cluster.cutOff(c);
+    await untilMembers(b, [1, 2]);
+    a.sidecar.lose(KEYS);
+    await cluster.clock.advance(500);
+    cluster.comeBack(c);
+    await untilMembers(b, [1, 2, 3]);
+    await cluster.ready();
+    expect(await contentsAt(b)).toEqual(all("set"));
+  });
+
+  it("that are all that is left are dropped if they were deleted meanwhile", async () => {
+    await knowEachOther();
+    cluster.cutOff(c);
+    await untilMembers(b, [1, 2]);
+    await cluster.ready();
+    expect(codesOf(await cluster.drive(b.sidecar.delete(KEYS, family)))).toEqual(new Set([StatusCode.OK]));
+    cluster.comeBack(c);
+    await untilMembers(b, [1, 2, 3]);
+    await cluster.ready();
+    await cluster.clock.advance(2_000);
+    expect(c.memory.objects.size).toBe(0);
+    expect(await contentsAt(b)).toEqual(all(undefined));
+  });
 
   it("are dropped when their versions were deleted meanwhile, and the owners of then have died", async () => {
     cluster.cutOff(c);
     await untilMembers(a, [1, 2]);
     await cluster.ready();
-    expect(codesOf(await cluster.drive(a.sidecar.delete(KEYS)))).toEqual(new Set([StatusCode.OK]));
+    expect(codesOf(await cluster.drive(a.sidecar.delete(KEYS, family)))).toEqual(new Set([StatusCode.OK]));
     expect(a.memory.objects.size).toBe(0);
     await cluster.start(4, SETTINGS);
     cluster.kill(b);
@@ -78,7 +141,7 @@ describe("copies of a worker that was away", () => {
     cluster.cutOff(c);
     await untilMembers(a, [1, 2]);
     await cluster.clock.advance(SETTINGS.deadAfterMs + 1_000);
-    expect(codesOf(await cluster.drive(a.sidecar.delete(KEYS)))).toEqual(new Set([StatusCode.OK]));
+    expect(codesOf(await cluster.drive(a.sidecar.delete(KEYS, family)))).toEqual(new Set([StatusCode.OK]));
     await cluster.start(4, SETTINGS);
     cluster.comeBack(c);
     await untilMembers(a, [1, 2, 3, 4]);

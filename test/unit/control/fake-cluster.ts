@@ -34,15 +34,19 @@ class MemoryNetwork {
   readonly #listening = new Map<string, LinkRoutes>();
   /** Link addresses that can't be reached. */
   readonly cut = new Set<string>();
+  /** Link addresses of processes that were killed: these reach nobody either. */
+  readonly dead = new Set<string>();
   #nextPort = 1;
 
   constructor(readonly clock: VirtualClock) {}
 
   /** The network as one process has it. `onAddress` tells its link address. */
   forProcess(onAddress: (address: string) => void): ControlNetwork {
+    let own = "";
     return {
       listen: async (_, routes) => {
         const address = `127.0.0.1:${this.#nextPort++}`;
+        own = address;
         this.#listening.set(address, routes);
         onAddress(address);
         return { address, close: async () => void this.#listening.delete(address) };
@@ -51,15 +55,16 @@ class MemoryNetwork {
         const ending = new AbortController();
         // One listener for each call under way.
         setMaxListeners(0, ending.signal);
-        return { transport: this.#transport(address, ending.signal), close: () => ending.abort() };
+        const isDead = (): boolean => this.dead.has(own);
+        return { transport: this.#transport(address, ending.signal, isDead), close: () => ending.abort() };
       },
     };
   }
 
-  #transport(address: string, ended: AbortSignal): Transport {
+  #transport(address: string, ended: AbortSignal, isDead: () => boolean): Transport {
     return {
       unary: async (method, signal, timeoutMs, _header, input) => {
-        const routes = this.cut.has(address) ? undefined : this.#listening.get(address);
+        const routes = this.cut.has(address) || isDead() ? undefined : this.#listening.get(address);
         const lost = createDeferred<never>();
         const lose = (): void =>
           lost.reject(
@@ -236,6 +241,7 @@ export class FakeCluster {
   kill(worker: FakeWorker): void {
     this.workers.splice(this.workers.indexOf(worker), 1);
     this.cutOff(worker);
+    this.network.dead.add(this.#linkAddresses.get(worker.address) ?? "");
     this.fabric.delete(worker.address);
     this.#killed.push(worker);
   }

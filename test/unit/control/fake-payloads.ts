@@ -2,7 +2,7 @@
  * Payloads of the fake sidecar's messages, written and read as native code does.
  */
 import { StatusCode } from "../../../src/base/errors.js";
-import { FOUND_RECORD_BYTES, LOOKUP_REPLY_BYTES } from "../../../src/control/layout-constants.js";
+import { FOUND_RECORD_BYTES, HELD_SEALED, LOOKUP_REPLY_BYTES } from "../../../src/control/layout-constants.js";
 import {
   decodeHeld,
   decodeResults,
@@ -36,12 +36,12 @@ export function commitsOf(objects: readonly Placed[]): Uint8Array {
   );
 }
 
-/** ResultRecords that name these places. */
-export function placesOf(objects: readonly Omit<Placed, "blobSizes">[]): Uint8Array {
+/** ResultRecords that name these places. `whole`: all of the objects had been there. */
+export function placesOf(objects: readonly Omit<Placed, "blobSizes">[], whole = false): Uint8Array {
   return encodeResults(
     objects.map(({ generation, slot }) => ({
       code: 0,
-      existed: false,
+      existed: whole,
       otherFamily: false,
       generation,
       bytes: 0n,
@@ -110,7 +110,7 @@ export function partsOf(objects: readonly FakeObject[], keysMax: number): FakeOb
   return parts;
 }
 
-/** The reply to kDescribe: codes, blob counts, blob sizes. */
+/** The reply to kDescribe: codes, blob counts, blob sizes, flags. */
 export function describeHeld(held: ReadonlyMap<number, FakeObject>, payload: Uint8Array): Uint8Array {
   const objects = decodeHeld(payload).map(({ slot, generation }) => {
     const object = held.get(slot);
@@ -121,6 +121,7 @@ export function describeHeld(held: ReadonlyMap<number, FakeObject>, payload: Uin
     codes(objects.map((object) => (object === undefined ? StatusCode.NOT_FOUND : StatusCode.OK))),
     codes(objects.map((object) => object?.blobSizes.length ?? 0)),
     Buffer.from(BigUint64Array.from(sizes).buffer),
+    Buffer.from(Uint32Array.from(objects.map((object) => (object?.state === "sealed" ? HELD_SEALED : 0))).buffer),
   ]);
 }
 

@@ -261,7 +261,7 @@ export class FakeSidecar implements SpawnedSidecar {
     }
     const slot = this.memory.nextSlot++;
     const { generation, bytes } = record;
-    const isCopy = family === 0;
+    const isCopy = true;
     const object: FakeObject = { key, family, slot, generation, blobSizes: [bytes], content, state: "written", isCopy };
     this.memory.objects.set(slot, object);
     const [result] = await this.#askRecords(Op.addLocation, [key], [0], commitsOf([object]), 0n, family);
@@ -279,7 +279,7 @@ export class FakeSidecar implements SpawnedSidecar {
     for (const { slot } of gone) {
       this.memory.objects.delete(slot);
     }
-    const payload = Buffer.concat([encodeKeys(keys), placesOf(gone)]);
+    const payload = Buffer.concat([encodeKeys(keys), placesOf(gone, true)]);
     const count = keys.length;
     this.#send({ id: ++this.#lastId, op: Op.forgetLocations, flags: 0, code: 0, count, args: NO_ARGS, payload });
   }

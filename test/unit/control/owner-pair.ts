@@ -7,11 +7,13 @@ import type { Logger } from "../../../src/base/log.js";
 import { Departed } from "../../../src/control/departed.js";
 import { DirectoryOwner, type OwnerReply, type OwnerRequest } from "../../../src/control/directory-owner.js";
 import { Forgetter } from "../../../src/control/forgetter.js";
+import type { Graves } from "../../../src/control/graves.js";
 import type { DroppedObject, Holders } from "../../../src/control/holders.js";
 import type { MembershipView } from "../../../src/control/membership.js";
 import { OwnerCalls, type OwnerMethod } from "../../../src/control/owner-calls.js";
 import type { Peers } from "../../../src/control/peers.js";
 import { COMMIT_RECORD_BYTES, type Results } from "../../../src/control/records.js";
+import type { Superseded } from "../../../src/control/superseded.js";
 import { createDecisions, type Decisions, encodeKeys, writeCommit } from "../../../src/decision/index.js";
 import { fromConnectError } from "../../../src/rpc/connect-errors.js";
 
@@ -55,7 +57,7 @@ export class OwnerPair {
       error: nothing,
     } as unknown as Logger;
     const holders = {
-      dropEverywhere: async () => {},
+      dropEverywhere: async () => [],
       owesDrop: () => false,
       settleDrop: nothing,
       describe: async () => [],
@@ -64,10 +66,13 @@ export class OwnerPair {
       decisions: this.ownerDecisions,
       clock,
       holders: holders as unknown as Holders,
+      graves: { isOutdated: () => false, outdate: async () => {} } as unknown as Graves,
+      superseded: { count: 0, note: nothing, isWhole: nothing, end: nothing } as unknown as Superseded,
       checkKeys: nothing,
       patienceMs: REQUEST_TIMEOUT_MS / 2,
       deadAfterMs: 30_000,
       mayDecide: () => true,
+      decidedUntilMs: () => Number.POSITIVE_INFINITY,
     });
     this.owner.setView(viewOf(isOwn ? ASKER : OWNER, [isOwn ? ASKER : OWNER]));
     this.owner.conclude(EPOCH, [], 0);

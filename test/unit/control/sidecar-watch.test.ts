@@ -21,12 +21,14 @@ describe("a watch of a sidecar", () => {
   let clock: VirtualClock;
   let watch: SidecarWatch;
   let state: string | undefined;
+  let cpuMs: number;
   let asked: Deferred<void>[];
   let told: string[];
 
   beforeEach(() => {
     clock = createVirtualClock();
     state = "S";
+    cpuMs = 5_000;
     asked = [];
     told = [];
     watch = new SidecarWatch({
@@ -38,7 +40,7 @@ describe("a watch of a sidecar", () => {
         asked.push(question);
         return question.promise;
       },
-      stateOf: () => state,
+      loadOf: () => (state === undefined ? undefined : { state, cpuMs }),
       onHung: () => void told.push("hung"),
       onBack: () => void told.push("back"),
       onKill: () => void told.push("kill"),
@@ -99,6 +101,41 @@ describe("a watch of a sidecar", () => {
     // One late tick is one tick.
     await ticks(3);
     expect(told).toEqual([]);
+  });
+
+  /** A loop that has a core for this share of each tick. */
+  const spin = async (count: number, share: number): Promise<void> => {
+    for (let tick = 0; tick < count; tick++) {
+      cpuMs += TICK_MS * share;
+      await ticks(1);
+    }
+  };
+
+  it("one that computes and never answers is hung after a third of the limit, and killed at the limit", async () => {
+    state = "R";
+    await spin(1 + 4, 1);
+    expect(told).toEqual([]);
+    await spin(1, 1);
+    expect([told, watch.isHung]).toEqual([["hung"], true]);
+    expect(watch.reason).toBe(
+      "the sidecar has not answered for 10000 ms (state R: computing); it is killed and started again after 30000 ms",
+    );
+    await spin(9, 1);
+    expect(told).toEqual(["hung"]);
+    await spin(1, 1);
+    expect(told).toEqual(["hung", "kill"]);
+  });
+
+  it("of one that shares its core only its own part counts, and nothing of what it used before it was asked", async () => {
+    state = "R";
+    await spin(1 + 19, 0.25);
+    expect(told).toEqual([]);
+    await spin(1, 0.25);
+    expect(told).toEqual(["hung"]);
+    await answer();
+    expect(told).toEqual(["hung", "back"]);
+    await spin(1 + 4, 1);
+    expect(told).toEqual(["hung", "back"]);
   });
 
   it("one whose state nobody knows is judged by its silence alone", async () => {
