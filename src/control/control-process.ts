@@ -23,6 +23,7 @@ import { Collector, Concluder } from "./collector.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
 import { DeathWatch } from "./death-watch.js";
 import { Departed } from "./departed.js";
+import { describePeers } from "./describe-peers.js";
 import { DirectoryOwner } from "./directory-owner.js";
 import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
@@ -34,8 +35,10 @@ import { LeaseGuard } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
 import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
+import { checkOwnLink } from "./own-link.js";
 import { OwnerCalls } from "./owner-calls.js";
 import { Peers } from "./peers.js";
+import { confirmReach, createReachService, ReachWatch } from "./reach.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
@@ -88,6 +91,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #membership: Membership;
   readonly #guard: LeaseGuard;
   readonly #deaths: DeathWatch;
+  readonly #reach: ReachWatch;
   readonly #supervisor: SidecarSupervisor | undefined;
   readonly #holderOptions: HolderOptions;
   readonly #failed = createDeferred<HbmeshError>();
@@ -153,6 +157,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#membership = this.#createMembership();
     this.#guard = this.#createGuard();
     this.#deaths = this.#createDeathWatch();
+    this.#reach = new ReachWatch({ ...shared, peers: this.#peers });
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
@@ -188,6 +193,7 @@ class ControlProcessImpl implements ControlProcess {
         ...this.#owner.service(),
         conclude,
         witness: () => this.#guard.witness,
+        reach: createReachService(this.#network),
         entomb: (request) => this.#graves.take(request),
       })
       .service(HolderService, {
@@ -196,6 +202,7 @@ class ControlProcessImpl implements ControlProcess {
       });
     const onEnd = (host: string): void => this.#deaths.suspectHost(host);
     this.#listener = await this.#network.listen(this.config.linkAddress, routes, onEnd);
+    await checkOwnLink(this.config, this.credentials, this.#network, this.#listener.address, this.#clock);
     await this.#supervisor?.start();
     await this.#membership.join();
     const { workerAddress, keyRule } = this.config;
@@ -243,7 +250,7 @@ class ControlProcessImpl implements ControlProcess {
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
-      reason: reason === "" ? this.#guard.warning : reason,
+      reason: reason || this.#guard.warning || this.#reach.warning,
       arenaBytes: figures?.arenaBytes ?? 0n,
       arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
       objects: figures?.objects ?? 0n,
@@ -265,10 +272,7 @@ class ControlProcessImpl implements ControlProcess {
       return "the worker is shutting down";
     }
     if (this.drain.isLeaving) {
-      const { state, objects, objectsLeft } = this.drain.status;
-      return state === "moved"
-        ? "the worker has moved its objects to others, and waits to be stopped"
-        : `the worker is leaving and moves its objects to others: ${objectsLeft} of ${objects} are left`;
+      return this.drain.leavingReason;
     }
     const sidecarReason = this.#supervisor?.notReadyReason ?? "";
     if (sidecarReason !== "") {
@@ -305,6 +309,7 @@ class ControlProcessImpl implements ControlProcess {
     await this.#membership.leave();
     this.#guard.close();
     this.#deaths.close();
+    this.#reach.close();
     this.#graves.close();
     this.#owner.close();
     this.#collector.close();
@@ -333,6 +338,11 @@ class ControlProcessImpl implements ControlProcess {
       keyRule,
       tokenMark: markOf(this.credentials, clusterName),
       leaseMs,
+      beforeJoin: (members, signal) => {
+        const { address = "" } = this.#listener ?? {};
+        const [clock, log, random, network] = [this.#clock, this.#log, this.#random, this.#network];
+        return confirmReach({ clock, log, random, network, linkAddress: address, members, signal });
+      },
       describeSelf: () => this.#describeSelf(),
       onView: (view) => this.#takeView(view),
       onRenewed: () => this.#guard.renewed(),
@@ -478,6 +488,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#calls.setView(view);
     void this.#graves.setView(view);
     this.#collector.setView(view);
+    this.#reach.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));
     }
@@ -485,16 +496,4 @@ class ControlProcessImpl implements ControlProcess {
     this.#guard.renewed();
     this.#log.info({ epoch: view.epoch, members: view.members.size }, "the ring has changed");
   }
-}
-
-/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
-function describePeers(view: MembershipView): string {
-  const hostId = view.members.get(view.selfId)?.member.hostId;
-  const lines = [`self ${view.selfId}`];
-  for (const { member } of view.members.values()) {
-    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
-    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
-    lines.push(`${member.id} ${member.workerAddress}${transports}`);
-  }
-  return `${lines.join("\n")}\n`;
 }
