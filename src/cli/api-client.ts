@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { createDirectAgent } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
@@ -27,7 +28,12 @@ export interface ApiOptions extends AccessOptions {
 /** Adds --worker, --timeout_ms, --json and the access options. */
 export function withApiOptions(command: Command): Command {
   command
-    .option("--worker <IP:PORT>", "the worker to ask", address, process.env.DS_WORKER_ADDR ?? "127.0.0.1:31501")
+    .addOption(
+      new Option("--worker <HOST:PORT>", "the worker to ask")
+        .argParser(address)
+        .env("DS_WORKER_ADDR")
+        .default("127.0.0.1:31501"),
+    )
     .option("--timeout_ms <N>", "how long to wait for its answer", wholeNumber(1, 3_600_000), 9_000)
     .option("--json", "print one JSON document instead of a table");
   return withAccessOptions(command);
@@ -79,7 +85,7 @@ function connectTo(options: Omit<ApiOptions, "json">) {
     interceptors: [authorize],
     baseUrl: `${options.tls_ca === undefined ? "http" : "https"}://${options.worker}`,
     httpVersion: "1.1",
-    nodeOptions: tlsOf(options),
+    nodeOptions: { ...tlsOf(options), agent: createDirectAgent(options.tls_ca !== undefined) },
     defaultTimeoutMs: options.timeout_ms,
   });
 }
@@ -117,7 +123,7 @@ export async function answerOf<Answer>(options: ApiOptions, asked: Promise<Answe
   } catch (error) {
     const node = options.worker;
     const failure = fromConnectError(error, node);
-    if (/ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENOTFOUND/.test(failure.message)) {
+    if (/ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN/.test(failure.message)) {
       const message = `no worker answers at ${node} (${failure.message}); check the address, or start one with hbmesh worker`;
       throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node, cause: error });
     }

@@ -6,7 +6,7 @@ import { resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { checkTransportExposure, resolveWorkerConfig, type WorkerConfig, type WorkerSettings } from "../base/config.js";
 import type { TransportChoice } from "./local-cluster.js";
-import { address, usageError, wholeNumber, yesOrNo } from "./options.js";
+import { ownAddress, usageError, wholeNumber, yesOrNo } from "./options.js";
 import { type RoomOptions, roomSettings, withRoomOptions } from "./room-options.js";
 
 /** As commander names them, after the options' spelling with underscores. */
@@ -147,13 +147,17 @@ function withPlaceOptions(command: Command): void {
     .requiredOption(
       "--worker_address <IP:PORT>",
       "its name and the address of its API; 31501 is the usual port",
-      address,
+      ownAddress,
     )
     .option("--metadata_address <WHERE>", "memory (default) or hbmesh://IP:PORT")
     .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
     .option("--cluster_name <NAME>", "clusters with different names share a store without meeting", "default")
     .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
-    .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
+    .option(
+      "--link_address <IP:PORT>",
+      "for other control processes (default: the worker's IP, a free port)",
+      ownAddress,
+    )
     .option("--weight <N>", "share of the metadata it keeps; 0 keeps none", wholeNumber(0, 1_000), 1)
     .addOption(
       new Option("--key_rule <RULE>", "which keys are allowed; the same in the whole cluster")

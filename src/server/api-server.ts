@@ -17,6 +17,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { formatAddress, parseAddress } from "../base/address.js";
 import type { Credentials } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { listenFault } from "../base/listen-fault.js";
 import type { Logger } from "../base/log.js";
 import type { ControlProcess } from "../control/index.js";
 import { ClusterService, StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
@@ -169,11 +170,8 @@ async function* translateStream<T>(
 function listen(server: Server, host: string, port: number, address: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
-      const remedy =
-        cause.code === "EADDRINUSE"
-          ? "another process has this port; stop it, or choose another address"
-          : cause.message;
-      reject(new HbmeshError(StatusCode.NOT_READY, `can't listen at ${address}: ${remedy}`, { node: address, cause }));
+      const message = `can't listen at ${address}: ${listenFault(cause)}`;
+      reject(new HbmeshError(StatusCode.NOT_READY, message, { node: address, cause }));
     };
     server.once("error", onError);
     server.listen({ host, port }, () => {
