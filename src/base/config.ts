@@ -17,7 +17,7 @@ export interface WorkerConfig extends EtcdFiles {
    */
   workerAddress: string;
   /**
-   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://IP:PORT` (the embedded
+   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://HOST:PORT` (the embedded
    * store of another process) or etcd endpoints `A,B,C`.
    */
   metadataAddress: string;

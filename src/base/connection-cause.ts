@@ -1,6 +1,7 @@
 /**
- * Why a connection could not be made, or ended: the sentence that stands in a message. Libraries wrap the socket's error
- * in their own, whose text may be empty (all addresses of a name were tried) or say nothing ("Last error: undefined").
+ * Why a connection could not be made, or ended: the sentence that stands in a message. Libraries wrap the socket's
+ * error in their own, whose text may be empty (all addresses of a name were tried) or say nothing ("Last error:
+ * undefined").
  */
 
 const CAUSES_MAX = 5;

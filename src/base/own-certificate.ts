@@ -1,13 +1,13 @@
 /**
- * Does a worker's certificate fit the addresses at which others reach it? They refuse one that does not name the IP, and
- * one whose time has not come or is over: such a worker would be a member that nobody can ask.
+ * Does a worker's certificate fit the addresses at which others reach it? They refuse one that does not name the IP,
+ * and one whose time has not come or is over: such a worker would be a member that nobody can ask.
  */
 import { X509Certificate } from "node:crypto";
 import { HbmeshError, StatusCode } from "./errors.js";
 
 /**
- * `hosts`: IP addresses of this worker, `cert`: PEM, `file`: for messages. Throws INVALID, saying what the certificate has
- * and what is needed.
+ * `hosts`: IP addresses of this worker, `cert`: PEM, `file`: for messages. Throws INVALID, saying what the certificate
+ * has and what is needed.
  */
 export function checkOwnCertificate(cert: Buffer, file: string, hosts: readonly string[], nowMs: number): void {
   const certificate = parse(cert, file);

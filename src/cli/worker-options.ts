@@ -149,7 +149,7 @@ function withPlaceOptions(command: Command): void {
       "its name and the address of its API; 31501 is the usual port",
       ownAddress,
     )
-    .option("--metadata_address <WHERE>", "memory (default) or hbmesh://IP:PORT")
+    .option("--metadata_address <WHERE>", "memory (default) or hbmesh://HOST:PORT")
     .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
     .option("--cluster_name <NAME>", "clusters with different names share a store without meeting", "default")
     .addOption(new Option("--cluster <NAME>", "the same").hideHelp())

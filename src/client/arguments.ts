@@ -189,8 +189,8 @@ export function flattenRanges(
 }
 
 /**
- * The options of a call, or of the client. Throws INVALID for one that isn't known: left out in silence it would look as
- * if it worked.
+ * The options of a call, or of the client. Throws INVALID for one that isn't known: left out in silence it would look
+ * as if it worked.
  */
 export function checkOptions(options: object, known: readonly string[]): void {
   if (typeof options !== "object" || options === null) {

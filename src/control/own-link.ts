@@ -9,9 +9,9 @@ import type { ControlNetwork } from "./network.js";
 import { dial } from "./reach.js";
 
 /**
- * With TLS: does the certificate name the worker's IPs, and does a connection to its own link get through the handshake?
- * Throws INVALID, saying what is wrong. Without: there is nothing that could not be reached at an address where this
- * process listens.
+ * With TLS: does the certificate name the worker's IPs, and does a connection to its own link get through the
+ * handshake? Throws INVALID, saying what is wrong. Without: there is nothing that could not be reached at an address
+ * where this process listens.
  */
 export async function checkOwnLink(
   { workerAddress, tlsCert = "" }: WorkerConfig,

@@ -21,7 +21,9 @@ import type { Peers } from "./peers.js";
 
 /** How long a connection and its first answer may take. */
 const LOOK_TIMEOUT_MS = 1_500;
-/** Members that a new one asks: the first by id, which all others have links with (collector.ts), and some at random. */
+/**
+ * Members that a new one asks: the first by id, which all others have links with (collector.ts), and some at random.
+ */
 const FIRST_ASKED = 3;
 const RANDOM_ASKED = 2;
 /** How long a new member tries, and how often. */
@@ -48,8 +50,8 @@ export interface JoinReachOptions {
 }
 
 /**
- * Resolves when others have reached this member, or none of them can tell. Rejects with NOT_READY when most of those who
- * answer can't.
+ * Resolves when others have reached this member, or none of them can tell. Rejects with NOT_READY when most of those
+ * who answer can't.
  */
 export async function confirmReach(options: JoinReachOptions): Promise<void> {
   const { clock, log, linkAddress, signal } = options;
@@ -96,8 +98,8 @@ async function askBack({ network, linkAddress }: JoinReachOptions, member: Membe
     );
     return { worker: member.workerAddress, reached, cause };
   } catch (reason) {
-    // One that is gone, cut off, or of an older release says nothing. One that answers and lets this member not in, or is
-    // not let in by it, can't be asked by it either.
+    // One that is gone, cut off, or of an older release says nothing. One that answers and lets this member not in, or
+    // is not let in by it, can't be asked by it either.
     return isTurnedAway(reason)
       ? { worker: member.workerAddress, reached: false, cause: fromConnectError(reason, member.linkAddress).message }
       : undefined;
