@@ -89,7 +89,7 @@ TEST(OpenSession, ANameThatLeadsNowhereAndTextsThatAreNone) {
   const Status status = Open("node7:31501", nowhere);
   EXPECT_EQ(status.code(), StatusCode::kNoAvailableWorker);
   EXPECT_EQ(status.message(), "the name node7 leads to no address");
-  for (const std::string& wrong : {"", "bogus", "127.0.0.1:99999", "::1:31501"}) {
+  for (const char* wrong : {"", "bogus", "127.0.0.1:99999", "::1:31501"}) {
     EXPECT_EQ(Open(wrong, nowhere).code(), StatusCode::kInvalid) << wrong;
   }
 }

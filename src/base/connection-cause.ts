@@ -29,8 +29,3 @@ export function causeOf(reason: unknown): string {
 function plain(text: string): string {
   return /^(write )?EPIPE$/.test(text) ? "the other side closed the connection (EPIPE)" : text;
 }
-
-/** Does a text of a library's say nothing of the cause? */
-export function saysNothing(text: string): boolean {
-  return NOTHING.test(text);
-}

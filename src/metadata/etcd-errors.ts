@@ -1,5 +1,5 @@
 /** What etcd3 and gRPC reject with, as HbmeshError: the endpoints, the cause in plain words, and what to do. */
-import { causeOf, saysNothing } from "../base/connection-cause.js";
+import { causeOf } from "../base/connection-cause.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 
 /** The lease that a call named has ended. */
@@ -56,9 +56,6 @@ function whyOf(text: string, timeoutMs: number): string {
   const unnamed = /Name resolution failed for target dns:(.*):\d+/.exec(text)?.[1];
   if (unnamed !== undefined) {
     return `the name ${unnamed} leads to no address`;
-  }
-  if (saysNothing(text)) {
-    return "no connection, and the library gives no reason";
   }
   const last = /Last error: (?:Error: )?(.*?)(?: \(\d{4}-[^)]*Z\))?\.? Resolution note:/s.exec(text)?.[1];
   switch (last?.trim()) {
