@@ -1,10 +1,7 @@
-// For tests only: addresses, a printed seed, patterns of bytes, and the worked examples of docs/FORMATS.md.
+// For tests only: a printed seed, patterns of bytes, and the worked examples of docs/FORMATS.md.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -16,15 +13,6 @@
 #include <vector>
 
 namespace hbmesh::testing_support {
-
-// A worker address that no other test process of this machine has: all of 127.0.0.0/8 is loopback, and its last three
-// bytes hold a process id.
-inline std::string UniqueWorkerAddress() {
-  static std::atomic<uint32_t> counter{1};
-  const auto pid = static_cast<uint32_t>(::getpid());
-  const auto byte = [pid](uint32_t shift) { return "." + std::to_string((pid >> shift) & 255); };
-  return "127" + byte(16) + byte(8) + byte(0) + ":" + std::to_string(counter.fetch_add(1));
-}
 
 // The seed of a random test: HBMESH_SEED if set, to run one again, else a new one. Prints it.
 inline uint64_t Seed() {

@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "base/event_fd.h"
-#include "base/test_support.h"
+#include "base/test_address.h"
 #include "base/unix_socket.h"
 #include "queue/channel.h"
 #include "queue/session_protocol.h"

@@ -17,7 +17,7 @@
 #include "base/align.h"
 #include "base/clock.h"
 #include "base/event_fd.h"
-#include "base/test_support.h"
+#include "base/test_address.h"
 #include "base/unix_socket.h"
 
 namespace hbmesh::sidecar::testing {
