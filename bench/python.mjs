@@ -9,6 +9,7 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { parseAddress } from "../dist/base/address.js";
 import { median } from "../dist/bench/statistics.js";
 import { startLocalCluster } from "../dist/cli/local-cluster.js";
 import { ExitError } from "../dist/cli/options.js";
@@ -112,8 +113,7 @@ class ScriptClient {
   #lists = {};
 
   constructor(workerAddress) {
-    const [host, port] = workerAddress.split(":");
-    this.#client = new HeteroClient({ host, port: Number(port) });
+    this.#client = new HeteroClient(parseAddress(workerAddress, "the worker address"));
     for (const [call, index] of [
       ["set", 0],
       ["get", 1],

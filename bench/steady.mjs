@@ -14,6 +14,7 @@
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { parseAddress } from "../dist/base/address.js";
 import { startLocalCluster } from "../dist/cli/local-cluster.js";
 import { formatTable } from "../dist/cli/table.js";
 import { Blob, DeviceBlobList, HeteroClient, SimDevice } from "../dist/client/index.js";
@@ -125,7 +126,9 @@ function check(result) {
 }
 
 async function measureMemory(processes, addresses, operations, progress) {
-  const [writer, reader] = addresses.map((workerAddress) => new HeteroClient(hostAndPort(workerAddress)));
+  const [writer, reader] = addresses.map(
+    (workerAddress) => new HeteroClient(parseAddress(workerAddress, "a worker address")),
+  );
   const look = () => processes.map(({ pid }) => memoryOf(pid));
   const samples = [];
   try {
@@ -157,11 +160,6 @@ async function measureMemory(processes, addresses, operations, progress) {
     end: last.memory[at],
     growthMbPerMillion: ((last.memory[at].ownMb - half.memory[at].ownMb) * 1e6) / (last.operations - half.operations),
   }));
-}
-
-function hostAndPort(address) {
-  const colon = address.lastIndexOf(":");
-  return { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) };
 }
 
 function print({ idle, memory }) {

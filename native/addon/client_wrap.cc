@@ -336,6 +336,7 @@ Napi::Object MakeClientObject(Napi::Env env, const std::shared_ptr<ClientState>&
   Napi::Object object = Napi::Object::New(env);
   object.Set("deviceCount", Napi::Number::New(env, state->client()->deviceCount()));
   object.Set("backend", Napi::String::New(env, state->client()->backend()));
+  object.Set("workerAddress", Napi::String::New(env, state->client()->workerAddress()));
   object.Set("submit",
              Napi::Function::New(env, [state](const Napi::CallbackInfo& info) { return SubmitFromJs(info, *state); }));
   object.Set("registerDeviceMemory", Napi::Function::New(env, [state](const Napi::CallbackInfo& info) {

@@ -1,16 +1,16 @@
 #include "bench/line_socket.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
-#include <memory>
+#include <vector>
 
+#include "base/address.h"
 #include "bench/failure.h"
+#include "transport/socket_address.h"
 
 namespace hbmesh::bench {
 
@@ -23,6 +23,14 @@ constexpr size_t kLineBytesMax = 4096;
   throw Failure(status.code(), status.message());
 }
 
+// HOST:PORT of this end.
+std::string LocalName(const Fd& socket) {
+  SocketAddress address;
+  address.bytes = sizeof address.storage;
+  if (::getsockname(socket.get(), address.get(), &address.bytes) != 0) FailWithErrno("asking for this end's address");
+  return SocketAddressName(address);
+}
+
 void NoDelay(const Fd& socket) {
   const int on = 1;
   if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0) FailWithErrno("TCP_NODELAY");
@@ -31,22 +39,20 @@ void NoDelay(const Fd& socket) {
 }  // namespace
 
 LineSocket LineSocket::Connect(const std::string& host, uint16_t port) {
-  addrinfo hints{};
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int fault = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); fault != 0) {
-    throw Failure(StatusCode::kInvalid, "host " + host + ": " + ::gai_strerror(fault));
+  std::vector<std::string> hosts{host};
+  if (Address{.host = host, .port = port}.isName()) Check(LookUpName(host, &hosts), "the other side");
+  std::string tried;
+  for (const std::string& each : hosts) {
+    const SocketAddress address = ToSocketAddress(each, port);
+    Fd socket(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (socket.valid() && ::connect(socket.get(), address.get(), address.bytes) == 0) {
+      NoDelay(socket);
+      return LineSocket(std::move(socket));
+    }
+    tried += (tried.empty() ? "" : ", ") + FormatAddress(each, port) + ": " + std::strerror(errno);
   }
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket.valid() || ::connect(socket.get(), found->ai_addr, found->ai_addrlen) != 0) {
-    throw Failure(StatusCode::kRpcUnavailable, "connecting to " + host + ":" + std::to_string(port) + ": " +
-                                                   std::strerror(errno) +
-                                                   "; start the other side first: hbmesh bench link");
-  }
-  NoDelay(socket);
-  return LineSocket(std::move(socket));
+  throw Failure(StatusCode::kRpcUnavailable,
+                "the other side can't be reached (" + tried + "); start it first: hbmesh bench link");
 }
 
 bool LineSocket::ReadLine(std::string* line) {
@@ -81,38 +87,31 @@ void LineSocket::Send(std::span<const std::byte> source) {
 }
 
 std::string LineSocket::LocalHost() const {
-  sockaddr_in address{};
-  socklen_t length = sizeof address;
-  char text[INET_ADDRSTRLEN]{};
-  if (::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
-      ::inet_ntop(AF_INET, &address.sin_addr, text, sizeof text) == nullptr) {
-    FailWithErrno("asking for this end's address");
-  }
-  return text;
+  const std::string name = LocalName(socket_);
+  return name.substr(0, name.rfind(':'));
 }
 
 void LineSocket::Shutdown() { ::shutdown(socket_.get(), SHUT_RDWR); }
 
 Fd ListenOn(uint16_t port) {
-  Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  // Takes connections over IPv4, too. Where the machine has no IPv6, these alone.
+  Fd listener(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1;
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_ANY);
-  address.sin_port = htons(port);
+  const int off = 0;
+  const bool isDual =
+      listener.valid() && ::setsockopt(listener.get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off) == 0;
+  if (!listener.valid()) listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const SocketAddress address = ToSocketAddress(isDual ? "::" : "0.0.0.0", port);
   if (::setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-      ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-      ::listen(listener.get(), SOMAXCONN) != 0) {
+      ::bind(listener.get(), address.get(), address.bytes) != 0 || ::listen(listener.get(), SOMAXCONN) != 0) {
     FailWithErrno("listening on port " + std::to_string(port));
   }
   return listener;
 }
 
 uint16_t PortOf(const Fd& listener) {
-  sockaddr_in address{};
-  socklen_t length = sizeof address;
-  if (::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) FailWithErrno("getsockname");
-  return ntohs(address.sin_port);
+  const std::string name = LocalName(listener);
+  return static_cast<uint16_t>(std::stoul(name.substr(name.rfind(':') + 1)));
 }
 
 }  // namespace hbmesh::bench

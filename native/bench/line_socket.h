@@ -14,7 +14,7 @@ namespace hbmesh::bench {
 class LineSocket {
  public:
   explicit LineSocket(Fd socket) : socket_(std::move(socket)) {}
-  // Throws Failure when nobody answers.
+  // `host` is an IP address without brackets, or a name. Throws Failure when it leads nowhere, or nobody answers.
   [[nodiscard]] static LineSocket Connect(const std::string& host, uint16_t port);
 
   // False at the end of the connection. Throws Failure for a line that is too long.
@@ -23,7 +23,7 @@ class LineSocket {
   // All of it, or Failure.
   void Receive(std::span<std::byte> target);
   void Send(std::span<const std::byte> source);
-  // The address of this end, without the port.
+  // The address of this end without the port: an IPv6 address in brackets.
   [[nodiscard]] std::string LocalHost() const;
   // The other side, and a thread that waits here, see the end of the connection.
   void Shutdown();

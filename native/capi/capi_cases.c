@@ -48,7 +48,21 @@ int capi_case_bad_arguments(void) {
   hbmesh_future* future = NULL;
   EXPECT_STATUS(HBMESH_INVALID, hbmesh_client_create(NULL, &client));
   EXPECT_STATUS(HBMESH_INVALID, hbmesh_client_create(&options, &client));
-  EXPECT(says("IP:PORT"));
+  EXPECT(says("worker_address is missing: give the worker's HOST:PORT"));
+  static const struct {
+    const char* address;
+    const char* why;
+  } wrong[] = {
+      {"bogus", "worker_address \"bogus\" has no port"},
+      {"127.0.0.1:99999", "has a port that is no number from 0 to 65535"},
+      {"127.0.0.1:0", "has port 0, where no worker is"},
+      {"::1:31501", "has an IPv6 address without brackets: give HOST:PORT, as in 10.0.0.1:31501 or [::1]:31501"}};
+  for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+    options.worker_address = wrong[i].address;
+    EXPECT_STATUS(HBMESH_INVALID, hbmesh_client_create(&options, &client));
+    EXPECT(says(wrong[i].why));
+    EXPECT(client == NULL);
+  }
   options.worker_address = "127.0.0.1:9";
   options.size = sizeof(options) + 8;
   EXPECT_STATUS(HBMESH_INVALID, hbmesh_client_create(&options, &client));

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "base/address.h"
 #include "capi/handles.h"
 
 namespace {
@@ -98,10 +99,19 @@ hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_
     hbmesh_client_options given{};
     if (Status status = CopyStruct(options, "hbmesh_client_options", &given); !status.ok()) return status;
     if (given.worker_address == nullptr || given.worker_address[0] == '\0') {
-      return {StatusCode::kInvalid, "worker_address must be the worker's IP:PORT, as in 127.0.0.1:31501"};
+      return {StatusCode::kInvalid,
+              "worker_address is missing: give the worker's HOST:PORT, as in 127.0.0.1:31501 or [::1]:31501"};
+    }
+    hbmesh::Address address;
+    if (Status status = hbmesh::ParseAddress(given.worker_address, "worker_address", &address); !status.ok()) {
+      return status;
+    }
+    if (address.port == 0) {
+      return {StatusCode::kInvalid, "worker_address \"" + std::string(given.worker_address) +
+                                        "\" has port 0, where no worker is: give its port, usually 31501"};
     }
     auto made = std::make_unique<hbmesh_client>();
-    made->options.workerAddress = given.worker_address;
+    made->options.workerAddress = hbmesh::FormatAddress(address.host, address.port);
     if (given.token != nullptr) made->options.token = given.token;
     made->options.connectTimeoutMs = Or(given.connect_timeout_ms, 9000);
     made->options.spinMicros = Or(given.spin_micros, 50);
@@ -117,6 +127,23 @@ hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_
 
 hbmesh_status hbmesh_client_init(hbmesh_client* client) {
   return Guard([&] { return Init(client); });
+}
+
+hbmesh_status hbmesh_client_address(hbmesh_client* client, char* address, size_t capacity) {
+  return Guard([&]() -> Status {
+    if (client == nullptr) return IsNull("client");
+    if (address == nullptr) return IsNull("address");
+    const std::lock_guard lock(client->mutex);
+    const std::string& known =
+        client->connection ? client->connection->client().workerAddress() : client->options.workerAddress;
+    if (known.size() >= capacity) {
+      return {StatusCode::kOutOfRange, "the address takes " + std::to_string(known.size() + 1) + " bytes, and " +
+                                        std::to_string(capacity) + " are there"};
+    }
+    known.copy(address, known.size());
+    address[known.size()] = '\0';
+    return Status::Ok();
+  });
 }
 
 void hbmesh_client_close(hbmesh_client* client) {

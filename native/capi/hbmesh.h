@@ -127,16 +127,20 @@ typedef struct hbmesh_client_options {
   uint32_t subscribe_many_ms;      /* ... and for several; 0: 60,000 */
   uint32_t spin_micros;            /* how long a call polls for its answer before it sleeps; 0: 50 */
   uint64_t floor_bytes_per_second; /* slowest transfer that is still waited for; 0: 100,000,000 */
-  const char* worker_address;      /* IP:PORT of the worker on this machine, as in "127.0.0.1:31501" */
+  const char* worker_address;      /* HOST:PORT of the worker on this machine, as in "127.0.0.1:31501" */
   const char* token;               /* what the worker wants to be told; NULL: nothing */
 } hbmesh_client_options;
 
-/* Makes a client that is connected to nothing yet. HBMESH_INVALID: no worker address. */
+/* Makes a client that is connected to nothing yet. HBMESH_INVALID: no worker address, or one that is none. */
 HBMESH_API hbmesh_status hbmesh_client_create(const hbmesh_client_options* options, hbmesh_client** client);
 /* Connects; again, after the worker was lost. HBMESH_OK at once when connected. Errors: HBMESH_SHUTTING_DOWN,
- * HBMESH_NO_AVAILABLE_WORKER (nothing serves the address on this machine), HBMESH_NOT_AUTHORIZED (another user serves
- * it, or the token is refused), HBMESH_RPC_DEADLINE_EXCEEDED, HBMESH_DATA_INCONSISTENCY (another release). */
+ * HBMESH_NO_AVAILABLE_WORKER (nothing serves the address on this machine, or its name leads nowhere),
+ * HBMESH_NOT_AUTHORIZED (another user serves it, or the token is refused), HBMESH_RPC_DEADLINE_EXCEEDED,
+ * HBMESH_DATA_INCONSISTENCY (another release). */
 HBMESH_API hbmesh_status hbmesh_client_init(hbmesh_client* client);
+/* IP:PORT of the worker that the client is connected to; of one that isn't, HOST:PORT as it was given.
+ * HBMESH_OUT_OF_RANGE: it takes more than `capacity` bytes with its zero; 264 are always enough. */
+HBMESH_API hbmesh_status hbmesh_client_address(hbmesh_client* client, char* address, size_t capacity);
 /* Ends every call and future with HBMESH_SHUTTING_DOWN. Waits until the sidecar uses none of their device memory any
  * more, 2 seconds at most; what it did not confirm by then says so in its message. May be called again. NULL is
  * ignored. */
@@ -187,7 +191,7 @@ typedef struct hbmesh_path {
   uint32_t flags; /* HBMESH_PATH_... */
   uint64_t bytes;
   uint64_t nanoseconds;
-  char source[24]; /* worker address that the bytes came from; "" for this worker */
+  char source[48]; /* worker address that the bytes came from; "" for this worker */
 } hbmesh_path;
 
 HBMESH_API uint32_t hbmesh_result_count(const hbmesh_result* result);

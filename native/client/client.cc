@@ -397,15 +397,17 @@ Client::~Client() = default;
 Status Client::Connect(const ClientOptions& options, DeviceExporter* exporter, ClientCallbacks callbacks,
                        std::unique_ptr<Client>* client) {
   Session session;
-  const SessionOptions sessionOptions{options.workerAddress, options.token, session::Kind::kClient,
-                                      options.connectTimeoutMs, options.cancelFd};
+  const SessionOptions sessionOptions{options.workerAddress,    options.token,    session::Kind::kClient,
+                                      options.connectTimeoutMs, options.cancelFd, LookUpName};
   if (Status status = OpenSession(sessionOptions, &session); !status.ok()) return status;
+  ClientOptions found = options;
+  found.workerAddress = session.workerAddress;
   if (exporter != nullptr && session.backend != exporter->backend()) {
-    return {StatusCode::kNotSupported, "worker " + options.workerAddress + " has devices of backend " +
-                                           session.backend + ", this process has memory of backend " +
-                                           exporter->backend() + ": use the same on both sides"};
+    return {StatusCode::kNotSupported, "worker " + found.workerAddress + " has devices of backend " + session.backend +
+                                           ", this process has memory of backend " + exporter->backend() +
+                                           ": use the same on both sides"};
   }
-  auto impl = std::make_unique<Impl>(options, exporter, std::move(callbacks), std::move(session));
+  auto impl = std::make_unique<Impl>(found, exporter, std::move(callbacks), std::move(session));
   if (Status status = impl->Start(); !status.ok()) return status;
   *client = std::unique_ptr<Client>(new Client(std::move(impl)));
   return Status::Ok();
@@ -426,6 +428,7 @@ Status Client::RegisterDeviceMemory(std::span<const uint64_t> pointers, std::spa
 void Client::Close() { impl_->Close(); }
 uint32_t Client::deviceCount() const { return impl_->session().deviceCount; }
 const std::string& Client::backend() const { return impl_->session().backend; }
+const std::string& Client::workerAddress() const { return impl_->session().workerAddress; }
 uint64_t Client::sessionId() const { return impl_->session().id; }
 
 }  // namespace hbmesh

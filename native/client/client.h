@@ -131,6 +131,8 @@ class Client {
 
   [[nodiscard]] uint32_t deviceCount() const;
   [[nodiscard]] const std::string& backend() const;
+  // IP:PORT that the name in the options led to.
+  [[nodiscard]] const std::string& workerAddress() const;
   [[nodiscard]] uint64_t sessionId() const;
 
  private:

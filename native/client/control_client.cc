@@ -72,8 +72,8 @@ ControlClient::~ControlClient() = default;
 Status ControlClient::Connect(const ControlClientOptions& options, ControlCallbacks callbacks,
                               std::unique_ptr<ControlClient>* client) {
   Session session;
-  const SessionOptions sessionOptions{options.workerAddress, options.token, session::Kind::kControl,
-                                      options.connectTimeoutMs, options.cancelFd};
+  const SessionOptions sessionOptions{options.workerAddress,    options.token,    session::Kind::kControl,
+                                      options.connectTimeoutMs, options.cancelFd, LookUpName};
   if (Status status = OpenSession(sessionOptions, &session); !status.ok()) return status;
   auto impl = std::make_unique<Impl>(options, std::move(callbacks), std::move(session));
   if (Status status = impl->Start(); !status.ok()) return status;

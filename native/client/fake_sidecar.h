@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/event_fd.h"
+#include "base/test_address.h"
 #include "base/unix_socket.h"
 #include "queue/channel.h"
 #include "queue/session_protocol.h"
@@ -35,20 +36,17 @@ struct FakeBehaviour {
   StatusCode welcomeCode = StatusCode::kOk;
   bool answersHello = true;
   bool answersRegistrations = true;
+  std::string address;   // that it serves; empty: one of its own
   bool receives = true;  // takes messages out of the queue from the start
   std::function<void(class FakeSidecar&, Message&)> onMessage;
 };
 
-// An address that no other test process uses.
-inline std::string UniqueAddress() {
-  static std::atomic<int> counter{0};
-  return "test-" + std::to_string(::getpid()) + "-" + std::to_string(counter.fetch_add(1));
-}
-
 class FakeSidecar {
  public:
   explicit FakeSidecar(FakeBehaviour behaviour)
-      : address_(UniqueAddress()), behaviour_(std::move(behaviour)), receives_(behaviour_.receives) {
+      : address_(behaviour.address.empty() ? testing_support::UniqueWorkerAddress() : behaviour.address),
+        behaviour_(std::move(behaviour)),
+        receives_(behaviour_.receives) {
     Check(CreateEventFd(&stop_));
     Check(CreateEventFd(&wake_));
     Check(ListenUnix(session::SocketName(address_), &listener_));

@@ -14,9 +14,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/event_fd.h"
 #include "base/unix_socket.h"
 
 namespace hbmesh {
@@ -74,9 +76,6 @@ Status ConnectSocket(const Attempt& attempt, Fd* result) {
   const std::string name = session::SocketName(workerAddress);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (workerAddress.empty() || name.size() + 1 > sizeof(address.sun_path)) {
-    return {StatusCode::kInvalid, "worker address \"" + workerAddress + "\" is not an IP:PORT"};
-  }
   std::memcpy(address.sun_path + 1, name.data(), name.size());
   const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -175,10 +174,9 @@ Status ReceiveWelcome(const Attempt& attempt, int socket, session::Welcome* welc
   return Status::Ok();
 }
 
-}  // namespace
-
-Status OpenSession(const SessionOptions& options, Session* result) {
-  const Attempt attempt{options, Clock::now() + std::chrono::milliseconds(options.connectTimeoutMs)};
+// At one IP address.
+Status OpenAt(const Attempt& attempt, Session* result) {
+  const SessionOptions& options = attempt.options;
   Session session;
   if (Status status = ConnectSocket(attempt, &session.socket); !status.ok()) return status;
   const int socket = session.socket.get();
@@ -202,12 +200,59 @@ Status OpenSession(const SessionOptions& options, Session* result) {
                                     &session.channel);
   if (!attached.ok()) return attached;
   if (expected == kControlDescriptors) session.storeMemory = std::move(descriptors[3]);
+  session.workerAddress = options.workerAddress;
   session.id = welcome.session;
   session.deviceCount = welcome.deviceCount;
   session.backend = FieldText(welcome.backend, sizeof(welcome.backend));
   session.transports = FieldText(welcome.transports, sizeof(welcome.transports));
   *result = std::move(session);
   return Status::Ok();
+}
+
+// What a resolver has found, for whoever still waits for it.
+struct Finding {
+  Fd done;  // signalled when `status` and `hosts` are there
+  Status status;
+  std::vector<std::string> hosts;
+};
+
+// The system's resolver takes no time limit and can't be stopped. So it runs in a thread of its own, which outlives
+// this call if that gives up first.
+Status FindHosts(const Attempt& attempt, const std::string& name, std::vector<std::string>* hosts) {
+  const auto finding = std::make_shared<Finding>();
+  if (Status status = CreateEventFd(&finding->done); !status.ok()) return status;
+  std::thread([finding, name, lookUp = attempt.options.lookUp] {
+    finding->status = lookUp(name, &finding->hosts);
+    SignalEvent(finding->done.get());
+  }).detach();
+  const Status waited = WaitFor(attempt, finding->done.get(), POLLIN, "be found: looking up the name " + name);
+  if (!waited.ok()) return waited;
+  DrainEvent(finding->done.get());  // what the thread wrote before it is seen
+  if (finding->status.ok()) *hosts = finding->hosts;
+  return finding->status;
+}
+
+}  // namespace
+
+Status OpenSession(const SessionOptions& given, Session* result) {
+  const auto deadline = Clock::now() + std::chrono::milliseconds(given.connectTimeoutMs);
+  SessionOptions options = given;
+  Address address;
+  if (Status status = ParseAddress(given.workerAddress, "worker address", &address); !status.ok()) return status;
+  options.workerAddress = FormatAddress(address.host, address.port);
+  if (!address.isName()) return OpenAt({options, deadline}, result);
+  std::vector<std::string> hosts;
+  if (Status status = FindHosts({options, deadline}, address.host, &hosts); !status.ok()) return status;
+  std::string tried;
+  for (const std::string& host : hosts) {
+    options.workerAddress = FormatAddress(host, address.port);
+    const Status status = OpenAt({options, deadline}, result);
+    if (status.code() != StatusCode::kNoAvailableWorker) return status;
+    tried += (tried.empty() ? "" : ", ") + options.workerAddress;
+  }
+  return {StatusCode::kNoAvailableWorker, "no worker serves " + given.workerAddress + " (" + tried +
+                                              ") on this machine: start one (hbmesh worker --worker_address " +
+                                              options.workerAddress + "), or check host and port"};
 }
 
 }  // namespace hbmesh

@@ -248,9 +248,9 @@ struct PathRecord {
   uint32_t slices;
   uint64_t bytes;
   uint64_t nanoseconds;
-  char source[24];  // worker address of the source, zero terminated
+  char source[48];  // worker address of the source, zero terminated: as long as one of IPv6 gets
 };
-static_assert(sizeof(PathRecord) == 64);
+static_assert(sizeof(PathRecord) == 88);
 
 // What the directory answers for a key; the layout is also asm/layout.ts and src/decision/layout.ts.
 struct Location {

@@ -20,7 +20,7 @@
 namespace hbmesh::session {
 
 inline constexpr uint32_t kMagic = 0x31534248;  // "HBS1"
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint32_t kTextBytes = 512;
 inline constexpr uint32_t kExportKeyBytesMax = 128;
 

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 
+#include "base/address.h"
 #include "base/log.h"
 #include "device/sim_device.h"
 #include "sidecar/memory_keeper.h"
@@ -181,9 +182,11 @@ void OnStopSignal(int /*signal*/) { serving->RequestStop(); }
 
 Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
   const SidecarOptions& options = flags.options;
-  if (const size_t colon = options.workerAddress.rfind(':'); colon == std::string::npos || colon == 0) {
-    return {hbmesh::StatusCode::kInvalid, "--worker_address \"" + options.workerAddress + "\" is not IP:PORT"};
+  hbmesh::Address address;
+  if (Status status = hbmesh::ParseIpAddress(options.workerAddress, "--worker_address", &address); !status.ok()) {
+    return status;
   }
+  flags.options.workerAddress = hbmesh::FormatAddress(address.host, address.port);
   if (Status status = ReadToken(flags.tokenFile, &flags.options.token); !status.ok()) return status;
   if (!flags.tenantsFile.empty()) {
     Status status = hbmesh::sidecar::Tenants::Load(flags.tenantsFile, &flags.options.tenants);

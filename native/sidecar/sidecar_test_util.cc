@@ -17,6 +17,7 @@
 #include "base/align.h"
 #include "base/clock.h"
 #include "base/event_fd.h"
+#include "base/test_address.h"
 #include "base/unix_socket.h"
 
 namespace hbmesh::sidecar::testing {
@@ -35,10 +36,7 @@ void Append(std::vector<std::byte>& target, const Record* records, size_t count)
 
 }  // namespace
 
-std::string NewWorkerAddress() {
-  static std::atomic<int> number{0};
-  return "127.0.0.1:" + std::to_string(::getpid()) + "." + std::to_string(++number);
-}
+std::string NewWorkerAddress() { return testing_support::UniqueWorkerAddress(); }
 
 SidecarProcess::SidecarProcess(std::string workerAddress, std::vector<std::string> flags, int adoptFd)
     : workerAddress_(std::move(workerAddress)) {

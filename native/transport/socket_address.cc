@@ -1,11 +1,16 @@
 #include "transport/socket_address.h"
 
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/time.h>
 
 #include <cerrno>
+#include <cstring>
+
+#include "base/address.h"
+#include "base/check.h"
 
 namespace hbmesh {
 namespace {
@@ -22,25 +27,30 @@ bool SetOption(int socket, int level, int name, int value) {
 }  // namespace
 
 Status ParseSocketAddress(const std::string& text, SocketAddress* address) {
-  const Status wrong(StatusCode::kInvalid,
-                     "\"" + text + "\" is no tcp address; give IP:PORT, like 127.0.0.1:31501 or [::1]:31501");
-  const size_t colon = text.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == text.size()) return wrong;
-  std::string host = text.substr(0, colon);
-  const std::string port = text.substr(colon + 1);
-  if (port.size() > 5 || port.find_first_not_of("0123456789") != std::string::npos || std::stoi(port) > 65535)
-    return wrong;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (::getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return wrong;
-  address->bytes = found->ai_addrlen;
-  address->storage = {};
-  __builtin_memcpy(&address->storage, found->ai_addr, found->ai_addrlen);
-  ::freeaddrinfo(found);
+  Address read;
+  if (Status status = ParseIpAddress(text, "the tcp address", &read); !status.ok()) return status;
+  *address = ToSocketAddress(read.host, read.port);
   return Status::Ok();
+}
+
+SocketAddress ToSocketAddress(const std::string& host, uint16_t port) {
+  SocketAddress address;
+  sockaddr_in6 six{};
+  sockaddr_in four{};
+  if (::inet_pton(AF_INET6, host.c_str(), &six.sin6_addr) == 1) {
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(port);
+    address.bytes = sizeof six;
+    std::memcpy(&address.storage, &six, sizeof six);
+  } else {
+    const bool isIp = ::inet_pton(AF_INET, host.c_str(), &four.sin_addr) == 1;
+    HBMESH_CHECK(isIp, "names are looked up first");
+    four.sin_family = AF_INET;
+    four.sin_port = htons(port);
+    address.bytes = sizeof four;
+    std::memcpy(&address.storage, &four, sizeof four);
+  }
+  return address;
 }
 
 std::string SocketAddressName(const SocketAddress& address) {
@@ -50,9 +60,10 @@ std::string SocketAddressName(const SocketAddress& address) {
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
     return "unknown address";
   }
-  std::string name = host;
-  if (address.storage.ss_family == AF_INET6) name.insert(0, 1, '[').push_back(']');
-  return name.append(1, ':').append(port);
+  Address read;
+  const std::string text = (address.storage.ss_family == AF_INET6 ? "[" + std::string(host) + "]" : host) + ":" + port;
+  // A peer over IPv4 is named so at a listener of both families, too.
+  return ParseAddress(text, "", &read).ok() ? FormatAddress(read.host, read.port) : text;
 }
 
 Status PrepareTcpSocket(int socket, uint32_t stallTimeoutMs) {

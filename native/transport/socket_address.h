@@ -19,7 +19,9 @@ struct SocketAddress {
   [[nodiscard]] sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
 };
 
-// kInvalid, with the form that is wanted: not a numeric address with a port.
+// REQUIRES: `host` is an IP address, without brackets.
+[[nodiscard]] SocketAddress ToSocketAddress(const std::string& host, uint16_t port);
+// kInvalid, saying why: not a numeric address with a port.
 [[nodiscard]] Status ParseSocketAddress(const std::string& text, SocketAddress* address);
 [[nodiscard]] std::string SocketAddressName(const SocketAddress& address);
 

@@ -71,7 +71,7 @@ class Path_(Structure):
         ("flags", c_uint32),
         ("bytes", c_uint64),
         ("nanoseconds", c_uint64),
-        ("source", c_char * 24),
+        ("source", c_char * 48),
     ]
 
 
@@ -176,6 +176,7 @@ LOOKING = {
     "ticket_layer": (c_uint32, [_Handle, c_uint32, _HandleOut]),
     "ticket_cancel": (c_uint32, [_Handle]),
     "ticket_free": (None, [_Handle]),
+    "client_address": (c_uint32, [_Handle, c_char_p, c_size_t]),
     "generate_key": (c_uint32, [c_char_p, c_void_p, c_size_t]),
     "sim_free": (c_uint32, [c_uint64]),
 }

@@ -13,6 +13,7 @@ import weakref
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from . import _native, config
+from ._address import format_address, parse_host
 from ._batch import CallBatch, check_uint, encoded_text
 from .errors import StatusCode, error_of
 from .futures import FUTURE_TIMEOUT_MS_MAX, STOP_GRACE_MS, TransferFuture, finish, is_interruptible
@@ -23,6 +24,8 @@ S = TypeVar("S", bound="Session")
 
 # What the library takes where an option is 0.
 _CONNECT_TIMEOUT_MS, _FLOOR_BYTES_PER_SECOND = 9_000, 100_000_000
+# Of an address and the zero after it, as hbmesh.h says.
+_ADDRESS_BYTES_MAX = 264
 
 
 class Session:
@@ -46,15 +49,11 @@ class Session:
         if encoded_text(host, "host") == b"" or port == 0:
             raise ValueError(f"host {host!r} and port {port} name no worker: give both, as in 127.0.0.1 and 31501")
         self._handle: Optional[Any] = None
-        self._forgotten: Optional[Any] = None  # made before the host's name was looked up; perhaps still in a call
-        self._closed = False
         self._kept = KeptCalls()
         self._api = _native.load()
         self._generation = _native.generation()
         #: ``IP:PORT`` of the worker; a host's name is looked up when the client connects.
-        self.address = config.join_address(host, port)
-        self._unresolved: Optional[Tuple[str, int]] = None if config.is_ip(host) else (host, port)
-        self._connecting = threading.Lock()
+        self.address = format_address(parse_host(host), port)
         options = self._options = _native.made(_native.ClientOptions)
         options.token = encoded_token
         options.connect_timeout_ms = check_uint(connect_timeout_ms, "connect_timeout_ms")
@@ -65,14 +64,11 @@ class Session:
         )
         options.spin_micros = check_uint(spin_micros, "spin_micros")
         options.floor_bytes_per_second = check_uint(floor_bytes_per_second, "floor_bytes_per_second", 2**64 - 1)
-        self._handle = self._create()
-        _open_clients.add(self)
-
-    def _create(self) -> Any:
+        options.worker_address = self.address.encode()
         handle = ctypes.c_void_p()
-        self._options.worker_address = self.address.encode()
-        self._check(self._api.client_create(ctypes.byref(self._options), ctypes.byref(handle)))
-        return handle
+        self._check(self._api.client_create(ctypes.byref(options), ctypes.byref(handle)))
+        self._handle = handle
+        _open_clients.add(self)
 
     @classmethod
     def from_environment(cls: Type[S], **options: Any) -> S:
@@ -92,19 +88,15 @@ class Session:
             ShuttingDownError: the client was closed.
             HbmeshError: DATA_INCONSISTENCY, the worker is of another release.
         """
-        self._usable()
-        with self._connecting:
-            if self._unresolved is not None and not self._closed:
-                self.address = config.resolve(*self._unresolved)
-                self._forgotten, self._handle = self._handle, self._create()
-                self._unresolved = None
-        self._check(self._api.client_init(self._handle))
+        self._check(self._api.client_init(self._usable()))
+        address = ctypes.create_string_buffer(_ADDRESS_BYTES_MAX)
+        self._check(self._api.client_address(self._handle, address, _ADDRESS_BYTES_MAX))
+        self.address = address.value.decode()
         return self
 
     def close(self) -> None:
         """Ends every call and future with SHUTTING_DOWN. Returns once the worker no longer uses their device memory, or
         after 2 seconds; their messages say which. May be called again."""
-        self._closed = True
         if self._handle and self._generation == _native.generation():
             self._api.client_close(self._handle)
             self._kept.look(self._api)
@@ -192,10 +184,10 @@ class Session:
         return f"<hbmesh.{type(self).__name__} of {self.address}>"
 
     def __del__(self) -> None:
-        for handle in (getattr(self, "_handle", None), getattr(self, "_forgotten", None)):
-            if handle and self._generation == _native.generation():
-                self._api.client_free(handle)
-                self._kept.look(self._api)  # every call has ended
+        handle = getattr(self, "_handle", None)
+        if handle and self._generation == _native.generation():
+            self._api.client_free(handle)
+            self._kept.look(self._api)  # every call has ended
 
 
 class KeptCalls:

@@ -28,7 +28,7 @@ class Client(Session):
     """A process's connection to the worker on its machine. As a context manager it connects and closes.
 
     Args:
-        host: IP address of the worker on this machine, or a name that leads to it.
+        host: IP address of the worker on this machine (IPv6 with brackets or without), or a name that leads to it.
         port: of it, usually 31501.
         token: what the worker wants to be told, if it was started with tokens.
         connect_timeout_ms: how long :meth:`connect` may take.

@@ -1,19 +1,17 @@
 """Which worker to use, as told by the environment: what users of other stores have in their scripts.
 
-``DS_WORKER_ADDR`` is ``IP:PORT``; ``DS_ENABLE_REMOTE_H2D`` is 0 or 1; ``YR_CONFIG_PATH`` names a JSON file with
+``DS_WORKER_ADDR`` is ``HOST:PORT``; ``DS_ENABLE_REMOTE_H2D`` is 0 or 1; ``YR_CONFIG_PATH`` names a JSON file with
 ``worker_addr``, ``enable_remote_h2d``, ``connect_timeout_ms`` and ``request_timeout_ms``. The variables win over the
 file.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import socket
 from typing import Any, Dict, NamedTuple, Tuple
 
-from .errors import StatusCode, error_of
+from ._address import parse_address
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -37,35 +35,12 @@ class WorkerConfig(NamedTuple):
     enable_remote_h2d: bool = False
 
 
-def split_address(address: str) -> Tuple[str, int]:
-    """Host and port of ``IP:PORT``. Raises ValueError."""
-    host, _, port = address.strip().rpartition(":")
-    if host == "" or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{address!r} is no worker address: give IP:PORT, as in 127.0.0.1:31501")
-    return host.strip("[]"), int(port)
-
-
-def is_ip(host: str) -> bool:
-    """Is it an IP address rather than a name?"""
-    try:
-        ipaddress.ip_address(host)
-        return True
-    except ValueError:
-        return False
-
-
-def join_address(host: str, port: int) -> str:
-    """``IP:PORT``, or ``[IP]:PORT`` for version 6."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def resolve(host: str, port: int) -> str:
-    """``IP:PORT`` of a host's name. Raises NoWorkerError: it leads nowhere."""
-    try:
-        return join_address(socket.gethostbyname(host), port)
-    except OSError as error:
-        message = f"the name {host} leads to no address ({error}): check it, or give the IP"
-        raise error_of(StatusCode.NO_AVAILABLE_WORKER, message, node=join_address(host, port)) from error
+def split_address(address: str, what: str = "worker address") -> Tuple[str, int]:
+    """Host and port of ``HOST:PORT``, of IPv6 ``[HOST]:PORT``. Raises ValueError naming `what` and why it is none."""
+    host, port = parse_address(address, what)
+    if port == 0:
+        raise ValueError(f'{what} "{address}" has port 0, where no worker is: give its port, usually 31501')
+    return host, port
 
 
 def from_environment() -> WorkerConfig:
@@ -75,13 +50,16 @@ def from_environment() -> WorkerConfig:
         ValueError: none of them names a worker, or what they say is not of this form; naming the variable or file.
     """
     settings = _read_file(os.environ.get("YR_CONFIG_PATH", ""))
-    address = os.environ.get("DS_WORKER_ADDR") or settings.get("worker_addr") or ""
+    given = os.environ.get("DS_WORKER_ADDR")
+    address = given or settings.get("worker_addr") or ""
     if not isinstance(address, str) or address == "":
         raise ValueError(
-            "no worker is named: give host and port, or set DS_WORKER_ADDR=IP:PORT, or YR_CONFIG_PATH to a JSON file "
+            "no worker is named: give host and port, or set DS_WORKER_ADDR=HOST:PORT, or YR_CONFIG_PATH to a JSON file "
             'that has "worker_addr"'
         )
-    host, port = split_address(address)
+    source = "DS_WORKER_ADDR" if given else f'"worker_addr" in {os.environ["YR_CONFIG_PATH"]}'
+    # Scripts that read it from a file leave the end of its line.
+    host, port = split_address(address.strip(), source)
     remote = os.environ.get("DS_ENABLE_REMOTE_H2D")
     if remote is not None and remote.lower() not in _YES + _NO:
         raise ValueError(f"DS_ENABLE_REMOTE_H2D is {remote!r}: use 0 or 1")

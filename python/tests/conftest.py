@@ -2,8 +2,11 @@
 processes of their own, and a look for what they left behind.
 """
 
+import errno
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +74,39 @@ class Workers:
 
     def __exit__(self, *exception):
         self.close()
+
+
+def hbmesh(*arguments):
+    """Runs a command of the product to its end; fails unless it succeeds. Returns what it printed."""
+    command = ["node", str(ROOT / "dist/cli/main.js"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG * 2)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def free_port(host):
+    """One at which nobody listens, below those that the system hands out by itself."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, port))
+                return port
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+
+
+@pytest.fixture(scope="module")
+def worker_at_ip6(tmp_path_factory):
+    """Address of a worker that listens at ::1 alone."""
+    address = f"[::1]:{free_port('::1')}"
+    memory = ["--shared_memory_size_mb", "16", "--devices", "2"]
+    logs = ["--log_dir", str(tmp_path_factory.mktemp("ip6"))]
+    hbmesh("start", "-w", "--worker_address", address, *memory, *logs)
+    yield address
+    hbmesh("stop", "--worker_address", address, "--drain", "false", "--quiet")
+    assert sockets_of([address]) == []
 
 
 def sockets_of(addresses):

@@ -3,9 +3,10 @@
  *
  * resolveWorkerConfig() fills in defaults and throws INVALID naming the setting, what was given and what is allowed.
  */
-import { formatAddress, isLoopback, parseAddress } from "./address.js";
+import { formatAddress, isLinkLocal, isLoopback, isWildcard, parseAddress, parseIpAddress } from "./address.js";
 import { HbmeshError, StatusCode } from "./errors.js";
 import { checkEtcdFiles, type EtcdFiles } from "./etcd-access.js";
+import { describeOwnHosts } from "./listen-fault.js";
 
 export type TransportChoice = "auto" | "tcp" | "shm";
 export type KeyRuleChoice = "strict" | "extended";
@@ -17,7 +18,7 @@ export interface WorkerConfig extends EtcdFiles {
    */
   workerAddress: string;
   /**
-   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://IP:PORT` (the embedded
+   * Where the cluster's small shared store is: `memory` (a cluster of one process), `hbmesh://HOST:PORT` (the embedded
    * store of another process) or etcd endpoints `A,B,C`.
    */
   metadataAddress: string;
@@ -185,7 +186,7 @@ export type NumericSetting = keyof typeof SETTING_LIMITS;
 export type WorkerSettings = Partial<WorkerConfig> & Pick<WorkerConfig, "workerAddress">;
 
 export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
-  const address = parseAddress(settings.workerAddress, "workerAddress");
+  const address = parseOwnAddress(settings.workerAddress, "workerAddress");
   if (address.port === 0) {
     throw invalid("workerAddress", settings.workerAddress, "must have a port from 1 to 65535, usually 31501");
   }
@@ -194,9 +195,10 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   const config: WorkerConfig = {
     ...SETTING_DEFAULTS,
     linkAddress: linkDefault,
-    workerAddress: settings.workerAddress,
     ...given,
+    workerAddress: formatAddress(address),
   };
+  config.linkAddress = formatAddress(parseOwnAddress(config.linkAddress, "linkAddress"));
   if (given.sidecarStartTimeoutMs === undefined) {
     config.sidecarStartTimeoutMs = startTimeoutMs(config.arenaBytes);
   }
@@ -223,6 +225,24 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
   return config;
 }
 
+/**
+ * An address of this worker: others connect to it, so it is one IP that means the same to all of them. Written in one
+ * way, since it is compared. Throws INVALID.
+ */
+export function parseOwnAddress(text: string, what: string): ReturnType<typeof parseAddress> {
+  const address = parseIpAddress(text, what);
+  const { host } = address;
+  if (isWildcard(host)) {
+    const rule = `stands for all addresses of this host, and others can connect to none: give the one that they reach`;
+    throw new HbmeshError(StatusCode.INVALID, `${what} "${text}" ${rule}${describeOwnHosts(address.port)}`);
+  }
+  if (isLinkLocal(host)) {
+    const rule = "is of one link only (fe80::/10), and needs a zone: give a global or a unique local address";
+    throw new HbmeshError(StatusCode.INVALID, `${what} "${text}" ${rule}${describeOwnHosts(address.port)}`);
+  }
+  return address;
+}
+
 /** Taking memory goes at 100 MB/s on a machine that is busy, and at several GB/s on one that isn't. */
 function startTimeoutMs(arenaBytes: number): number {
   const touchMs = Math.ceil((arenaBytes / 2 ** 20) * 10);
@@ -241,17 +261,29 @@ export function parseMetadataAddress(text: string): MetadataAddress {
   }
   const embedded = /^hbmesh:\/\/(.+)$/.exec(text);
   if (embedded !== null) {
-    return { t: "hbmesh", address: formatAddress(parseAddress(embedded[1] ?? "", "metadataAddress")) };
+    return { t: "hbmesh", address: formatAddress(parseServer(embedded[1] ?? "", "metadataAddress")) };
   }
-  const endpoints = text.split(",").map((endpoint) => endpoint.trim());
-  if (endpoints.some((endpoint) => !/^(https?:\/\/)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/.test(endpoint))) {
-    throw invalid(
-      "metadataAddress",
-      text,
-      "must be memory, hbmesh://IP:PORT, or etcd endpoints as HOST:PORT,HOST:PORT",
-    );
+  return { t: "etcd", endpoints: text.split(",").map((endpoint) => parseEndpoint(endpoint.trim())) };
+}
+
+/** HOST:PORT, with http:// or https:// before it if it had that. */
+function parseEndpoint(text: string): string {
+  const [, scheme = "", rest = ""] = /^(https?:\/\/)?(.*)$/is.exec(text) ?? [];
+  try {
+    return `${scheme.toLowerCase()}${formatAddress(parseServer(rest, "an etcd endpoint"))}`;
+  } catch (reason) {
+    const forms = "metadataAddress must be memory, hbmesh://HOST:PORT, or etcd endpoints as HOST:PORT,HOST:PORT";
+    throw new HbmeshError(StatusCode.INVALID, `${forms}; ${HbmeshError.from(reason).message}`, { cause: reason });
   }
-  return { t: "etcd", endpoints };
+}
+
+/** Where somebody listens. */
+function parseServer(text: string, what: string): ReturnType<typeof parseAddress> {
+  const address = parseAddress(text, what);
+  if (address.port === 0) {
+    throw new HbmeshError(StatusCode.INVALID, `${what} "${text}" has port 0, where nobody listens`);
+  }
+  return address;
 }
 
 function checkDeviceIds({ remoteH2dDeviceIds: ids, devices }: WorkerConfig): void {

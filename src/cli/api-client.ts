@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { type Command, Option } from "commander";
+import { createDirectAgent } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { ObjectService } from "../gen/hbmesh/v1/objects_pb.js";
@@ -31,7 +32,7 @@ export interface ApiOptions extends AccessOptions {
 export function withApiOptions(command: Command): Command {
   command
     .addOption(
-      new Option("--worker <IP:PORT>", "the worker to ask")
+      new Option("--worker <HOST:PORT>", "the worker to ask")
         .argParser(address)
         .env("DS_WORKER_ADDR")
         .default("127.0.0.1:31501"),
@@ -87,7 +88,7 @@ function connectTo(options: Omit<ApiOptions, "json">) {
     interceptors: [authorize],
     baseUrl: `${options.tls_ca === undefined ? "http" : "https"}://${options.worker}`,
     httpVersion: "1.1",
-    nodeOptions: tlsOf(options),
+    nodeOptions: { ...tlsOf(options), agent: createDirectAgent(options.tls_ca !== undefined) },
     defaultTimeoutMs: options.timeout_ms,
   });
 }
@@ -134,7 +135,7 @@ export async function answerOf<Answer>(options: ApiOptions, asked: Promise<Answe
     const failure = failureOf(options, error);
     if (
       failure.code !== StatusCode.NOT_AUTHORIZED &&
-      /ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENOTFOUND/.test(failure.message)
+      /ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN/.test(failure.message)
     ) {
       const message = `no worker answers at ${node} (${failure.message}); check the address, or start one with hbmesh worker`;
       throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node, cause: error });

@@ -18,7 +18,7 @@ import {
   serveLink,
 } from "../bench/link.js";
 import { withBenchContext } from "./bench-context.js";
-import { parseSize, usageError, wholeNumber } from "./options.js";
+import { host, parseSize, usageError, wholeNumber } from "./options.js";
 import { toJson } from "./table.js";
 
 interface LinkFlags {
@@ -185,10 +185,11 @@ async function link(host: string | undefined, flags: LinkFlags): Promise<void> {
 
 export function addLinkCommand(bench: Command): void {
   bench
-    .command("link [HOST]")
+    .command("link")
     .description(
       "Measure a transport between two hosts, with the output of perftest; without HOST: wait for the other side.",
     )
+    .argument("[HOST]", "IP address or name of the other side", host)
     .option("-p, --port <PORT>", "where the two meet", wholeNumber(1, 65_535), 18_515)
     .option(
       "-s, --size <SIZE>",

@@ -5,11 +5,11 @@
  */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
+import { parseAddress } from "../base/address.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { Blob, DeviceBlobList, HeteroClient, SimDevice } from "../client/index.js";
 import { loadAddon } from "../sidecar/addon.js";
 import { type Answer, type CarriedBy, type ClientSettings, layOut, type Order } from "./demo-job.js";
-import { parseAddress } from "./options.js";
 import { ignoreTerminalSignals } from "./signals.js";
 
 /** docs/API.md: keys a call. */
@@ -31,7 +31,7 @@ class JobClient {
   }
 
   static async open(settings: ClientSettings): Promise<JobClient> {
-    const client = new HeteroClient(parseAddress(settings.workerAddress));
+    const client = new HeteroClient(parseAddress(settings.workerAddress, "the worker address"));
     await client.init();
     const job = new JobClient(settings, client);
     if (settings.role === "set") {

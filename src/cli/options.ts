@@ -4,6 +4,9 @@
  */
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
+import { formatAddress, parseAddress, parseHost } from "../base/address.js";
+import { parseOwnAddress } from "../base/config.js";
+import { HbmeshError } from "../base/errors.js";
 
 /** Ends the process with this code and, if it isn't empty, this message. */
 export class ExitError extends Error {
@@ -91,20 +94,31 @@ export function wholeNumber(min: number, max: number): (text: string) => number 
   };
 }
 
-/** Checks `IP:PORT` (IPv4 or a host name). Returns it unchanged. */
+/** HOST:PORT of a worker that is asked, as addresses are written everywhere. */
 export function address(text: string): string {
-  parseAddress(text);
-  return text;
+  const parsed = argument(() => parseAddress(text, "The address"));
+  if (parsed.port === 0) {
+    throw new InvalidArgumentError("There is no worker at port 0: give its port, usually 31501.");
+  }
+  return formatAddress(parsed);
 }
 
-export function parseAddress(text: string): { host: string; port: number } {
-  const match = /^([A-Za-z0-9.-]+):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[2] ?? -1);
-  const host = match?.[1];
-  if (host === undefined || port < 0 || port > 65_535) {
-    throw new InvalidArgumentError("Give IP:PORT, as in 10.0.0.1:31501.");
+/** IP:PORT of a worker's own, as addresses are written everywhere. */
+export function ownAddress(text: string): string {
+  return formatAddress(argument(() => parseOwnAddress(text, "The address")));
+}
+
+/** A host alone: IPv6 with brackets or without. */
+export function host(text: string): string {
+  return argument(() => parseHost(text, "The host"));
+}
+
+function argument<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (reason) {
+    throw new InvalidArgumentError(`${HbmeshError.from(reason).message}.`);
   }
-  return { host, port };
 }
 
 /** Absolute, so that a worker in the background, which runs elsewhere, finds it too. */

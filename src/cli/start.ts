@@ -56,7 +56,7 @@ async function start(options: StartOptions, command: Command, worker: Command): 
   const config = workerConfig(options);
   const prefix = numaPrefix(options);
   refuseSecond(config.workerAddress);
-  const sidecarsBefore = new Set(findSidecars(config.workerAddress).map(({ pid }) => pid));
+  const sidecarsBefore = new Set(findSidecars([config.workerAddress]).map(({ pid }) => pid));
   const log = openWorkerLog(config.workerAddress, options.log_dir);
   const line = [...prefix, process.execPath, mainPath, "worker", ...givenArguments(command, worker)];
   const child = spawnDetached(line, log);
@@ -72,7 +72,7 @@ async function start(options: StartOptions, command: Command, worker: Command): 
 }
 
 function refuseSecond(workerAddress: string): void {
-  const [running] = findWorkers(workerAddress);
+  const [running] = findWorkers([workerAddress]);
   if (running !== undefined) {
     const remedy = `hbmesh stop --worker_address ${workerAddress}`;
     throw new ExitError(
@@ -143,7 +143,7 @@ async function endWorker(
       await until(hasEnded, END_TIMEOUT_MS);
     }
   }
-  for (const sidecar of findSidecars(workerAddress).filter(({ pid }) => !sidecarsBefore.has(pid))) {
+  for (const sidecar of findSidecars([workerAddress]).filter(({ pid }) => !sidecarsBefore.has(pid))) {
     signalProcess(sidecar, "SIGTERM");
     if (!(await until(() => !isRunning(sidecar), SIDECAR_END_TIMEOUT_MS))) {
       signalProcess(sidecar, "SIGKILL");

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { type AccessOptions, clusterClient, failureOf, withAccessOptions } from "./api-client.js";
 import { address, ExitError, wholeNumber } from "./options.js";
 import { formatTable, grouped, toJson } from "./table.js";
-import { findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
+import { addressesOf, findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
 
 interface StatusOptions extends AccessOptions {
   worker_address?: string;
@@ -45,11 +45,13 @@ Examples:
 Exit codes: 0 all of them are ready, or there are none; 1 one isn't; 2 wrong arguments.`;
 
 async function status(options: StatusOptions): Promise<number> {
-  const workers = findWorkers(options.worker_address);
-  const sidecars = findSidecars(options.worker_address);
+  const named = options.worker_address;
+  const wanted = named === undefined ? undefined : await addressesOf(named);
+  const workers = findWorkers(wanted);
+  const sidecars = findSidecars(wanted);
   const addresses = new Set([...workers, ...sidecars].map((found) => found.workerAddress));
-  if (options.worker_address !== undefined) {
-    addresses.add(options.worker_address);
+  if (named !== undefined && addresses.size === 0) {
+    addresses.add(wanted?.length === 1 ? (wanted[0] as string) : named);
   }
   const workerAt = (workerAddress: string): WorkerProcess | undefined =>
     workers.find((found) => found.workerAddress === workerAddress);
@@ -153,7 +155,7 @@ export function addStatusCommand(program: Command, setExitCode: (code: number) =
   const command = program
     .command("status")
     .description("List the workers of this host and how they are.")
-    .option("--worker_address <IP:PORT>", "only this one, which may run elsewhere", address)
+    .option("--worker_address <HOST:PORT>", "only this one, which may run elsewhere", address)
     .option("--timeout_ms <N>", "how long to wait for its answer", wholeNumber(1, 3_600_000), 3_000)
     .option("--json", "print one JSON document instead of a table");
   withAccessOptions(command)

@@ -10,7 +10,7 @@ import { type DrainChoice, type DrainReport, describeDeviceObjects, drainWorker 
 import { address, ExitError, wholeNumber, yesOrNo } from "./options.js";
 import { toJson } from "./table.js";
 import { until } from "./until.js";
-import { findKeepers, findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
+import { addressesOf, findKeepers, findSidecars, findWorkers, type WorkerProcess } from "./worker-processes.js";
 
 interface StopOptions extends AccessOptions, DrainChoice {
   worker_address: string;
@@ -43,18 +43,19 @@ Exit codes: 0 it has ended; 1 there was none, it stays because not all could be 
 unless --force); 2 wrong arguments; 130 interrupted, it stays.`;
 
 async function stop(options: StopOptions): Promise<void> {
-  const { worker_address: workerAddress } = options;
+  const named = await addressesOf(options.worker_address);
   const say = (text: string): void => {
     if (options.quiet !== true) {
       process.stderr.write(`${text}\n`);
     }
   };
   const startMs = performance.now();
-  const [worker] = findWorkers(workerAddress);
+  const [worker] = findWorkers(named);
   if (worker === undefined) {
-    await stopLeftSidecar(workerAddress, say);
+    await stopLeftSidecar(named, say);
     return;
   }
+  const { workerAddress } = worker;
   // Before anything is moved: who can't end it would leave it empty and running.
   refuseForeign(worker, "worker", workerAddress);
   const drained = await drain(worker, options, say);
@@ -71,7 +72,7 @@ async function stop(options: StopOptions): Promise<void> {
     signal(worker, "SIGKILL");
     await until(() => !isRunning(worker), SIDECAR_END_TIMEOUT_MS);
   }
-  await endSidecars(workerAddress);
+  await endSidecars([workerAddress]);
   const seconds = ((performance.now() - startMs) / 1_000).toFixed(1);
   const facts = { workerAddress, pid: worker.pid, seconds: Number(seconds), drain: drained ?? null };
   process.stdout.write(
@@ -106,9 +107,10 @@ function accessTo(worker: WorkerProcess, options: StopOptions): AccessOptions & 
 }
 
 /** A sidecar outlives a killed control process for a while, to be taken over by the next. */
-async function stopLeftSidecar(workerAddress: string, say: (text: string) => void): Promise<void> {
-  const kept = findKeepers(workerAddress).length > 0;
-  const ended = await endSidecars(workerAddress);
+async function stopLeftSidecar(workerAddresses: readonly string[], say: (text: string) => void): Promise<void> {
+  const workerAddress = workerAddresses.join(" or ");
+  const kept = findKeepers(workerAddresses).length > 0;
+  const ended = await endSidecars(workerAddresses);
   if (ended.length === 0 && kept) {
     process.stdout.write(
       `both processes of worker ${workerAddress} were gone already; the objects that were kept for the next ones are lost\n`,
@@ -163,15 +165,15 @@ async function waitForEnd(worker: WorkerProcess, options: StopOptions, say: (tex
 }
 
 /** Process ids of those that were there. */
-async function endSidecars(workerAddress: string): Promise<number[]> {
-  const left = findSidecars(workerAddress);
+async function endSidecars(workerAddresses: readonly string[]): Promise<number[]> {
+  const left = findSidecars(workerAddresses);
   for (const sidecar of left) {
-    refuseForeign(sidecar, "sidecar", workerAddress);
+    refuseForeign(sidecar, "sidecar", workerAddresses[0] ?? "");
     await end(sidecar);
   }
   // Of one that had to be killed.
-  for (const keeper of findKeepers(workerAddress)) {
-    refuseForeign(keeper, "keeper", workerAddress);
+  for (const keeper of findKeepers(workerAddresses)) {
+    refuseForeign(keeper, "keeper", workerAddresses[0] ?? "");
     await end(keeper);
   }
   return left.map(({ pid }) => pid);
@@ -189,7 +191,7 @@ export function addStopCommand(program: Command): void {
   const command = program
     .command("stop")
     .description("End a worker of this host as planned, and wait until it has ended.")
-    .requiredOption("--worker_address <IP:PORT>", "which one", address)
+    .requiredOption("--worker_address <HOST:PORT>", "which one", address)
     .option(
       "--drain_mb_per_second <N>",
       "MiB of objects that are moved to others in a second, at most; 0: as fast as it goes",

@@ -4,6 +4,7 @@
  * near.
  */
 import type { Command, Option } from "commander";
+import { editDistance } from "../base/nearest-name.js";
 import { usageError } from "./options.js";
 
 /** Throws a usage error for the first unknown option. What follows `=` is never repeated. */
@@ -78,18 +79,4 @@ function distanceOf(wanted: string, known: string): number {
   const common = new Set(wanted.split("-").filter((word) => words.has(word))).size;
   const isPart = wanted.length >= 3 && known.includes(wanted);
   return editDistance(wanted, known) / Math.max(wanted.length, known.length) - 0.3 * common - (isPart ? 0.5 : 0);
-}
-
-/** How many letters must be put in, taken out or changed. */
-function editDistance(source: string, target: string): number {
-  let row = Array.from({ length: target.length + 1 }, (_, index) => index);
-  for (let at = 1; at <= source.length; at += 1) {
-    const next = [at];
-    for (let to = 1; to <= target.length; to += 1) {
-      const change = (row[to - 1] ?? 0) + (source[at - 1] === target[to - 1] ? 0 : 1);
-      next.push(Math.min(change, (row[to] ?? 0) + 1, (next[to - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[target.length] ?? 0;
 }

@@ -14,7 +14,7 @@ import {
   type WorkerSettings,
 } from "../base/config.js";
 import type { TransportChoice } from "./local-cluster.js";
-import { address, filePath, usageError, wholeNumber, yesOrNo } from "./options.js";
+import { address, filePath, ownAddress, usageError, wholeNumber, yesOrNo } from "./options.js";
 import { type RoomOptions, roomSettings, withRoomOptions } from "./room-options.js";
 
 /** As commander names them, after the options' spelling with underscores. */
@@ -186,7 +186,7 @@ function withBasicOptions(command: Command): void {
     .requiredOption(
       "--worker_address <IP:PORT>",
       "its name and the address of its API; 31501 is the usual port",
-      address,
+      ownAddress,
     )
     .option("--devices <N>", "simulated devices", ...numberOf("devices"))
     .option("--no-sidecar", "keep metadata and serve the API only, on a node without devices")
@@ -217,7 +217,7 @@ function withMemoryOptions(command: Command): void {
 
 function withClusterOptions(command: Command): void {
   command
-    .option("--metadata_address <WHERE>", "memory or hbmesh://IP:PORT (default: memory)")
+    .option("--metadata_address <WHERE>", "memory or hbmesh://HOST:PORT (default: memory)")
     .option("--etcd_address <A,B,C>", "etcd endpoints, each HOST:PORT or https://HOST:PORT")
     .option("--etcd_ca <FILE>", "TLS to etcd: certificate of who signs etcd's (PEM)", filePath)
     .option("--etcd_cert <FILE>", "certificate that this worker shows to etcd (PEM)", filePath)
@@ -230,7 +230,11 @@ function withClusterOptions(command: Command): void {
       DEFAULTS.clusterName,
     )
     .addOption(new Option("--cluster <NAME>", "the same").hideHelp())
-    .option("--link_address <IP:PORT>", "for other control processes (default: the worker's IP, a free port)", address)
+    .option(
+      "--link_address <IP:PORT>",
+      "for other control processes (default: the worker's IP, a free port)",
+      ownAddress,
+    )
     .option(
       "--probe_address <IP:PORT>",
       "for /healthz and /readyz alone, over plain HTTP, where the API has TLS (default: only the API answers them)",

@@ -2,8 +2,13 @@
  * Workers that run on this host, whoever started them and how: found by their command lines, as is a sidecar that was
  * left alone.
  */
+import { lookup } from "node:dns/promises";
 import { readlinkSync } from "node:fs";
+import { isIP } from "node:net";
 import { basename, isAbsolute, resolve } from "node:path";
+import { canonicalAddress, canonicalHost, formatAddress, parseAddress } from "../base/address.js";
+import { causeOf } from "../base/connection-cause.js";
+import { HbmeshError, StatusCode } from "../base/errors.js";
 import { type FoundProcess, findProcesses, startedAtMs } from "../base/processes.js";
 import type { AccessOptions } from "./api-client.js";
 
@@ -16,9 +21,30 @@ export interface WorkerProcess extends FoundProcess {
   access: AccessOptions;
 }
 
-/** All of them, or the one at an address; the oldest first. */
-export function findWorkers(workerAddress?: string): WorkerProcess[] {
-  return findProcesses((args) => matches(workerAddressOf(args), workerAddress))
+/**
+ * The addresses that a worker may have which somebody names so: itself, or what a host's name leads to. Rejects with
+ * NO_AVAILABLE_WORKER for a name that leads nowhere.
+ */
+export async function addressesOf(
+  named: string,
+  lookUp: (name: string) => Promise<{ address: string }[]> = (name) => lookup(name, { all: true }),
+): Promise<string[]> {
+  const { host, port } = parseAddress(named, "the worker address");
+  if (isIP(host) !== 0) {
+    return [formatAddress({ host, port })];
+  }
+  try {
+    const found = await lookUp(host);
+    return [...new Set(found.map(({ address }) => formatAddress({ host: canonicalHost(address), port })))];
+  } catch (cause) {
+    const message = `the name ${host} leads to no address (${causeOf(cause)}): check it, or give the IP`;
+    throw new HbmeshError(StatusCode.NO_AVAILABLE_WORKER, message, { node: named, cause });
+  }
+}
+
+/** All of them, or those at these addresses; the oldest first. */
+export function findWorkers(workerAddresses?: readonly string[]): WorkerProcess[] {
+  return findProcesses((args) => matches(workerAddressOf(args), workerAddresses))
     .map((found) => ({
       ...found,
       workerAddress: workerAddressOf(found.args) ?? "",
@@ -30,28 +56,36 @@ export function findWorkers(workerAddress?: string): WorkerProcess[] {
 }
 
 /** Sidecars with this worker's address: its own, or one that outlives its control process for a while. */
-export function findSidecars(workerAddress?: string): (FoundProcess & { workerAddress: string })[] {
+export function findSidecars(workerAddresses?: readonly string[]): (FoundProcess & { workerAddress: string })[] {
   const addressOf = ([program = "", ...args]: readonly string[]): string | undefined =>
-    basename(program) === "hbmesh-sidecar" ? optionValue(args, "worker_address") : undefined;
-  return findProcesses((args) => matches(addressOf(args), workerAddress)).map((found) => ({
+    basename(program) === "hbmesh-sidecar" ? addressIn(args) : undefined;
+  return findProcesses((args) => matches(addressOf(args), workerAddresses)).map((found) => ({
     ...found,
     workerAddress: addressOf(found.args) ?? "",
   }));
 }
 
 /** Processes that keep the memory of a sidecar (native/sidecar/memory_keeper.h), also after it was killed. */
-export function findKeepers(workerAddress: string): FoundProcess[] {
-  return findProcesses(([program, address]) => program === "hbmesh-keeper" && address === workerAddress);
+export function findKeepers(workerAddresses: readonly string[]): FoundProcess[] {
+  return findProcesses(
+    ([program, address = ""]) => program === "hbmesh-keeper" && workerAddresses.includes(canonicalAddress(address)),
+  );
 }
 
-function matches(address: string | undefined, wanted: string | undefined): boolean {
-  return address !== undefined && (wanted === undefined || address === wanted);
+function matches(address: string | undefined, wanted: readonly string[] | undefined): boolean {
+  return address !== undefined && (wanted === undefined || wanted.includes(address));
 }
 
 /** `node .../cli/main.js worker --worker_address IP:PORT`, or hbmesh instead of main.js. */
 function workerAddressOf(args: readonly string[]): string | undefined {
   const command = args.findIndex((arg, index) => index > 0 && arg === "worker" && isHbmesh(args[index - 1] ?? ""));
-  return command < 0 ? undefined : optionValue(args.slice(command + 1), "worker_address");
+  return command < 0 ? undefined : addressIn(args.slice(command + 1));
+}
+
+/** In the one way in which it is written, whatever somebody typed. */
+function addressIn(args: readonly string[]): string | undefined {
+  const value = optionValue(args, "worker_address");
+  return value === undefined ? undefined : canonicalAddress(value);
 }
 
 function isHbmesh(path: string): boolean {

@@ -15,7 +15,7 @@ import { type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-op
 import { startWorker } from "./worker-parts.js";
 
 const help = `
-Where members are kept: --metadata_address memory (a cluster of this one process), hbmesh://IP:PORT (the embedded store that
+Where members are kept: --metadata_address memory (a cluster of this one process), hbmesh://HOST:PORT (the embedded store that
 hbmesh dev serves), or --etcd_address A,B,C for a cluster over several hosts. Nothing is written there for each object.
 
 Examples:
@@ -27,7 +27,7 @@ ${ssdTierHelp.trimStart()}
 
 An address that other machines reach takes --cluster_token_file FILE: one token, the same on all hosts (openssl rand -hex 32). Control processes
 and sidecars prove to each other that they have it; tools show it to the API (--token_file). --tls_cert, --tls_key and --tls_ca add mutual TLS
-to the API and the control link; certificates name the IP in their subjectAltName. What sidecars send each other is not encrypted.
+to the API and the control link; certificates name the IP in their subjectAltName, or the worker does not start. What sidecars send each other is not encrypted.
 Without --tenants_file everyone who may ask is one tenant.
 
 SIGTERM, SIGHUP, SIGQUIT and Ctrl-C end it as planned, without moving its objects (hbmesh stop does). To keep it when its terminal

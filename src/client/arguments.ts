@@ -3,6 +3,7 @@
  * allowed is not decided here but by the sidecar, with the table that comes from the Wasm module.
  */
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { nearestName } from "../base/nearest-name.js";
 import { encodeKeys } from "../decision/layout.js";
 import type { Blob, DeviceBlobList } from "./blobs.js";
 
@@ -185,6 +186,25 @@ export function flattenRanges(
     }
   }
   return { pointers: BigUint64Array.from(pointers), sizes: BigUint64Array.from(sizes) };
+}
+
+/**
+ * The options of a call, or of the client. Throws INVALID for one that isn't known: left out in silence it would look
+ * as if it worked.
+ */
+export function checkOptions(options: object, known: readonly string[]): void {
+  if (typeof options !== "object" || options === null) {
+    throw invalid(
+      `options must be an object, as in { ${known[0]}: ... }, not ${options === null ? "null" : typeof options}`,
+    );
+  }
+  for (const name in options) {
+    if (!known.includes(name)) {
+      const nearest = nearestName(name, known);
+      const meant = nearest === undefined ? "" : ` (did you mean ${nearest}?)`;
+      throw invalid(`there is no option ${name}${meant}: options are ${known.join(", ")}`);
+    }
+  }
 }
 
 /** A number option: finite, at least 0, at most `max`. */

@@ -4,6 +4,8 @@
  */
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
+import { causeOf } from "../base/connection-cause.js";
+import { createDirectAgent } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { ClusterService } from "../gen/hbmesh/v1/cluster_pb.js";
 
@@ -25,9 +27,11 @@ export interface WorkerHealth {
   spilledBytes: bigint;
 }
 
+const agent = createDirectAgent(false);
+
 /** Rejects with NO_AVAILABLE_WORKER when nobody answers at `node`, RPC_DEADLINE_EXCEEDED when it takes too long. */
 export async function askHealth(node: string, timeoutMs: number, signal?: AbortSignal): Promise<WorkerHealth> {
-  const transport = createConnectTransport({ baseUrl: `http://${node}`, httpVersion: "1.1" });
+  const transport = createConnectTransport({ baseUrl: `http://${node}`, httpVersion: "1.1", nodeOptions: { agent } });
   try {
     const health = await createClient(ClusterService, transport).health({}, { timeoutMs, ...(signal && { signal }) });
     const { $typeName: _type, $unknown: _unknown, ...known } = health;
@@ -56,13 +60,13 @@ function translate(error: ConnectError, node: string, timeoutMs: number): Hbmesh
     case Code.Aborted:
       return new HbmeshError(
         StatusCode.NO_AVAILABLE_WORKER,
-        `no worker answers at ${node} (${error.rawMessage}): start one, or check host and port`,
+        `no worker answers at ${node} (${causeOf(error.cause ?? error)}): start one, or check host and port`,
         fields,
       );
     default:
       return new HbmeshError(
         StatusCode.RPC_UNAVAILABLE,
-        `worker ${node} could not say how it is: ${error.rawMessage}`,
+        `worker ${node} could not say how it is: ${causeOf(error.cause ?? error)}`,
         fields,
       );
   }

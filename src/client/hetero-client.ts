@@ -16,23 +16,27 @@
 import { randomUUID } from "node:crypto";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { fromNativeError } from "../sidecar/native-errors.js";
-import { checkNumber, flattenBatch, flattenKeys, flattenRanges } from "./arguments.js";
+import { checkNumber, checkOptions, flattenBatch, flattenKeys, flattenRanges } from "./arguments.js";
 import { type BatchResult, ExistResult, type MetaResult, type Presence, WriteResult } from "./batch-result.js";
 import type { DeviceBlobList } from "./blobs.js";
 import { askHealth, type WorkerHealth } from "./health.js";
 import { LayerTicket } from "./layer-ticket.js";
 import { askMetadata } from "./metadata.js";
 import {
+  CALL_OPTIONS,
   type CallOptions,
   type ClientSettings,
+  DEV_GET_OPTIONS,
   type DevGetOptions,
   FUTURE_TIMEOUT_MS_MAX,
+  GET_OPTIONS,
   type GetOptions,
   type HeteroClientDependencies,
   type HeteroClientOptions,
   type ReserveOptions,
   reserveMs,
   type SetOptions,
+  SUBSCRIBE_OPTIONS,
   type SubscribeOptions,
   setArguments,
   toSettings,
@@ -120,6 +124,7 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: GetOptions = {},
   ): Promise<BatchResult> {
+    this.#check(options, GET_OPTIONS);
     this.#session.connection();
     const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
     return await this.#get("mGetH2D", "GetH2D", keys, blobLists, [BigInt(Math.ceil(waitMs)), 0n, 0n, 0n], options);
@@ -147,6 +152,7 @@ export class HeteroClient {
    * @example (await client.exist(["layer0"])).presences[0] === "HIT"
    */
   async exist(keys: readonly string[], options: CallOptions = {}): Promise<ExistResult> {
+    this.#check(options, CALL_OPTIONS);
     const batch = flattenKeys(keys, this.#session.limit("KeysPerQueryMax"));
     const call = { name: "exist", op: "Exist", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
     const { decoded, context } = await this.#session.ask(call);
@@ -168,6 +174,7 @@ export class HeteroClient {
    * @example (await client.getMetaInfo(["layer0"])).metas[0]?.blobSizes
    */
   async getMetaInfo(keys: readonly string[], options: CallOptions = {}): Promise<MetaResult> {
+    this.#check(options, CALL_OPTIONS);
     return await askMetadata(this.#session, keys, options.signal);
   }
 
@@ -182,6 +189,7 @@ export class HeteroClient {
    * @example console.log(await client.explain("layer0"));
    */
   async explain(key: string, options: CallOptions = {}): Promise<Record<string, unknown>> {
+    this.#check(options, CALL_OPTIONS);
     this.#session.connection();
     const keys = [key];
     const batch = flattenKeys(keys, 1);
@@ -222,6 +230,7 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: CallOptions = {},
   ): Promise<readonly TransferFuture[]> {
+    this.#check(options, CALL_OPTIONS);
     const batch = flattenBatch(keys, blobLists, this.#session.batchLimits());
     const call = { name: "devPublish", op: "DevPublish", args: NO_ARGUMENTS, keys, batch, signal: options.signal };
     const request = this.#session.open(call, false);
@@ -250,6 +259,7 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: SubscribeOptions = {},
   ): Promise<readonly TransferFuture[]> {
+    this.#check(options, SUBSCRIBE_OPTIONS);
     const { subscribeTimeoutMs, subscribeManyTimeoutMs } = this.#settings;
     const limits = this.#session.batchLimits();
     const usual = keys?.length === 1 ? subscribeTimeoutMs : subscribeManyTimeoutMs;
@@ -288,6 +298,7 @@ export class HeteroClient {
     blobLists: readonly DeviceBlobList[],
     options: DevGetOptions = {},
   ): Promise<BatchResult> {
+    this.#check(options, DEV_GET_OPTIONS);
     const { flags } = this.#session.connection().layout;
     const waitMs = checkNumber(options.timeoutMs ?? 0, "timeoutMs", "ms", FUTURE_TIMEOUT_MS_MAX);
     const share = options.shareReplica === true ? BigInt(flags.ShareReplica ?? 1) : 0n;
@@ -347,6 +358,7 @@ export class HeteroClient {
     blobList: DeviceBlobList,
     options: CallOptions = {},
   ): Promise<BatchResult> {
+    this.#check(options, CALL_OPTIONS);
     const limits = this.#session.batchLimits();
     if (!Number.isInteger(layer) || layer < 0 || layer > U32_MAX) {
       throw new HbmeshError(StatusCode.INVALID, `layer ${String(layer)} must be an integer from 0 on`);
@@ -388,7 +400,8 @@ export class HeteroClient {
    * false and a reason.
    */
   async healthCheck(options: CallOptions = {}): Promise<WorkerHealth> {
-    return await askHealth(await this.#session.resolveNode(), this.#settings.requestTimeoutMs, options.signal);
+    checkOptions(options, CALL_OPTIONS);
+    return await askHealth(this.#session.node, this.#settings.requestTimeoutMs, options.signal);
   }
 
   /**
@@ -399,6 +412,12 @@ export class HeteroClient {
    */
   async close(): Promise<void> {
     await this.#session.close();
+  }
+
+  /** Without a connection that is what a call says first. */
+  #check(options: object, known: readonly string[]): void {
+    this.#session.connection();
+    checkOptions(options, known);
   }
 
   async #set(
@@ -429,6 +448,7 @@ export class HeteroClient {
   }
 
   async #remove(name: string, op: string, keys: readonly string[], options: CallOptions): Promise<WriteResult> {
+    this.#check(options, CALL_OPTIONS);
     const batch = flattenKeys(keys, this.#session.limit("KeysPerCallMax"));
     return await this.#write({ name, op, args: NO_ARGUMENTS, keys, batch, signal: options.signal });
   }

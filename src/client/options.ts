@@ -1,11 +1,12 @@
 /** What a client and its calls can be told, with the checks and the defaults. */
+import { parseHost } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import type { NativeAddon, NativeLayout } from "../sidecar/addon.js";
-import { checkNumber } from "./arguments.js";
+import { checkNumber, checkOptions } from "./arguments.js";
 
 export interface HeteroClientOptions {
-  /** Host of the worker on this machine: an IP address, or a name that leads to one. */
+  /** Host of the worker on this machine: an IP address (IPv6 with brackets or without), or a name that leads to one. */
   host: string;
   /** Port of the worker, usually 31501. */
   port: number;
@@ -92,6 +93,36 @@ export interface ReserveOptions extends CallOptions {
   ttlSeconds?: number;
 }
 
+/** Names of all options of a kind: the compiler sees to it that none is missing. */
+function namesOf<Options>(names: Record<keyof Required<Options>, true>): readonly string[] {
+  return Object.keys(names);
+}
+
+export const CALL_OPTIONS = namesOf<CallOptions>({ signal: true });
+export const SET_OPTIONS = namesOf<SetOptions>({
+  signal: true,
+  existence: true,
+  ttlSeconds: true,
+  pin: true,
+  checksum: true,
+});
+export const GET_OPTIONS = namesOf<GetOptions>({ signal: true, timeoutMs: true });
+export const SUBSCRIBE_OPTIONS = namesOf<SubscribeOptions>({ signal: true, timeoutMs: true });
+export const DEV_GET_OPTIONS = namesOf<DevGetOptions>({ signal: true, timeoutMs: true, shareReplica: true });
+export const RESERVE_OPTIONS = namesOf<ReserveOptions>({ signal: true, ttlSeconds: true });
+const CLIENT_OPTIONS = namesOf<HeteroClientOptions>({
+  host: true,
+  port: true,
+  connectTimeoutMs: true,
+  requestTimeoutMs: true,
+  floorBytesPerSecond: true,
+  enableRemoteH2D: true,
+  token: true,
+  subscribeTimeoutMs: true,
+  subscribeManyTimeoutMs: true,
+  spinMicros: true,
+});
+
 /** Longest wait of a future and of a get, and longest life of a reservation; the sidecar's limit too. */
 export const FUTURE_TIMEOUT_MS_MAX = 1_800_000;
 /** Longest time limit of a connection or a call. */
@@ -114,19 +145,19 @@ export interface ClientSettings {
 
 /** Throws INVALID for an option of the wrong type or range. */
 export function toSettings(options: HeteroClientOptions): ClientSettings {
+  checkOptions(options, CLIENT_OPTIONS);
   if (typeof options.host !== "string" || options.host === "") {
     throw new HbmeshError(StatusCode.INVALID, "host must be the worker's IP address or name, as in 127.0.0.1");
   }
-  if (!Number.isInteger(options.port) || options.port < 1 || options.port > 65_535) {
-    throw new HbmeshError(StatusCode.INVALID, `port ${String(options.port)} must be from 1 to 65535, usually 31501`);
-  }
+  const host = parseHost(options.host, "host");
+  checkPort(options.port);
   const ms = (name: "connectTimeoutMs" | "requestTimeoutMs", fallback: number): number =>
     checkNumber(options[name] ?? fallback, name, "ms", TIMEOUT_MS_MAX);
   const connectTimeoutMs = ms("connectTimeoutMs", 9_000);
   const wait = (name: "subscribeTimeoutMs" | "subscribeManyTimeoutMs", fallback: number): number =>
     checkNumber(options[name] ?? fallback, name, "ms", FUTURE_TIMEOUT_MS_MAX);
   return {
-    host: options.host,
+    host,
     port: options.port,
     token: options.token ?? "",
     connectTimeoutMs,
@@ -138,8 +169,19 @@ export function toSettings(options: HeteroClientOptions): ClientSettings {
   };
 }
 
+function checkPort(port: unknown): void {
+  if (typeof port === "string" && /^\d+$/.test(port)) {
+    throw new HbmeshError(StatusCode.INVALID, `port "${port}" is a string: give the number ${port}`);
+  }
+  if (!Number.isInteger(port) || (port as number) < 1 || (port as number) > 65_535) {
+    const text = typeof port === "string" ? JSON.stringify(port) : String(port);
+    throw new HbmeshError(StatusCode.INVALID, `port ${text} must be a number from 1 to 65535, usually 31501`);
+  }
+}
+
 /** Arguments of SetD2H and DevMSet. Throws INVALID for an option that is none. */
 export function setArguments(options: SetOptions, flags: NativeLayout["flags"]): [bigint, bigint, bigint, bigint] {
+  checkOptions(options, SET_OPTIONS);
   const existence = EXISTENCE[options.existence ?? "skip"];
   if (existence === undefined) {
     throw new HbmeshError(
@@ -161,6 +203,7 @@ export function setArguments(options: SetOptions, flags: NativeLayout["flags"]):
 
 /** Milliseconds of a reservation's life. Throws INVALID. */
 export function reserveMs(options: ReserveOptions): number {
+  checkOptions(options, RESERVE_OPTIONS);
   const ttlSeconds = checkNumber(options.ttlSeconds ?? 600, "ttlSeconds", "seconds", FUTURE_TIMEOUT_MS_MAX / 1000);
   if (ttlSeconds === 0) {
     throw new HbmeshError(StatusCode.INVALID, "ttlSeconds is 0: a reservation needs time above 0");

@@ -2,8 +2,6 @@
  * A client's connection to its worker over time: none yet, connecting, open, lost, closed; and the requests that go
  * over it.
  */
-import { lookup } from "node:dns/promises";
-import { isIP } from "node:net";
 import { formatAddress } from "../base/address.js";
 import { type Clock, createSystemClock } from "../base/clock.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -101,30 +99,19 @@ export class ClientSession {
     }
   }
 
-  /** The worker's IP:PORT. Rejects with NO_AVAILABLE_WORKER when the host's name leads nowhere. */
-  async resolveNode(): Promise<string> {
-    const { host, port } = this.#settings;
-    if (isIP(host) !== 0) {
-      return formatAddress({ host, port });
-    }
-    try {
-      const { address } = await lookup(host, { family: 4 });
-      return formatAddress({ host: address, port });
-    } catch (error) {
-      throw new HbmeshError(
-        StatusCode.NO_AVAILABLE_WORKER,
-        `the name ${host} leads to no address: check it, or give the IP`,
-        {
-          cause: error,
-        },
-      );
-    }
+  /** The worker's IP:PORT while connected; else HOST:PORT as it was given. */
+  get node(): string {
+    return this.#state.t === "open" ? this.#state.connection.node : this.#given;
+  }
+
+  get #given(): string {
+    return formatAddress({ host: this.#settings.host, port: this.#settings.port });
   }
 
   async #connect(): Promise<void> {
-    let node = `${this.#settings.host}:${this.#settings.port}`;
+    // The native client looks a name up, and tries each address that it leads to.
+    let node = this.#given;
     try {
-      node = await this.resolveNode();
       const addon = this.#dependencies.addon ?? loadAddon();
       let connection: Connection | undefined;
       const native = await addon.connectClient({
@@ -135,6 +122,7 @@ export class ClientSession {
         floorBytesPerSecond: BigInt(Math.ceil(this.#settings.floorBytesPerSecond)),
         onClosed: (reason) => this.#lose(connection, reason, node),
       });
+      node = native.workerAddress;
       const requests = new Requests(native, node, this.#clock);
       connection = { native, requests, decoder: new ReplyDecoder(addon.layout), layout: addon.layout, node };
       if (this.#state.t === "closed") {

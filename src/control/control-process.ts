@@ -23,6 +23,7 @@ import { Collector, Concluder } from "./collector.js";
 import type { ControlDependencies, ControlProcess, ObjectCalls } from "./contract.js";
 import { DeathWatch } from "./death-watch.js";
 import { Departed } from "./departed.js";
+import { describePeers } from "./describe-peers.js";
 import { DirectoryOwner } from "./directory-owner.js";
 import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
@@ -34,8 +35,11 @@ import { LeaseGuard, OUT_MESSAGE } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
 import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
+import { checkOwnLink } from "./own-link.js";
 import { OwnerCalls } from "./owner-calls.js";
-import { describePeers, Peers } from "./peers.js";
+import { Peers } from "./peers.js";
+import { confirmReach, createReachService, ReachWatch } from "./reach.js";
+import { whyNotReady } from "./readiness.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
@@ -62,8 +66,6 @@ export async function startControlProcess(
 const OWNER_PATIENCE_SHARE = 0.6;
 const READY_POLL_MS = 20;
 const STATS_TIMEOUT_MS = 2_000;
-/** Members that a message names. */
-const NAMED_MAX = 5;
 
 class ControlProcessImpl implements ControlProcess {
   readonly config: WorkerConfig;
@@ -90,6 +92,7 @@ class ControlProcessImpl implements ControlProcess {
   readonly #membership: Membership;
   readonly #guard: LeaseGuard;
   readonly #deaths: DeathWatch;
+  readonly #reach: ReachWatch;
   readonly #supervisor: SidecarSupervisor | undefined;
   readonly #holderOptions: HolderOptions;
   readonly #failed = createDeferred<HbmeshError>();
@@ -165,6 +168,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#membership = this.#createMembership();
     this.#guard = this.#createGuard();
     this.#deaths = this.#createDeathWatch();
+    this.#reach = new ReachWatch({ ...shared, peers: this.#peers });
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     const nameOf = this.#nameOf;
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
@@ -185,7 +189,16 @@ class ControlProcessImpl implements ControlProcess {
   }
 
   get notReadyReason(): string {
-    return this.#reason();
+    return whyNotReady({
+      isClosing: this.#closing !== undefined,
+      drain: this.drain,
+      supervisor: this.#supervisor,
+      membership: this.#membership,
+      owner: this.#owner,
+      announcer: this.#announcer,
+      guard: this.#guard,
+      peers: this.#peers,
+    });
   }
 
   get failed(): Promise<HbmeshError> {
@@ -200,6 +213,7 @@ class ControlProcessImpl implements ControlProcess {
         ...this.#owner.service(),
         conclude,
         witness: () => this.#guard.witness,
+        reach: createReachService(this.#network),
         entomb: (request) => this.#graves.take(request),
       })
       .service(HolderService, {
@@ -208,6 +222,7 @@ class ControlProcessImpl implements ControlProcess {
       });
     const onEnd = (host: string): void => this.#deaths.suspectHost(host);
     this.#listener = await this.#network.listen(this.config.linkAddress, routes, onEnd);
+    await checkOwnLink(this.config, this.credentials, this.#network, this.#listener.address, this.#clock);
     await this.#supervisor?.start();
     await this.#membership.join();
     const { workerAddress, keyRule } = this.config;
@@ -223,7 +238,7 @@ class ControlProcessImpl implements ControlProcess {
   async whenReady(options: { signal?: AbortSignal; timeoutMs?: number } = {}): Promise<void> {
     const ending = new AbortController();
     const waiting = (async (): Promise<void> => {
-      while (this.#reason() !== "" && !ending.signal.aborted) {
+      while (this.notReadyReason !== "" && !ending.signal.aborted) {
         this.#throwIfClosing();
         await pause(this.#clock, READY_POLL_MS, ending.signal);
       }
@@ -237,7 +252,7 @@ class ControlProcessImpl implements ControlProcess {
       });
     } catch (reason) {
       const error = HbmeshError.from(reason);
-      const why = this.#reason();
+      const why = this.notReadyReason;
       throw new HbmeshError(error.code, why === "" ? error.message : `${error.message}: ${why}`, {
         node: this.config.workerAddress,
         cause: reason,
@@ -248,14 +263,14 @@ class ControlProcessImpl implements ControlProcess {
   }
 
   async health(): ReturnType<ControlProcess["health"]> {
-    const reason = this.#reason();
+    const reason = this.notReadyReason;
     const supervisor = this.#supervisor;
     const asks = supervisor?.isUp === true && !supervisor.isHung;
     const figures = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
-      reason: reason || this.#guard.warning || this.#peers.warning,
+      reason: reason || this.#guard.warning || this.#reach.warning || this.#peers.warning,
       arenaBytes: figures?.arenaBytes ?? 0n,
       arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
       objects: figures?.objects ?? 0n,
@@ -269,37 +284,6 @@ class ControlProcessImpl implements ControlProcess {
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
-  }
-
-  /** Why this worker isn't ready, or empty. */
-  #reason(): string {
-    if (this.#closing !== undefined) {
-      return "the worker is shutting down";
-    }
-    if (this.drain.isLeaving) {
-      const { state, objects, objectsLeft } = this.drain.status;
-      return state === "moved"
-        ? "the worker has moved its objects to others, and waits to be stopped"
-        : `the worker is leaving and moves its objects to others: ${objectsLeft} of ${objects} are left`;
-    }
-    const sidecarReason = this.#supervisor?.notReadyReason ?? "";
-    if (sidecarReason !== "") {
-      return sidecarReason;
-    }
-    if (this.#membership.view === undefined) {
-      return "the worker has not joined its cluster yet";
-    }
-    if (this.#owner.complete) {
-      const { unconfirmed } = this.#announcer;
-      return unconfirmed === 0 ? "" : `owners have not confirmed yet ${unconfirmed} copies of other workers' objects`;
-    }
-    const { missing } = this.#owner;
-    if (missing.length === 0) {
-      return this.#guard.mayDecide ? "" : "its lease in the store has ended, and it has not joined again yet";
-    }
-    const names = missing.slice(0, NAMED_MAX).map((id) => this.#peers.nameOf(id));
-    const others = missing.length > NAMED_MAX ? `, and ${missing.length - NAMED_MAX} others` : "";
-    return `not announced yet after the last change of the ring: ${names.join(", ")}${others}`;
   }
 
   #throwIfClosing(): void {
@@ -317,6 +301,7 @@ class ControlProcessImpl implements ControlProcess {
     await this.#membership.leave();
     this.#guard.close();
     this.#deaths.close();
+    this.#reach.close();
     this.#graves.close();
     this.#superseded.close();
     this.#owner.close();
@@ -346,6 +331,11 @@ class ControlProcessImpl implements ControlProcess {
       keyRule,
       tokenMark: markOf(this.credentials, clusterName),
       leaseMs,
+      beforeJoin: (members, signal) => {
+        const { address = "" } = this.#listener ?? {};
+        const [clock, log, random, network] = [this.#clock, this.#log, this.#random, this.#network];
+        return confirmReach({ clock, log, random, network, linkAddress: address, members, signal });
+      },
       describeSelf: () => this.#describeSelf(),
       onView: (view) => this.#takeView(view),
       onRenewed: () => this.#guard.renewed(),
@@ -496,6 +486,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#calls.setView(view);
     void this.#graves.setView(view);
     this.#collector.setView(view);
+    this.#reach.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));
     }

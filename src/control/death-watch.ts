@@ -10,7 +10,7 @@
  * Who looks: the first few members by id, the suspect apart. All others have links with them, since they conclude there
  * (collector.ts).
  */
-import { parseAddress } from "../base/address.js";
+import { canonicalHost, parseAddress } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
 import { pause } from "../base/deadline.js";
 import type { Logger } from "../base/log.js";
@@ -58,8 +58,10 @@ export class DeathWatch {
 
   /** A link from this IP address ended. */
   suspectHost(host: string): void {
+    // A listener of both families sees IPv4 peers as ::ffff:10.0.0.1.
+    const from = canonicalHost(host);
     const members = [...(this.#options.view()?.members.values() ?? [])];
-    const there = members.filter(({ member }) => parseAddress(member.linkAddress, "a link address").host === host);
+    const there = members.filter(({ member }) => parseAddress(member.linkAddress, "a link address").host === from);
     for (const { member } of there.slice(0, SUSPECTS_MAX)) {
       void this.#look(member.id);
     }

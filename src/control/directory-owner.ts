@@ -190,7 +190,7 @@ export class DirectoryOwner {
   }
 
   /** For the control link. */
-  service(): Omit<LinkServiceImpl<typeof DirectoryService>, "conclude" | "witness" | "entomb"> {
+  service(): Omit<LinkServiceImpl<typeof DirectoryService>, "conclude" | "witness" | "entomb" | "reach"> {
     return {
       reserve: (request, { signal }) => this.reserve(request, signal),
       commit: (request, { signal }) => this.commit(request, signal),

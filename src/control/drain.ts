@@ -82,6 +82,8 @@ interface Run {
   readonly startMs: number;
   /** Members that take nothing since they leave, too. */
   readonly leavingToo: Set<number>;
+  /** Members that could not be asked in the last round, and why. */
+  readonly unasked: Map<number, string>;
 }
 
 /** What is left after a round. */
@@ -120,6 +122,14 @@ export class Drain {
     return this.isMoving || this.#status.state === "moved";
   }
 
+  /** Why a member that leaves isn't ready. */
+  get leavingReason(): string {
+    const { state, objects, objectsLeft } = this.#status;
+    return state === "moved"
+      ? "the worker has moved its objects to others, and waits to be stopped"
+      : `the worker is leaving and moves its objects to others: ${objectsLeft} of ${objects} are left`;
+  }
+
   /**
    * Begins; or goes on with other settings. Throws NOT_FOUND where there is no sidecar: then there is nothing to move.
    */
@@ -138,6 +148,7 @@ export class Drain {
       ending: new AbortController(),
       startMs: clock.monotonicMs(),
       leavingToo: new Set(),
+      unasked: new Map(),
     };
     this.#run = run;
     this.#status = { ...NO_DRAIN, state: "moving" };
@@ -230,7 +241,7 @@ export class Drain {
       idle = rest.settled > 0 || setsUnderWay > 0 ? 0 : idle + 1;
       const isStuck = idle >= IDLE_ROUNDS_MAX || (isFull && setsUnderWay === 0 && (round > 0 || !isWhole));
       if (isStuck || (round === 0 && rest.unplaced.length > 0 && !run.settings.leaveBehind)) {
-        const what = rest.unplaced.length > 0 ? describeUnplaced(rest.unplaced) : describeStuck(rest);
+        const what = rest.unplaced.length > 0 ? this.#describeUnplaced(run, rest.unplaced) : describeStuck(rest);
         return { state: run.settings.leaveBehind ? "moved" : "refused", reason: what };
       }
       if (rest.left.length > 0 || setsUnderWay > 0) {
@@ -267,7 +278,7 @@ export class Drain {
     plan: Map<number, LeavingObject[]>;
     unplaced: LeavingObject[];
   }> {
-    const { peers, decisions, requestTimeoutMs } = this.#options;
+    const { decisions } = this.#options;
     const plan = new Map<number, LeavingObject[]>();
     const put = (member: number, object: LeavingObject): void => {
       const objects = plan.get(member) ?? [];
@@ -286,7 +297,7 @@ export class Drain {
     const unplaced: LeavingObject[] = [];
     if (wanted.length > 0) {
       const targets = this.#targets();
-      const rooms = await Promise.all(targets.map((id) => askRoom(peers, id, requestTimeoutMs)));
+      const rooms = await Promise.all(targets.map((id) => this.#askRoom(run, id)));
       const sizes = BigUint64Array.from(wanted, (object) => BigInt(object.extentBytes));
       decisions.placeMoves(sizes, BigUint64Array.from(rooms)).forEach((place, index) => {
         const object = wanted[index] as LeavingObject;
@@ -299,6 +310,28 @@ export class Drain {
       });
     }
     return { plan, unplaced };
+  }
+
+  /** One that can't be asked gets nothing, and is named if not all finds room. */
+  async #askRoom(run: Run, member: number): Promise<bigint> {
+    const { peers, requestTimeoutMs } = this.#options;
+    const { roomBytes, fault } = await askRoom(peers, member, requestTimeoutMs);
+    run.unasked.delete(member);
+    if (fault !== undefined) {
+      run.unasked.set(member, fault.message);
+    }
+    return roomBytes;
+  }
+
+  #describeUnplaced({ unasked }: Run, objects: readonly LeavingObject[]): string {
+    const what = `${objects.length} objects with ${sumOf(objects)} bytes`;
+    const causes = [...unasked.values()].join("; ");
+    if (unasked.size === 0) {
+      return `the other workers have no room for ${what}`;
+    }
+    return unasked.size === this.#targets().length
+      ? `no other worker can be reached to take ${what}: ${causes}`
+      : `the other workers that can be reached have no room for ${what}; not reached: ${causes}`;
   }
 
   /** Other members that have a sidecar. */
@@ -392,10 +425,6 @@ export class Drain {
 
 function sumOf(objects: readonly LeavingObject[]): number {
   return objects.reduce((sum, { bytes }) => sum + bytes, 0);
-}
-
-function describeUnplaced(objects: readonly LeavingObject[]): string {
-  return `the other workers have no room for ${objects.length} objects with ${sumOf(objects)} bytes`;
 }
 
 function describeStuck({ left, undecided }: Rest): string {

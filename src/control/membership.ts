@@ -67,6 +67,8 @@ export interface MembershipOptions {
   /** The same text for every member with the same token, and one for those without (ClusterToken.mark). */
   tokenMark: string;
   leaseMs: number;
+  /** What must hold before others see this member: given those who are members by then. Rejects: it does not join. */
+  beforeJoin?: ((members: readonly Member[], signal: AbortSignal) => Promise<void>) | undefined;
   /** Asked each time the record is written. */
   describeSelf: () => SelfDescription;
   /** Called in order, for every new epoch. */
@@ -151,6 +153,11 @@ export class Membership {
     this.#tasks.push(this.#watch());
     const limits = { clock: this.#options.clock, timeoutMs: JOIN_TIMEOUT_MS, signal: this.#ending.signal };
     await withDeadline(this.#firstSnapshot.promise, { ...limits, what: "reading the members from the store" });
+    const others = [...this.#known.values()].map(({ member }) => member);
+    await this.#options.beforeJoin?.(
+      others.filter(({ workerAddress }) => workerAddress !== this.#options.describeSelf().workerAddress),
+      this.#ending.signal,
+    );
     await this.#writeSelf();
     await withDeadline(this.#joined.promise, { ...limits, what: "joining the cluster" });
     this.#tasks.push(this.#renewLease());

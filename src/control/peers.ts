@@ -11,10 +11,8 @@ import { fromConnectError } from "../rpc/connect-errors.js";
 import { createLinkClient, type LinkClient } from "../rpc/link-client.js";
 import type { ReachChange } from "../rpc/link-reach.js";
 import type { MembershipView } from "./membership.js";
+import { nameSome } from "./name-some.js";
 import type { ControlConnection, ControlNetwork } from "./network.js";
-
-/** Members that a message names. */
-const NAMED_MAX = 5;
 
 export interface Peer {
   member: Member;
@@ -46,9 +44,8 @@ export class Peers {
   /** Which members can't be reached at the moment, so that calls to them fail at once; for people. Or empty. */
   get warning(): string {
     const lost = [...this.#open.values()].filter(({ isReachable }) => !isReachable);
-    const names = lost.slice(0, NAMED_MAX).map(({ member }) => member.workerAddress);
-    const others = lost.length > NAMED_MAX ? `, and ${lost.length - NAMED_MAX} others` : "";
-    return lost.length === 0 ? "" : `can't be reached from here: ${names.join(", ")}${others}`;
+    const names = nameSome(lost.map(({ member }) => member.workerAddress));
+    return lost.length === 0 ? "" : `can't be reached from here: ${names}`;
   }
 
   /** Closes links to members that are gone or have moved. */
@@ -121,16 +118,4 @@ export class Peers {
     }
     this.#open.clear();
   }
-}
-
-/** kPeers: `self <id>`, then a line for each member: id, worker address, transports that reach it from here. */
-export function describePeers(view: MembershipView): string {
-  const hostId = view.members.get(view.selfId)?.member.hostId;
-  const lines = [`self ${view.selfId}`];
-  for (const { member } of view.members.values()) {
-    const reached = member.transports.filter(({ name }) => name !== "shm" || member.hostId === hostId);
-    const transports = reached.map(({ name, address }) => ` ${name}=${address}`).join("");
-    lines.push(`${member.id} ${member.workerAddress}${transports}`);
-  }
-  return `${lines.join("\n")}\n`;
 }

@@ -72,12 +72,16 @@ export function createTakingService(
   };
 }
 
-/** The room at this member, 0 if it can't be told. */
-export async function askRoom(peers: Peers, member: number, timeoutMs: number): Promise<bigint> {
+/** The room at this member; 0 with the cause if it can't be told. */
+export async function askRoom(
+  peers: Peers,
+  member: number,
+  timeoutMs: number,
+): Promise<{ roomBytes: bigint; fault: HbmeshError | undefined }> {
   try {
-    return (await peers.get(member).holder.room({}, { timeoutMs })).roomBytes;
-  } catch {
-    return 0n;
+    return { roomBytes: (await peers.get(member).holder.room({}, { timeoutMs })).roomBytes, fault: undefined };
+  } catch (reason) {
+    return { roomBytes: 0n, fault: peers.errorOf(member, reason) };
   }
 }
 

@@ -2,10 +2,13 @@
  * The Store on etcd (3.4 or newer), through etcd3's generated calls: they give revisions, which its builders hide.
  */
 import { Etcd3, type IOptions, type IRequestOp, type IWatchResponse, Range } from "etcd3";
+import { parseAddress } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";
+import { keepGrpcDirect } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { type EtcdFiles, loadEtcdAccess } from "../base/etcd-access.js";
+import { fromEtcdError, isLeaseGone, isLoginOver } from "./etcd-errors.js";
 import { checkEntrySize, checkTtl } from "./memory-store.js";
 import {
   type PutOptions,
@@ -51,6 +54,7 @@ class EtcdStore implements Store {
 
   #connect(): Etcd3 {
     const { hosts, tls, user } = loadEtcdAccess(this.#endpoints, this.#files);
+    keepGrpcDirect(this.#endpoints.map((endpoint) => parseAddress(endpoint.replace(/^.*:\/\//, ""), "etcd").host));
     const options: IOptions = { hosts };
     if (tls !== undefined) {
       const { ca, cert, key } = tls;
@@ -252,7 +256,7 @@ class EtcdStore implements Store {
         this.#logInAgain(client);
         return await this.#call(options, what, work, true);
       }
-      throw this.#translate(reason, what);
+      throw this.#translate(reason, what, options?.timeoutMs);
     } finally {
       for (const end of ends) {
         end();
@@ -271,44 +275,9 @@ class EtcdStore implements Store {
     }
   }
 
-  #translate(reason: unknown, what: string): HbmeshError {
-    if (reason instanceof HbmeshError) {
-      return reason;
-    }
-    if (isLeaseGone(reason)) {
-      return new HbmeshError(StatusCode.NOT_FOUND, "the lease is gone; grant another one", { cause: reason });
-    }
-    const node = this.#endpoints.join(",");
-    const why = reason instanceof Error ? reason.message : String(reason);
-    if (isRefused(reason)) {
-      const remedy =
-        "check --etcd_user and --etcd_password_file, and that the user's role may read and write the prefix hbmesh/";
-      const message = `${what} etcd at ${node} was refused (${why}); ${remedy}`;
-      return new HbmeshError(StatusCode.NOT_AUTHORIZED, message, { node, cause: reason });
-    }
-    const message = `${what} etcd at ${node} failed (${why}); check that etcd runs there: etcdctl --endpoints ${node} endpoint health`;
-    return new HbmeshError(StatusCode.RPC_UNAVAILABLE, message, { node, cause: reason });
+  #translate(reason: unknown, what: string, timeoutMs = STORE_TIMEOUT_MS): HbmeshError {
+    return fromEtcdError(reason, { what, endpoints: this.#endpoints, timeoutMs });
   }
-}
-
-function isLeaseGone(reason: unknown): boolean {
-  return reason instanceof Error && /requested lease not found/.test(reason.message);
-}
-
-function isLoginOver(reason: unknown): boolean {
-  return (
-    reason instanceof Error &&
-    /invalid auth token|revision of auth store is old|invalid user ID or password/.test(reason.message)
-  );
-}
-
-function isRefused(reason: unknown): boolean {
-  return (
-    reason instanceof Error &&
-    /permission denied|invalid user ID or password|user name is empty|authentication is not enabled/.test(
-      reason.message,
-    )
-  );
 }
 
 function closedError(): HbmeshError {

@@ -3,15 +3,17 @@
  */
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
+import { createDirectAgent } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { StoreService } from "../gen/hbmesh/v1/cluster_pb.js";
 import { fromConnectError } from "../rpc/connect-errors.js";
 import { checkEntrySize, checkTtl } from "./memory-store.js";
 import { STORE_TIMEOUT_MS, type Store, type StoreCallOptions, type WatchBatch, type WatchEvent } from "./store.js";
 
-/** `address` is the IP:PORT of the hosting process. Connects at first use. */
+/** `address` is the HOST:PORT of the hosting process. Connects at first use. */
 export function createRemoteStore(address: string): Store {
-  const transport = createConnectTransport({ baseUrl: `http://${address}`, httpVersion: "1.1" });
+  const nodeOptions = { agent: createDirectAgent(false) };
+  const transport = createConnectTransport({ baseUrl: `http://${address}`, httpVersion: "1.1", nodeOptions });
   const client = createClient(StoreService, transport);
   const closing = new AbortController();
 

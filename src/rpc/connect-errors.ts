@@ -3,6 +3,7 @@
  * them: as a KeyStatus detail (which JSON shows to people) and, with key and node, in headers.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
+import { causeOf } from "../base/connection-cause.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { KeyStatusSchema } from "../gen/hbmesh/v1/status_pb.js";
 
@@ -91,11 +92,9 @@ export function fromConnectError(reason: unknown, node?: string): HbmeshError {
   const code = known ? (number as StatusCode) : mapped;
   const key = decodeKey(reason.metadata.get(HEADER_KEY));
   const asked = reason.metadata.get(HEADER_NODE) ?? node;
+  const text = isSocketError(reason) ? causeOf(reason.cause ?? reason) : reason.rawMessage || causeOf(reason);
   // Connect's own message for a refused or broken connection names neither the peer nor what to do.
-  const message =
-    known || asked === undefined
-      ? reason.rawMessage
-      : `${asked}: ${reason.rawMessage}; check that it runs and can be reached`;
+  const message = known || asked === undefined ? text : `${asked}: ${text}; check that it runs and can be reached`;
   return new HbmeshError(code, message, {
     cause: reason,
     ...(key === undefined ? {} : { key }),
@@ -108,7 +107,7 @@ function isSocketError(reason: ConnectError): boolean {
   let cause: unknown = reason.cause;
   for (let depth = 0; depth < 4 && cause instanceof Error; depth++) {
     const { code } = cause as NodeJS.ErrnoException;
-    if (code !== undefined && /^(EPIPE|ECONN|EHOST|ENET|ETIMEDOUT|ENOTFOUND|EAI_|ERR_STREAM|UND_ERR)/.test(code)) {
+    if (code !== undefined && /^(EPIPE|ECONN|EHOST|ENET|ETIMEDOUT|ENOTFOUND|EAI_|HPE_|ERR_STREAM|UND_ERR)/.test(code)) {
       return true;
     }
     cause = cause.cause;

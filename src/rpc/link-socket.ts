@@ -5,6 +5,7 @@ import { formatAddress, parseAddress } from "../base/address.js";
 import type { Clock } from "../base/clock.js";
 import type { TlsMaterial } from "../base/credentials.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { listenFault } from "../base/listen-fault.js";
 import { closerOf } from "./close-server.js";
 
 /** A host that is gone without a word is noticed after this and ten unanswered probes, a second each. */
@@ -43,8 +44,7 @@ export async function listenSocket(options: ListenOptions): Promise<Listener> {
   server.maxConnections = options.connectionsMax;
   await new Promise<void>((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
-      const remedy = cause.code === "EADDRINUSE" ? "another process has this port; choose another one" : cause.message;
-      const message = `can't listen for control processes at ${options.address}: ${remedy}`;
+      const message = `can't listen for control processes at ${options.address}: ${listenFault(cause)}`;
       reject(new HbmeshError(StatusCode.NOT_READY, message, { cause }));
     };
     server.once("error", onError);

@@ -17,6 +17,7 @@ import type { StreamResponse, Transport, UnaryResponse } from "@connectrpc/conne
 import { parseAddress } from "../base/address.js";
 import type { CancelSignal } from "../base/cancel.js";
 import type { Clock, Timer } from "../base/clock.js";
+import { causeOf } from "../base/connection-cause.js";
 import { type Credentials, NO_CREDENTIALS } from "../base/credentials.js";
 import { abortError, createDeferred, withDeadline } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -317,9 +318,9 @@ class LinkTransportImpl implements LinkTransport {
     if (cause instanceof HbmeshError) {
       return this.#error(cause.code, `${this.#address}: ${cause.message}`, cause);
     }
-    const why = cause === undefined ? "it closed the connection" : cause.message;
-    const message = `the control process at ${this.#address} can't be reached (${why}); check that the worker runs`;
-    return this.#error(StatusCode.RPC_UNAVAILABLE, message, cause);
+    const known = cause ?? Object.assign(new Error("it closed the connection"), { code: "ECONNRESET" });
+    const message = `the control process at ${this.#address} can't be reached (${causeOf(known)}); check that the worker runs`;
+    return this.#error(StatusCode.RPC_UNAVAILABLE, message, known);
   }
 
   #error(code: StatusCode, message: string, cause?: unknown): HbmeshError {

@@ -2,17 +2,15 @@
 import type { Server } from "node:http";
 import { parseAddress } from "../base/address.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+import { listenFault } from "../base/listen-fault.js";
 
 /** Rejects with NOT_READY naming the address and the remedy. */
 export function listen(server: Server, address: string): Promise<void> {
   const { host, port } = parseAddress(address, "the API address");
   return new Promise((resolve, reject) => {
     const onError = (cause: NodeJS.ErrnoException): void => {
-      const remedy =
-        cause.code === "EADDRINUSE"
-          ? "another process has this port; stop it, or choose another address"
-          : cause.message;
-      reject(new HbmeshError(StatusCode.NOT_READY, `can't listen at ${address}: ${remedy}`, { node: address, cause }));
+      const message = `can't listen at ${address}: ${listenFault(cause)}`;
+      reject(new HbmeshError(StatusCode.NOT_READY, message, { node: address, cause }));
     };
     server.once("error", onError);
     server.listen({ host, port }, () => {

@@ -66,6 +66,8 @@ export interface NativeReply {
 export interface NativeClient {
   readonly deviceCount: number;
   readonly backend: string;
+  /** IP:PORT that it is connected to: what the name in its options led to. */
+  readonly workerAddress: string;
   /**
    * Submits a request. `keys` is a KeyBatch; blob i of key k is at blobEnds[k-1] <= i < blobEnds[k], and all three
    * arrays are empty where there are no blobs. Arrays may be reused after return. Rejects with INVALID for a pointer

@@ -58,6 +58,19 @@ describe("hbmesh bench link", () => {
     expect(result.stdout).toMatch(/limit: raw sockets, 2: [\d.]+ MB\/sec; \d+ bytes reach \d+%/);
   });
 
+  it.each(["::1", "[::1]", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost"])(
+    "measures over tcp to %s",
+    async (host) => {
+      const other = await waitingSide();
+      const result = await hbmesh("bench", "link", host, "-p", other.port, "-s", "64K", "-n", "16", "--json");
+      expect(result.code, result.stderr).toBe(0);
+      expect(await other.ended).toBe(0);
+      const { rows, limit } = JSON.parse(result.stdout) as LinkJson;
+      expect(rows).toEqual([expect.objectContaining({ bytes: 65_536, iterations: 16 })]);
+      expect(limit).toMatchObject({ against: "raw sockets" });
+    },
+  );
+
   it.each([
     { transport: "tcp", read: true, against: "raw sockets" },
     { transport: "shm", read: false, against: "one copy" },
@@ -110,7 +123,9 @@ describe("hbmesh bench link", () => {
     const port = String(await freePort());
     const alone = await hbmesh("bench", "link", "127.0.0.1", "-p", port);
     expect(alone.code).toBe(1);
-    expect(alone.stderr).toContain(`hbmesh: RPC_UNAVAILABLE: connecting to 127.0.0.1:${port}: Connection refused`);
+    expect(alone.stderr).toContain(
+      `hbmesh: RPC_UNAVAILABLE: the other side can't be reached (127.0.0.1:${port}: Connection refused); start it first`,
+    );
     const first = await waitingSide();
     const second = await hbmesh("bench", "link", "-p", first.port);
     expect(second.code).toBe(1);
@@ -123,6 +138,8 @@ describe("hbmesh bench link", () => {
     [["127.0.0.1", "-a", "-s", "4"], /give -s SIZE or -a, not both/],
     [["127.0.0.1", "--run_infinitely", "-a"], /--run_infinitely takes one size/],
     [["127.0.0.1", "--run_infinitely", "-n", "9"], /give -n or --run_infinitely, not both/],
+    [["127.0.0.1:18515"], /The host "127.0.0.1:18515" is neither an IP address nor a host name; a port goes apart/],
+    [["fe80::1%eth0"], /The host "fe80::1%eth0" has a zone/],
     [["127.0.0.1", "-s", "2G"], /Give a size of at most 1G/],
     [["127.0.0.1", "-q", "17"], /Give a whole number from 1 to 16/],
     [["127.0.0.1", "--transport", "rdma"], /Allowed choices are tcp, shm/],

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { formatAddress } from "../../src/base/address.js";
 import { createSystemClock } from "../../src/base/clock.js";
 import { pause } from "../../src/base/deadline.js";
 import type { EtcdFiles } from "../../src/base/etcd-access.js";
@@ -37,10 +38,10 @@ export interface EtcdTls {
   files: EtcdFiles;
 }
 
-/** Resolves once etcd answers. */
-export async function startEtcd(tls?: EtcdTls): Promise<Etcd> {
+/** Resolves once etcd answers, at this IP address. */
+export async function startEtcd(tls?: EtcdTls, host = "127.0.0.1"): Promise<Etcd> {
   const folder = mkdtempSync(join(tmpdir(), "hbmesh-etcd-"));
-  const endpoint = `127.0.0.1:${await freePort()}`;
+  const endpoint = formatAddress({ host, port: await freePort() });
   const peer = `http://127.0.0.1:${await freePort()}`;
   const url = `${tls === undefined ? "http" : "https"}://${endpoint}`;
   const flags = [

@@ -2,6 +2,7 @@
  * A local cluster and clients for the tests of the whole path. The test's own process is a client process: everything
  * it asks goes over queues and sockets to workers that are other processes.
  */
+import { parseAddress } from "../../src/base/address.js";
 import { StatusCode } from "../../src/base/errors.js";
 import { type LocalCluster, type LocalClusterOptions, startLocalCluster } from "../../src/cli/local-cluster.js";
 import { Blob, DeviceBlobList, HeteroClient, SimDevice } from "../../src/client/index.js";
@@ -40,8 +41,7 @@ export async function startFixture(options: LocalClusterOptions = {}): Promise<F
 }
 
 export function clientOf(address: string, options: { connectTimeoutMs?: number } = {}): HeteroClient {
-  const [host, port] = address.split(":");
-  return new HeteroClient({ host: host ?? "", port: Number(port), ...options });
+  return new HeteroClient({ ...parseAddress(address, "a worker's address"), ...options });
 }
 
 /** Device memory with these blobs; byte i of blob b is a function of both and of `seed`. */

@@ -151,6 +151,33 @@ describe.skipIf(etcdMissing !== undefined)(
       }
     });
 
+    it("a certificate that others would refuse: the worker doesn't start, and says what is needed", async () => {
+      const flags = ["--cluster_name", "tls", "--cluster_token_file", join(folder, "token")];
+      const withFiles = ({ tlsCert, tlsKey, tlsCa }: TlsFiles): string[] => [
+        ...["--tls_cert", tlsCert, "--tls_key", tlsKey, "--tls_ca", tlsCa],
+      ];
+      const elsewhere = await start(
+        ...flags,
+        ...withFiles(createAuthority(folder, "cluster").issue("b", "IP:10.9.9.9")),
+      );
+      expect(elsewhere.code).toBe(1);
+      expect(elsewhere.stderr).toContain(
+        "is for IP Address:10.9.9.9, and this worker is at 127.0.0.1: others would refuse it; issue one whose subjectAltName has IP:127.0.0.1",
+      );
+      // Signed by nobody whom this worker, or the others, would believe.
+      const [first] = started.filter(({ log }) => readFileSync(log, "utf8").includes("tls"));
+      expect(first).toBeDefined();
+      const stranger = await start(...flags, ...withFiles(createAuthority(folder, "strangers").issue("c")));
+      expect(stranger.code).toBe(1);
+      expect(stranger.stderr).toMatch(
+        /the other workers can't reach this one at its control link 127\.0\.0\.1:\d+, so it does not join \(127\.0\.0\.1:\d+ says: /,
+      );
+      const mixed = { ...createAuthority(folder, "others").issue("d"), tlsCa: tls.tlsCa };
+      const unsigned = await start(...flags, ...withFiles(mixed));
+      expect(unsigned.code).toBe(1);
+      expect(unsigned.stderr).toContain("this worker can't connect to its own control link");
+    });
+
     it("clusters of other names share the etcd without meeting, and the secret is in no place that others see", async () => {
       const store = createEtcdStore([etcd.endpoint], createSystemClock());
       const { entries } = await store.getPrefix("");

@@ -79,6 +79,30 @@ describe.skipIf(etcdMissing !== undefined)(`etcd with TLS and users ${etcdMissin
     return { store, close: () => store.close(), pass: (durationMs) => pause(clock, durationMs) };
   });
 
+  it("proxies of the environment are not between, neither at the login nor later", async () => {
+    const names = ["http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"];
+    const before = names.map((name) => [name, process.env[name]] as const);
+    for (const [name] of before) {
+      delete process.env[name];
+    }
+    process.env.http_proxy = process.env.https_proxy = process.env.grpc_proxy = "http://127.0.0.1:1";
+    const store = createEtcdStore([endpoint()], clock, login("hbmesh", "hbmesh-secret"));
+    try {
+      await store.put("hbmesh/proxied", Buffer.from("1"), { timeoutMs: 5_000 });
+      await expect(store.get("hbmesh/proxied", { timeoutMs: 5_000 })).resolves.toMatchObject({ key: "hbmesh/proxied" });
+      await store.delete("hbmesh/proxied");
+    } finally {
+      await store.close();
+      for (const [name, value] of before) {
+        if (value === undefined) {
+          delete process.env[name];
+        } else {
+          process.env[name] = value;
+        }
+      }
+    }
+  });
+
   it("refusals say what etcd said and what to check", async () => {
     const probe = async (files: EtcdFiles, key = "hbmesh/x"): Promise<unknown> => {
       const store = createEtcdStore([endpoint()], clock, files);

@@ -96,13 +96,16 @@ def open_client(host: str, port: int, connect_timeout_ms: int, req_timeout_ms: i
     if connect_timeout_ms < 0:
         raise invalid(f"connect_timeout_ms is {connect_timeout_ms}: it must not be negative")
     with translated():
-        return Client(
-            host,
-            port,
-            token=token,
-            connect_timeout_ms=connect_timeout_ms,
-            request_timeout_ms=max(0, int(req_timeout_ms)),
-        )
+        try:
+            return Client(
+                host,
+                port,
+                token=token,
+                connect_timeout_ms=connect_timeout_ms,
+                request_timeout_ms=max(0, int(req_timeout_ms)),
+            )
+        except ValueError as error:
+            raise invalid(str(error)) from error
 
 
 Value = Union[bytes, bytearray, memoryview, str]

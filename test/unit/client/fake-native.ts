@@ -196,6 +196,7 @@ export function nativeError(code: number, message: string): Error {
 export class FakeNative implements NativeClient {
   readonly deviceCount = 4;
   readonly backend = "sim";
+  readonly workerAddress = "127.0.0.1:31501";
   readonly requests: Request[] = [];
   readonly cancelled: bigint[] = [];
   closed = false;

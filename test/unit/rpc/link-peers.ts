@@ -116,7 +116,8 @@ export async function errorOf(call: Promise<unknown>): Promise<HbmeshError> {
 export function createKeepingLogger(): { log: Logger; text: () => string } {
   const lines: string[] = [];
   const keep = (fields: LogFields, message: string): void => {
-    lines.push(`${message} ${JSON.stringify(fields)}`);
+    const asText = (_: string, value: unknown): unknown => (typeof value === "bigint" ? value.toString() : value);
+    lines.push(`${message} ${JSON.stringify(fields, asText)}`);
   };
   const log: Logger = { error: keep, warn: keep, info: keep, debug: keep, child: () => log };
   return { log, text: () => lines.join("\n") };

@@ -246,7 +246,7 @@ describe("the lean link", () => {
     const server = await serve(echo);
     await expect(serve(echo, { address: server.address })).rejects.toMatchObject({
       code: StatusCode.NOT_READY,
-      message: `can't listen for control processes at ${server.address}: another process has this port; choose another one`,
+      message: `can't listen for control processes at ${server.address}: another process has this port; stop it, or choose another one`,
     });
   });
 });

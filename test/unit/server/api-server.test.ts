@@ -139,7 +139,7 @@ describe("the Connect API", () => {
   it("a taken address is named, with the remedy", async () => {
     await expect(startApiServer({ address: server.address, log: createSilentLogger() })).rejects.toMatchObject({
       code: StatusCode.NOT_READY,
-      message: `can't listen at ${server.address}: another process has this port; stop it, or choose another address`,
+      message: `can't listen at ${server.address}: another process has this port; stop it, or choose another one`,
     });
   });
 });
