@@ -28,7 +28,6 @@ import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
 import { Graves } from "./graves.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
-import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
 import { LeaseGuard, OUT_MESSAGE } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
@@ -36,6 +35,7 @@ import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
 import { OwnerCalls } from "./owner-calls.js";
 import { describePeers, Peers } from "./peers.js";
+import { describeSelf } from "./self.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
@@ -61,8 +61,6 @@ export async function startControlProcess(
 const OWNER_PATIENCE_SHARE = 0.6;
 const READY_POLL_MS = 20;
 const STATS_TIMEOUT_MS = 2_000;
-/** Members that a message names. */
-const NAMED_MAX = 5;
 
 class ControlProcessImpl implements ControlProcess {
   readonly config: WorkerConfig;
@@ -113,8 +111,7 @@ class ControlProcessImpl implements ControlProcess {
     const { requestTimeoutMs, deadAfterMs } = config;
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs, deadAfterMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
-    const onLost = (id: number): void => this.#deaths.suspect(id);
-    this.#peers = new Peers({ network: this.#network, log: this.#log, onLost });
+    this.#peers = this.#createPeers();
     this.#holderOptions = {
       ...shared,
       peers: this.#peers,
@@ -286,9 +283,7 @@ class ControlProcessImpl implements ControlProcess {
     if (missing.length === 0) {
       return this.#guard.mayDecide ? "" : "its lease in the store has ended, and it has not joined again yet";
     }
-    const names = missing.slice(0, NAMED_MAX).map((id) => this.#peers.nameOf(id));
-    const others = missing.length > NAMED_MAX ? `, and ${missing.length - NAMED_MAX} others` : "";
-    return `not announced yet after the last change of the ring: ${names.join(", ")}${others}`;
+    return `not announced yet after the last change of the ring: ${this.#peers.namesOf(missing)}`;
   }
 
   #throwIfClosing(): void {
@@ -351,20 +346,24 @@ class ControlProcessImpl implements ControlProcess {
       leaseUntilMs: () => this.#membership.leaseUntilMs,
       isRecordCurrent: () => this.#membership.isRecordCurrent,
       onResume: () => {
-        this.#calls.setOut(undefined);
+        this.#setOut(undefined);
         this.#owner.resume();
       },
-      onOut: () => this.#calls.setOut(new HbmeshError(StatusCode.TRY_AGAIN, OUT_MESSAGE)),
+      onOut: () => this.#setOut(new HbmeshError(StatusCode.TRY_AGAIN, OUT_MESSAGE)),
     });
   }
 
+  #createPeers(): Peers {
+    const onLost = (id: number): void => this.#deaths.suspect(id);
+    return new Peers({ network: this.#network, log: this.#log, onLost, onReach: () => this.#tellReach() });
+  }
+
   #createDeathWatch(): DeathWatch {
-    const network = this.#network;
     return new DeathWatch({
       clock: this.#clock,
       log: this.#log,
       view: () => this.#membership.view,
-      isRefused: async (address) => (await network.isRefused?.(address)) ?? false,
+      isRefused: async (address) => (await this.#network.isRefused?.(address)) ?? false,
       remove: (id) => this.#membership.removeDead(id),
     });
   }
@@ -404,6 +403,7 @@ class ControlProcessImpl implements ControlProcess {
         const { view } = this.#membership;
         if (view !== undefined) {
           link.tellPeers(describePeers(view));
+          this.#tellReach();
           void this.#announceRestart();
         }
       },
@@ -429,6 +429,18 @@ class ControlProcessImpl implements ControlProcess {
         );
         await pause(this.#clock, 500);
       }
+    }
+  }
+
+  #setOut(reason: HbmeshError | undefined): void {
+    this.#calls.setOut(reason);
+    this.#tellReach();
+  }
+
+  /** Whether sets may be in vain (SidecarLink.tellReach). */
+  #tellReach(): void {
+    if (this.#supervisor?.isUp === true) {
+      this.#supervisor.link.tellReach(this.#calls.isOut || this.#peers.warning !== "");
     }
   }
 
@@ -460,19 +472,7 @@ class ControlProcessImpl implements ControlProcess {
 
   #describeSelf(): SelfDescription {
     const info = this.#supervisor?.isUp === true ? this.#supervisor.link.info : undefined;
-    return {
-      workerAddress: this.config.workerAddress,
-      linkAddress: this.#listener?.address ?? "",
-      transports: (info?.transports ?? []).map(({ name, address }) => ({
-        $typeName: "hbmesh.v1.TransportAddress",
-        name,
-        address,
-      })),
-      weight: this.config.weight,
-      hostId: readHostId(),
-      deviceCount: info?.deviceCount ?? 0,
-      remoteH2dDeviceIds: [...this.config.remoteH2dDeviceIds],
-    };
+    return describeSelf(this.config, this.#listener?.address ?? "", info);
   }
 
   /** In this order: who can be asked, who owns what, who waits for that, and then what this member has to tell. */
@@ -485,6 +485,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#collector.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));
+      this.#tellReach();
     }
     this.#announcer.setView(view);
     this.#guard.renewed();

@@ -141,6 +141,10 @@ export class OwnerCalls {
     }
   }
 
+  get isOut(): boolean {
+    return this.#out.aborted;
+  }
+
   close(): void {
     const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "this worker is shutting down");
     this.#ending.abort(reason);

@@ -32,6 +32,8 @@ export interface PeersOptions {
   log: Logger;
   /** The link to this member ended, though nobody closed it. */
   onLost?: (memberId: number) => void;
+  /** Some member can't be reached any more, or can be again. */
+  onReach?: () => void;
 }
 
 export class Peers {
@@ -46,9 +48,7 @@ export class Peers {
   /** Which members can't be reached at the moment, so that calls to them fail at once; for people. Or empty. */
   get warning(): string {
     const lost = [...this.#open.values()].filter(({ isReachable }) => !isReachable);
-    const names = lost.slice(0, NAMED_MAX).map(({ member }) => member.workerAddress);
-    const others = lost.length > NAMED_MAX ? `, and ${lost.length - NAMED_MAX} others` : "";
-    return lost.length === 0 ? "" : `can't be reached from here: ${names.join(", ")}${others}`;
+    return lost.length === 0 ? "" : `can't be reached from here: ${this.namesOf(lost.map(({ member }) => member.id))}`;
   }
 
   /** Closes links to members that are gone or have moved. */
@@ -96,11 +96,19 @@ export class Peers {
     } else {
       this.#options.log.warn({ ...facts, cause }, "a worker can't be reached: calls to it fail until it can be");
     }
+    this.#options.onReach?.();
   }
 
   /** The worker address of a member, for messages. */
   nameOf(memberId: number): string {
     return this.#view?.members.get(memberId)?.member.workerAddress ?? `member ${memberId}`;
+  }
+
+  /** Of several members: the first few. */
+  namesOf(memberIds: readonly number[]): string {
+    const names = memberIds.slice(0, NAMED_MAX).map((id) => this.nameOf(id));
+    const others = memberIds.length - names.length;
+    return others === 0 ? names.join(", ") : `${names.join(", ")}, and ${others} others`;
   }
 
   /** An error of a call to a peer, naming its worker. */

@@ -1,7 +1,7 @@
 /**
  * The Store on etcd (3.4 or newer), through etcd3's generated calls: they give revisions, which its builders hide.
  */
-import { Etcd3, type IOptions, type IRequestOp, type IWatchResponse, Range } from "etcd3";
+import { Etcd3, type IOptions, type IRequestOp, type IWatchResponse, isRecoverableError, Range } from "etcd3";
 import type { Clock } from "../base/clock.js";
 import { abortError } from "../base/deadline.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
@@ -29,6 +29,15 @@ export function createEtcdStore(endpoints: readonly string[], clock: Clock, file
 /** etcd answers a new watch at once; one that gets no answer is made anew. */
 const WATCH_CREATE_TIMEOUT_MS = 2_000;
 
+/**
+ * Calls in a row that reached no etcd, after which each further one is made by a new client. What the old one does while
+ * packets are lost would keep the store away for seconds after it could be reached again: etcd3 leaves an etcd alone for
+ * 5 s, and the kernel repeats its attempts to connect after longer and longer times.
+ */
+const FAILURES_MAX = 3;
+const GRPC_DEADLINE_EXCEEDED = 4;
+const GRPC_UNAVAILABLE = 14;
+
 interface EtcdKeyValue {
   key: Buffer;
   value: Buffer;
@@ -41,6 +50,9 @@ class EtcdStore implements Store {
   readonly #files: EtcdFiles;
   readonly #closing = new AbortController();
   #client: Etcd3;
+  /** Calls in a row that reached no etcd. */
+  #failures = 0;
+  #clients = 0;
 
   constructor(endpoints: readonly string[], clock: Clock, files: EtcdFiles) {
     this.#endpoints = endpoints;
@@ -51,7 +63,8 @@ class EtcdStore implements Store {
 
   #connect(): Etcd3 {
     const { hosts, tls, user } = loadEtcdAccess(this.#endpoints, this.#files);
-    const options: IOptions = { hosts };
+    // Clients with the same options would share connections, also those that are being made.
+    const options: IOptions = { hosts, grpcOptions: { "hbmesh.client": ++this.#clients } };
     if (tls !== undefined) {
       const { ca, cert, key } = tls;
       const own = cert === undefined || key === undefined ? {} : { certChain: cert, privateKey: key };
@@ -243,13 +256,14 @@ class EtcdStore implements Store {
       ends.push(() => this.#closing.signal.removeEventListener("abort", onClose));
     });
     try {
-      return await Promise.race([
-        work({ deadline: this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }),
-        ended,
-      ]);
+      const deadline = this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS);
+      const done = await Promise.race([work({ deadline }), ended]);
+      this.#failures = 0;
+      return done;
     } catch (reason) {
+      this.#noteFailure(client, reason);
       if (isLoginOver(reason) && this.#files.etcdUser !== undefined && !isRetry) {
-        this.#logInAgain(client);
+        this.#startAnew(client);
         return await this.#call(options, what, work, true);
       }
       throw this.#translate(reason, what);
@@ -260,11 +274,17 @@ class EtcdStore implements Store {
     }
   }
 
+  #noteFailure(client: Etcd3, reason: unknown): void {
+    if (isUnreached(reason) && ++this.#failures >= FAILURES_MAX) {
+      this.#startAnew(client);
+    }
+  }
+
   /**
-   * etcd forgets who logged in when it starts anew, after a while, and when its users change; etcd3 notices that in
-   * plain calls only. The files are read again.
+   * With new connections, and logged in anew: etcd forgets who logged in when it starts anew, after a while, and when
+   * its users change; etcd3 notices that in plain calls only. The files are read again.
    */
-  #logInAgain(client: Etcd3): void {
+  #startAnew(client: Etcd3): void {
     if (this.#client === client && !this.#closing.signal.aborted) {
       this.#client = this.#connect();
       client.close();
@@ -293,6 +313,16 @@ class EtcdStore implements Store {
 
 function isLeaseGone(reason: unknown): boolean {
   return reason instanceof Error && /requested lease not found/.test(reason.message);
+}
+
+/** No etcd was reached, or answered in time; or etcd3 did not try. */
+function isUnreached(reason: unknown): boolean {
+  if (!(reason instanceof Error)) {
+    return false;
+  }
+  // Streams tell of gRPC's own codes.
+  const isLate = "code" in reason && (reason.code === GRPC_DEADLINE_EXCEEDED || reason.code === GRPC_UNAVAILABLE);
+  return isLate || isRecoverableError(reason) || "isBrokenCircuitError" in reason;
 }
 
 function isLoginOver(reason: unknown): boolean {
