@@ -14,8 +14,8 @@
 //         committing -> awaiting -> ended, or again -> committing      (awaiting: another set of this worker was first,
 //         and its bytes are on the way; whether that one counts is known when they are there)
 //
-// While owners of some keys can't be asked (ControlPort::ownersLost), keys are reserved before they get room: a set that
-// must fail pushes nothing out. Then it goes on as one that asks twice.
+// While owners of some keys can't be asked (ControlPort::ownersLost), keys are reserved before they get room: a set
+// that must fail pushes nothing out. Then it goes on as one that asks twice.
 //
 // Where there is an SSD tier, keys wait for room rather than push out what the tier can take; all of a call begins to
 // move when all of it has room.

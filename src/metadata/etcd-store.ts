@@ -30,9 +30,9 @@ export function createEtcdStore(endpoints: readonly string[], clock: Clock, file
 const WATCH_CREATE_TIMEOUT_MS = 2_000;
 
 /**
- * Calls in a row that reached no etcd, after which each further one is made by a new client. What the old one does while
- * packets are lost would keep the store away for seconds after it could be reached again: etcd3 leaves an etcd alone for
- * 5 s, and the kernel repeats its attempts to connect after longer and longer times.
+ * Calls in a row that reached no etcd, after which each further one is made by a new client. What the old one does
+ * while packets are lost would keep the store away for seconds after it could be reached again: etcd3 leaves an etcd
+ * alone for 5 s, and the kernel repeats its attempts to connect after longer and longer times.
  */
 const FAILURES_MAX = 3;
 const GRPC_DEADLINE_EXCEEDED = 4;

@@ -67,7 +67,7 @@ export class Clients {
         if (!host.isCutOff) {
           this.#waits.push(wait);
         }
-        this.#callSomething(host)
+        void this.#callSomething(host)
           .catch((reason: unknown) => {
             this.model.violations.push(`a call threw: ${String(reason)}`);
           })
