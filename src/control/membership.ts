@@ -79,8 +79,6 @@ export interface MembershipOptions {
 
 const LEAVES_SUFFIX = "/leaves";
 const RETRY_MS = 500;
-/** Attempts to renew a lease that has ended, of which one is given more time. */
-const PROBES = 4;
 const WARN_INTERVAL_MS = 10_000;
 /** So many views may follow each other at once, and one more every so often. */
 const VIEWS_AT_ONCE = 8;
@@ -272,7 +270,6 @@ export class Membership {
     const { store, clock, log, leaseMs, onRenewed } = this.#options;
     const { signal } = this.#ending;
     let waitMs = leaseMs / 3;
-    let failures = 0;
     for (;;) {
       await pause(clock, waitMs, signal);
       if (signal.aborted) {
@@ -280,12 +277,8 @@ export class Membership {
       }
       const leaseId = this.#leaseId;
       const askedMs = clock.monotonicMs();
-      // Of a lease that has ended, an attempt over a connection that packets were lost on would only take time from the
-      // next one; now and then one has the time that a slow store needs.
-      const isProbe = askedMs > this.#leaseUntilMs && failures % PROBES !== 0;
-      const timeoutMs = Math.ceil(leaseMs / (isProbe ? 8 : 3));
       try {
-        const alive = leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs }));
+        const alive = leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
         if (!alive) {
           log.warn({ leaseMs }, "the store ended this worker's lease; joining again");
           // Another lease: the end of the record was seen before, and it has been written again.
@@ -299,13 +292,11 @@ export class Membership {
           onRenewed();
         }
         waitMs = leaseMs / 3;
-        failures = 0;
       } catch (reason) {
         if (!signal.aborted) {
           this.#warnOfStore("could not renew this worker's lease", reason);
         }
         waitMs = Math.min(RETRY_MS, leaseMs / 20);
-        failures += 1;
       }
     }
   }

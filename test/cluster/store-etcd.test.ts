@@ -1,7 +1,7 @@
 /**
- * Goal: etcd keeps the Store's contract, one that stops is named, and found again at once. Method: the conformance suite against a real etcd
- * (Debian's etcd-server), started here on free ports with a directory of its own, and ended with everything that it
- * wrote. Without the program the suite is skipped, by name.
+ * Goal: etcd keeps the Store's contract, one that stops is named, and found again at once. Method: the conformance
+ * suite against a real etcd (Debian's etcd-server), started here on free ports with a directory of its own, and ended
+ * with everything that it wrote. Without the program the suite is skipped, by name.
  */
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

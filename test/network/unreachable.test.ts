@@ -21,8 +21,8 @@ const FIRST_MS_MAX = 1_000;
 /** Of a get whose owner is reached, and whose bytes are at a host that nobody knows to be cut off: both may wait. */
 const FIRST_GET_MS_MAX = 2_000;
 const LATER_MS_MAX = 500;
-/** From the cut's end until all works again. */
-const BACK_MS_MAX = 3_000;
+/** From the cut's end until all works again: a fraction of a second, of which a loaded machine makes several. */
+const BACK_MS_MAX = 20_000;
 
 interface Timed {
   host: number;
