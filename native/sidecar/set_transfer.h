@@ -135,8 +135,8 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   bool committed_ = false;             // the owners were told
   bool atOnce_ = false;
   bool reservedFirst_ = false;  // or about to be
-  Status fault_;          // of a copy at once
-  bool stopped_ = false;  // the sidecar ends: doubtful keys are left to whoever adopts the store
+  Status fault_;                // of a copy at once
+  bool stopped_ = false;        // the sidecar ends: doubtful keys are left to whoever adopts the store
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;
   uint64_t startNs_ = 0;

@@ -278,7 +278,8 @@ export class Membership {
       const leaseId = this.#leaseId;
       const askedMs = clock.monotonicMs();
       try {
-        const alive = leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
+        const alive =
+          leaseId !== undefined && (await store.keepAlive(leaseId, { signal, timeoutMs: Math.ceil(leaseMs / 3) }));
         if (!alive) {
           log.warn({ leaseMs }, "the store ended this worker's lease; joining again");
           // Another lease: the end of the record was seen before, and it has been written again.
