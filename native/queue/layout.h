@@ -129,6 +129,7 @@ enum class Op : uint16_t {
   kDrain = 70,     // args: 1 = the worker is about to leave, and takes no new objects; 0 = it takes them again. Reply,
                    // args: sets that are under way
   kTake = 71,      // Payload: TakeRequest. Takes objects of a worker that leaves over, for good. Reply: u32 codes
+  kReach = 72,     // one-way. args: 1 = owners of some keys can't be asked at the moment; 0 = all can be
 };
 
 // Keys of different families don't mix: the same key in another family is INVALID with flag kOtherFamily.

@@ -38,10 +38,16 @@ class ControlPort {
  public:
   explicit ControlPort(std::string workerAddress) : workerAddress_(std::move(workerAddress)) {}
 
-  void Attach(Session* session) { session_ = session; }
+  void Attach(Session* session) {
+    session_ = session;
+    ownersLost_ = false;
+  }
   // Tells every waiter.
   void Detach();
   [[nodiscard]] bool connected() const { return session_ != nullptr; }
+  // Owners of some keys can't be asked at the moment (kReach): what would be done for such a key is in vain.
+  void SetOwnersLost(bool lost) { ownersLost_ = lost; }
+  [[nodiscard]] bool ownersLost() const { return ownersLost_; }
 
   // kRpcUnavailable: there is no control process now. On kOk *id is for Forget.
   [[nodiscard]] Status Ask(Question question, ControlWaiter* waiter, uint64_t tag, uint64_t* id);
@@ -61,6 +67,7 @@ class ControlPort {
 
   const std::string workerAddress_;
   Session* session_ = nullptr;
+  bool ownersLost_ = false;
   uint64_t lastId_ = 0;
   std::unordered_map<uint64_t, Waiting> waiting_;
 };

@@ -288,6 +288,9 @@ void ControlService::Handle(Session& session, const Message& message, const Find
       Send(session, reply, {});
       return;
     }
+    case layout::Op::kReach:
+      hooks_.setOwnersLost(message.entry.args[0] == 1);
+      return;
     case layout::Op::kTake:
       Take(session, message, find);
       return;

@@ -38,6 +38,8 @@ class ControlService {
     std::function<layout::SidecarStats()> stats;
     // Begins the shutdown; `done` is called when transfers were drained (or not waited for).
     std::function<void(bool drain, std::function<void()> done)> shutdown;
+    // Can the owners of all keys be asked?
+    std::function<void(bool lost)> setOwnersLost;
     // The worker is about to leave, or stays after all. Returns how many sets are under way.
     std::function<uint64_t(bool leaving)> setLeaving;
   };

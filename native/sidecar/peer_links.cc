@@ -21,6 +21,7 @@ constexpr uint64_t kCloseDelayNs = kNsPerMs;
 PeerLink::~PeerLink() {
   environment_.timers.Cancel(connectTimer_);
   environment_.timers.Cancel(closeTimer_);
+  CancelReachTimers();
   if (connecting_) environment_.tokens.Withdraw(connectToken_);
 }
 
@@ -38,7 +39,7 @@ void PeerLink::Open(uint32_t slot, uint64_t generation, PeerReader* reader, uint
   const uint64_t opening = ++lastOpen_;
   opening_.emplace(opening, Opening{reader, nullptr, tag, {}});
   opens_.push_back({opening, generation, slot, 0});
-  if (!connected_ && !connecting_) Connect();
+  SendOpens();
 }
 
 void PeerLink::ForgetOpens(PeerReader* reader) {
@@ -51,14 +52,14 @@ void PeerLink::OpenMemory(peer::OpenRecord request, PeerMemoryUser* user, uint64
   request.tag = ++lastOpen_;
   opening_.emplace(request.tag, Opening{nullptr, user, tag, {}});
   opens_.push_back(request);
-  if (!connected_ && !connecting_) Connect();
+  SendOpens();
 }
 
 void PeerLink::OpenMemory(peer::PushRecord request, PeerMemoryUser* user, uint64_t tag) {
   request.tag = ++lastOpen_;
   opening_.emplace(request.tag, Opening{nullptr, user, tag, {}});
   pushes_.push_back(request);
-  if (!connected_ && !connecting_) Connect();
+  SendOpens();
 }
 
 void PeerLink::ForgetMemory(PeerMemoryUser* user) {
@@ -70,6 +71,25 @@ void PeerLink::ForgetMemory(PeerMemoryUser* user) {
     if (known.user == user) holds.push_back(hold);
   }
   for (const uint64_t hold : holds) CloseHold(connection_, hold);
+}
+
+void PeerLink::SendOpens() {
+  if (unreachable_) {
+    RefuseOpens();
+    return;
+  }
+  if (!connected_ && !connecting_) Connect();
+  WatchOpens();
+}
+
+void PeerLink::FailOpens(const Status& why) {
+  opens_.clear();
+  pushes_.clear();
+  const auto opening = std::exchange(opening_, {});
+  for (const auto& [number, waiting] : opening) {
+    if (waiting.reader != nullptr) waiting.reader->OnOpenFailed(waiting.tag, why);
+    if (waiting.user != nullptr) waiting.user->OnMemoryOpenFailed(waiting.tag, why);
+  }
 }
 
 void PeerLink::Connect() {
@@ -107,7 +127,7 @@ void PeerLink::TryNext(Status last) {
     environment_.tokens.Withdraw(connectToken_);
     last = status;
   }
-  Reset(last);
+  Lose(last);
 }
 
 void PeerLink::OnCompletion(uint64_t /*tag*/, const Status& status) {
@@ -124,6 +144,7 @@ void PeerLink::OnConnected() {
   connecting_ = false;
   connected_ = true;
   ++connection_;
+  Reach();
   const std::string& used = environment_.transports[transport_].name;
   const TransportChoice choice = environment_.options.transport;
   const std::string wanted = TransportNames(choice).front();
@@ -182,20 +203,14 @@ void PeerLink::Reset(const Status& why) {
   if (std::exchange(connecting_, false)) environment_.tokens.Withdraw(connectToken_);
   connected_ = false;
   endpoint_.reset();  // completes what it has accepted
-  opens_.clear();
-  pushes_.clear();
   consumes_.clear();
   closes_.clear();
   closesDue_ = false;
   environment_.timers.Cancel(closeTimer_);
   const Status dead = Dead(why);
-  const auto opening = std::exchange(opening_, {});
   const auto holds = std::exchange(holds_, {});
   const auto reads = std::exchange(reads_, {});
-  for (const auto& [number, waiting] : opening) {
-    if (waiting.reader != nullptr) waiting.reader->OnOpenFailed(waiting.tag, dead);
-    if (waiting.user != nullptr) waiting.user->OnMemoryOpenFailed(waiting.tag, dead);
-  }
+  FailOpens(dead);
   for (const auto& [number, hold] : holds) hold.user->OnMemoryBroken(hold.tag, dead);
   for (const PendingRead& read : reads) read.completion->OnCompletion(read.tag, dead);
 }

@@ -1,8 +1,11 @@
 // PeerLinks: the reader's side. One link to each other worker's sidecar: connected at first use, over the wanted
 // transport or the next one that works; opens objects in batches; reads; closes.
 //
-// A link that breaks tells everyone who waits, and connects anew at the next use. Holds and reads belong to one
-// connection: its number goes with them, so that no read is made under a hold that ended with an earlier connection.
+// A link that breaks tells everyone who waits, and connects anew at the next use. A peer that can't be connected to, or
+// whose host no longer acknowledges what is sent, is unreachable: whoever wants to open something there is told so at
+// once, until the link has connected again, which it tries all the time (peer_reach.cc). A host that acknowledges
+// counts as reachable, however slow its sidecar is. Holds and reads belong to one connection: its number goes with
+// them, so that no read is made under a hold that ended with an earlier connection.
 //
 // Thread rule: the loop. A reader must ForgetOpens before it dies.
 #pragma once
@@ -137,6 +140,16 @@ class PeerLink final : private CompletionTarget {
   };
 
   void OnCompletion(uint64_t tag, const Status& status) override;  // of Connect
+  // After something was added to opening_.
+  void SendOpens();
+  void FailOpens(const Status& why);
+  // In peer_reach.cc.
+  void WatchOpens();
+  void Lose(const Status& why);
+  void Probe();
+  void Reach();
+  void RefuseOpens();
+  void CancelReachTimers();
   void Connect();
   void TryNext(Status last);
   void OnConnected();
@@ -164,6 +177,12 @@ class PeerLink final : private CompletionTarget {
   uint64_t connection_ = 0;  // number of the connection that is there, or was last
   uint64_t connectToken_ = 0;
   TimerId connectTimer_;
+  bool unreachable_ = false;
+  Status whyUnreachable_;
+  uint32_t unheard_ = 0;  // looks in a row at which the peer's host had not acknowledged
+  TimerId watchTimer_;    // runs while something is being opened
+  TimerId probeTimer_;
+  TimerId refuseTimer_;
   uint64_t lastOpen_ = 0;
   std::unordered_map<uint64_t, Opening> opening_;  // not answered yet, by the tag of OpenRecord
   std::deque<peer::OpenRecord> opens_;             // not sent yet

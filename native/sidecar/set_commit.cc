@@ -67,6 +67,11 @@ void SetTransfer::OnControlReply(uint64_t tag, const Message& reply, bool last) 
                                                   " with records that don't fit: both must be of the same release"});
   } else if (op == layout::Op::kReserve) {
     OnReserved(reinterpret_cast<const layout::ResultRecord*>(records.data()));
+    if (reservedFirst_) {
+      asked_.clear();
+      Prepare();
+      return;
+    }
   } else if (op == layout::Op::kPresence) {
     OnLocated(reinterpret_cast<const layout::ResultRecord*>(records.data()));
   } else {
@@ -94,6 +99,22 @@ void SetTransfer::OnReserved(const layout::ResultRecord* records) {
       keys_[i].generation = record.generation;
     }
   }
+}
+
+void SetTransfer::ReserveFirst() {
+  for (uint32_t i = 0; i < call_.count(); ++i) {
+    if (existence_ == layout::Existence::kReplace || !core_.store.FindSealed(call_.key(i)).has_value()) {
+      asked_.push_back(i);
+    }
+  }
+  if (asked_.empty()) {
+    Prepare();
+    return;
+  }
+  reservedFirst_ = true;
+  core_.keeper.Flush();  // owners hear of a key's end here before it is reserved anew
+  Ask(layout::Op::kReserve, MakeKeyBatch(call_, asked_));
+  if (questionId_ == 0) Advance();  // nobody was asked, and every key has failed
 }
 
 void SetTransfer::Commit() {

@@ -37,7 +37,11 @@ void SetTransfer::Start() {
   reply_.Reset(call_.count());
   keys_.resize(call_.count());
   SetDeadline(TransferLimitMs(call_.totalBytes()));
-  Prepare();
+  if (core_.control.ownersLost()) {
+    ReserveFirst();
+  } else {
+    Prepare();
+  }
 }
 
 void SetTransfer::Prepare() {
@@ -51,6 +55,7 @@ void SetTransfer::Prepare() {
 
 bool SetTransfer::PrepareKey(uint32_t i) {
   Key& key = keys_[i];
+  if (key.state == State::kEnded) return true;  // by the answer to ReserveFirst
   const auto sealed = existence_ == layout::Existence::kReplace ? std::nullopt : core_.store.FindSealed(call_.key(i));
   if (sealed.has_value()) {
     if (existence_ == layout::Existence::kFail) {
@@ -62,6 +67,10 @@ bool SetTransfer::PrepareKey(uint32_t i) {
     result.generation = sealed->generation;
     result.bytes = sealed->payloadBytes;
     key.state = State::kEnded;
+    return true;
+  }
+  if (reservedFirst_ && key.state == State::kPending) {
+    FailKey(i, {StatusCode::kTryAgain, "the object under this key made room or expired just now: try again"});
     return true;
   }
   ObjectAttributes attributes;
@@ -107,7 +116,7 @@ void SetTransfer::AwaitRoom(uint32_t first) {
 
 void SetTransfer::Begin() {
   slices_ = static_cast<uint32_t>(pieces_.size());
-  if (!asked_.empty()) {
+  if (!asked_.empty() && !reservedFirst_) {
     core_.keeper.Flush();  // owners hear of a key's end here before it is reserved anew
     atOnce_ = existence_ != layout::Existence::kReplace && copiedBytes_ <= core_.options.atOnceBytesMax;
     if (atOnce_) {
@@ -117,7 +126,7 @@ void SetTransfer::Begin() {
     }
   }
   // After the question: the owners work while the bytes move. Nothing is copied when it could not be asked.
-  if (questionId_ == 0) return;
+  if (questionId_ == 0 && (!reservedFirst_ || asked_.empty())) return;
   copying_ = true;
   core_.copier.Copy(call_.device(), CopyKind::kDeviceToHost, std::move(pieces_), this, 0);
 }

@@ -14,6 +14,9 @@
 //         committing -> awaiting -> ended, or again -> committing      (awaiting: another set of this worker was first,
 //         and its bytes are on the way; whether that one counts is known when they are there)
 //
+// While owners of some keys can't be asked (ControlPort::ownersLost), keys are reserved before they get room: a set
+// that must fail pushes nothing out. Then it goes on as one that asks twice.
+//
 // Where there is an SSD tier, keys wait for room rather than push out what the tier can take; all of a call begins to
 // move when all of it has room.
 //
@@ -65,6 +68,8 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void OnControlLost(uint64_t tag, const Status& why) override;
   void OnSlotSettled(uint64_t tag) override;
 
+  // Asks for all keys that are not here, before any of them gets room.
+  void ReserveFirst();
   // Local decisions and memory for the keys from prepared_ on, then goes on with all of them. It comes again when it
   // has to wait for room.
   void Prepare();
@@ -132,9 +137,10 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   std::vector<uint32_t> checkedKeys_;  // whose these are
   bool committed_ = false;             // the owners were told
   bool atOnce_ = false;
-  Status fault_;          // of a copy at once
-  Status cancelled_;      // while bytes are copied whose owners were not told yet
-  bool stopped_ = false;  // the sidecar ends: doubtful keys are left to whoever adopts the store
+  bool reservedFirst_ = false;  // or about to be
+  Status fault_;                // of a copy at once
+  Status cancelled_;            // while bytes are copied whose owners were not told yet
+  bool stopped_ = false;        // the sidecar ends: doubtful keys are left to whoever adopts the store
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;
   uint64_t startNs_ = 0;

@@ -104,6 +104,7 @@ Status Sidecar::Open(const DeviceFactory& devices, const TransportFactory& trans
                               KeepSpilled(false);  // the worker ends, and its store with it
                               BeginStop(drain, Status::Ok(), std::move(done));
                             },
+                            [this](bool lost) { control_.SetOwnersLost(lost); },
                             [this](bool leaving) {
                               SetLeaving(leaving);
                               const std::vector<Request*> requests = requests_.List();

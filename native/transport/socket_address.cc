@@ -79,4 +79,11 @@ Status PrepareTcpSocket(int socket, uint32_t stallTimeoutMs) {
   return done ? Status::Ok() : StatusFromErrno(errno, "setting options of a tcp connection");
 }
 
+bool IsUnacknowledged(int socket) {
+  tcp_info info{};
+  socklen_t bytes = sizeof info;
+  if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &bytes) != 0) return false;
+  return info.tcpi_unacked > 0 && info.tcpi_retransmits > 0;
+}
+
 }  // namespace hbmesh

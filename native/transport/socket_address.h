@@ -28,5 +28,7 @@ struct SocketAddress {
 // What all connections of the tcp transport need: no delay for small frames, buffers, a dead host is noticed, sends and
 // receives in the middle of a frame end after stallTimeoutMs.
 [[nodiscard]] Status PrepareTcpSocket(int socket, uint32_t stallTimeoutMs);
+// True: the peer's host has not acknowledged what was sent, though it was sent again; by what the kernel says.
+[[nodiscard]] bool IsUnacknowledged(int socket);
 
 }  // namespace hbmesh

@@ -33,9 +33,11 @@ struct Attempt {
   }
 
   // Waits until the socket is ready for `events`.
-  [[nodiscard]] Status Wait(int socket, short events) const {
+  [[nodiscard]] Status Wait(int socket, short events) const { return WaitUntil(socket, events, deadline); }
+
+  [[nodiscard]] Status WaitUntil(int socket, short events, Clock::time_point until) const {
     for (;;) {
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count();
       pollfd polled[] = {{socket, events, 0}, {cancel, POLLIN, 0}};
       const int ready = left <= 0 ? 0 : ::poll(polled, 2, static_cast<int>(left));
       if (ready < 0 && errno == EINTR) continue;
@@ -47,18 +49,42 @@ struct Attempt {
   }
 };
 
-Status ConnectOne(const Attempt& attempt, const tcp::Hello& hello, Fd* connected) {
+// A host answers at once, whatever its processes do. One that doesn't is asked again over a new socket: the kernel
+// waits a second before it repeats, and longer each time.
+constexpr auto kAnswerTime = std::chrono::milliseconds(350);
+constexpr int kAttempts = 2;
+
+// Until the host has answered. *answered false: it hasn't.
+Status ConnectSocket(const Attempt& attempt, Fd* socket, bool* answered) {
   Fd made(::socket(attempt.address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!made.valid()) return StatusFromErrno(errno, "making a tcp socket");
   if (Status status = PrepareTcpSocket(made.get(), attempt.options.stallTimeoutMs); !status.ok()) return status;
   if (::connect(made.get(), attempt.address.get(), attempt.address.bytes) != 0) {
     if (errno != EINPROGRESS) return attempt.Unavailable(std::strerror(errno));
-    if (Status status = attempt.Wait(made.get(), POLLOUT); !status.ok()) return status;
+    const auto until = std::min(attempt.deadline, Clock::now() + kAnswerTime);
+    if (Status status = attempt.WaitUntil(made.get(), POLLOUT, until); !status.ok()) {
+      *answered = status.code() != StatusCode::kRpcUnavailable;
+      return status;
+    }
     int error = 0;
     socklen_t bytes = sizeof error;
     if (::getsockopt(made.get(), SOL_SOCKET, SO_ERROR, &error, &bytes) != 0) error = errno;
     if (error != 0) return attempt.Unavailable(std::strerror(error));
   }
+  *socket = std::move(made);
+  return Status::Ok();
+}
+
+Status ConnectOne(const Attempt& attempt, const tcp::Hello& hello, Fd* connected) {
+  Fd made;
+  bool answered = false;
+  Status status;
+  for (int tried = 0; tried < kAttempts && !answered && Clock::now() < attempt.deadline; ++tried) {
+    answered = true;
+    status = ConnectSocket(attempt, &made, &answered);
+  }
+  if (!answered) return attempt.Unavailable("its host does not answer");
+  if (!status.ok()) return status;
   // The first bytes of a new connection always fit into its buffer.
   if (::send(made.get(), &hello, sizeof hello, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof hello)) {
     return attempt.Unavailable("the connection was closed at once");

@@ -47,6 +47,10 @@ class TcpLink final : public TcpLaneEvents {
 
   // Whether there is a connection: not kOk before, and when it is broken.
   [[nodiscard]] Status Check();
+  // As Endpoint's.
+  [[nodiscard]] bool IsUnheard() const {
+    return attached_.load(std::memory_order_acquire) && lanes_[laneCount_]->IsUnheard();
+  }
   // REQUIRES of both: Check was kOk.
   [[nodiscard]] TcpLane& lane(uint32_t lane) { return *lanes_[lane % laneCount_]; }
   [[nodiscard]] TcpLane& requests() { return *lanes_[laneCount_]; }
@@ -106,6 +110,7 @@ class TcpEndpoint final : public Endpoint {
   [[nodiscard]] size_t ReadEach(std::span<const ReadRequest> requests, Status* status) override;
   [[nodiscard]] Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                              uint64_t token) override;
+  [[nodiscard]] bool IsUnheard() const override { return link_->IsUnheard(); }
   [[nodiscard]] Status Send(std::span<const std::byte> message) override;
 
  private:

@@ -18,6 +18,7 @@
 #include "base/time_slice.h"
 #include "transport/memory_table.h"
 #include "transport/request_table.h"
+#include "transport/socket_address.h"
 #include "transport/tcp_receiver.h"
 #include "transport/tcp_sender.h"
 #include "transport/transport_options.h"
@@ -46,6 +47,7 @@ class TcpLane {
   // The connection for requests only.
   void SendRequests(std::span<const tcp::FrameHeader> requests);
   [[nodiscard]] Status SendMessage(std::span<const std::byte> message);
+  [[nodiscard]] bool IsUnheard() const { return IsUnacknowledged(socket_.get()); }
   [[nodiscard]] TcpSender* sender() { return &sender_; }
   // REQUIRES: both threads are past receiving and sending.
   [[nodiscard]] std::vector<uint64_t> TakeOutstanding() { return requests_.TakeAll(); }

@@ -96,6 +96,9 @@ class Endpoint {
   // Writes the pieces to the remote range. Completion means the bytes are visible to the peer.
   [[nodiscard]] virtual Status Write(std::span<const LocalPiece> source, const RemoteRange& target, uint32_t lane,
                                      uint64_t token) = 0;
+  // Has the peer's host confirmed nothing of what was sent for requests and messages, neither at first nor when that
+  // was repeated? Its processes have no part in that: true means cut off or gone, however busy they are.
+  [[nodiscard]] virtual bool IsUnheard() const { return false; }
   // Sends a message of at most messageBytesMax. kTryAgain when the peer doesn't take them fast enough.
   [[nodiscard]] virtual Status Send(std::span<const std::byte> message) = 0;
 };

@@ -29,7 +29,6 @@ import { Drain } from "./drain.js";
 import { Forgetter } from "./forgetter.js";
 import { Graves } from "./graves.js";
 import { createHolderService, type DroppedObject, type HolderOptions, Holders } from "./holders.js";
-import { readHostId } from "./host-id.js";
 import { createKeyCheck } from "./key-check.js";
 import { LeaseGuard, OUT_MESSAGE } from "./lease-guard.js";
 import { Membership, type MembershipView, type SelfDescription } from "./membership.js";
@@ -40,6 +39,7 @@ import { OwnerCalls } from "./owner-calls.js";
 import { Peers } from "./peers.js";
 import { confirmReach, createReachService, ReachWatch } from "./reach.js";
 import { whyNotReady } from "./readiness.js";
+import { describeSelf } from "./self.js";
 import type { SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
@@ -118,8 +118,7 @@ class ControlProcessImpl implements ControlProcess {
     const { requestTimeoutMs, deadAfterMs } = config;
     const shared = { decisions, clock: this.#clock, log: this.#log, requestTimeoutMs, deadAfterMs };
     const checkKeys = createKeyCheck(decisions, config.keyRule);
-    const onLost = (id: number): void => this.#deaths.suspect(id);
-    this.#peers = new Peers({ network: this.#network, log: this.#log, onLost });
+    this.#peers = this.#createPeers();
     this.#holderOptions = {
       ...shared,
       peers: this.#peers,
@@ -353,20 +352,24 @@ class ControlProcessImpl implements ControlProcess {
       leaseUntilMs: () => this.#membership.leaseUntilMs,
       isRecordCurrent: () => this.#membership.isRecordCurrent,
       onResume: () => {
-        this.#calls.setOut(undefined);
+        this.#setOut(undefined);
         this.#owner.resume();
       },
-      onOut: () => this.#calls.setOut(new HbmeshError(StatusCode.TRY_AGAIN, OUT_MESSAGE)),
+      onOut: () => this.#setOut(new HbmeshError(StatusCode.TRY_AGAIN, OUT_MESSAGE)),
     });
   }
 
+  #createPeers(): Peers {
+    const onLost = (id: number): void => this.#deaths.suspect(id);
+    return new Peers({ network: this.#network, log: this.#log, onLost, onReach: () => this.#tellReach() });
+  }
+
   #createDeathWatch(): DeathWatch {
-    const network = this.#network;
     return new DeathWatch({
       clock: this.#clock,
       log: this.#log,
       view: () => this.#membership.view,
-      isRefused: async (address) => (await network.isRefused?.(address)) ?? false,
+      isRefused: async (address) => (await this.#network.isRefused?.(address)) ?? false,
       remove: (id) => this.#membership.removeDead(id),
     });
   }
@@ -406,6 +409,7 @@ class ControlProcessImpl implements ControlProcess {
         const { view } = this.#membership;
         if (view !== undefined) {
           link.tellPeers(describePeers(view));
+          this.#tellReach();
           void this.#announceRestart();
         }
       },
@@ -431,6 +435,18 @@ class ControlProcessImpl implements ControlProcess {
         );
         await pause(this.#clock, 500);
       }
+    }
+  }
+
+  #setOut(reason: HbmeshError | undefined): void {
+    this.#calls.setOut(reason);
+    this.#tellReach();
+  }
+
+  /** Whether sets may be in vain (SidecarLink.tellReach). */
+  #tellReach(): void {
+    if (this.#supervisor?.isUp === true) {
+      this.#supervisor.link.tellReach(this.#calls.isOut || this.#peers.warning !== "");
     }
   }
 
@@ -462,19 +478,7 @@ class ControlProcessImpl implements ControlProcess {
 
   #describeSelf(): SelfDescription {
     const info = this.#supervisor?.isUp === true ? this.#supervisor.link.info : undefined;
-    return {
-      workerAddress: this.config.workerAddress,
-      linkAddress: this.#listener?.address ?? "",
-      transports: (info?.transports ?? []).map(({ name, address }) => ({
-        $typeName: "hbmesh.v1.TransportAddress",
-        name,
-        address,
-      })),
-      weight: this.config.weight,
-      hostId: readHostId(),
-      deviceCount: info?.deviceCount ?? 0,
-      remoteH2dDeviceIds: [...this.config.remoteH2dDeviceIds],
-    };
+    return describeSelf(this.config, this.#listener?.address ?? "", info);
   }
 
   /** In this order: who can be asked, who owns what, who waits for that, and then what this member has to tell. */
@@ -489,6 +493,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#reach.setView(view);
     if (this.#supervisor?.isUp === true) {
       this.#supervisor.link.tellPeers(describePeers(view));
+      this.#tellReach();
     }
     this.#announcer.setView(view);
     this.#guard.renewed();

@@ -27,6 +27,7 @@ export const Op = {
   shutdown: 69,
   drain: 70,
   take: 71,
+  reach: 72,
 } as const;
 
 export const FLAG_REPLY = 1;

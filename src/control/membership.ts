@@ -304,7 +304,7 @@ export class Membership {
         if (!signal.aborted) {
           this.#warnOfStore("could not renew this worker's lease", reason);
         }
-        waitMs = Math.min(RETRY_MS, leaseMs / 10);
+        waitMs = Math.min(RETRY_MS, leaseMs / 20);
       }
     }
   }

@@ -141,6 +141,10 @@ export class OwnerCalls {
     }
   }
 
+  get isOut(): boolean {
+    return this.#out.aborted;
+  }
+
   close(): void {
     const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "this worker is shutting down");
     this.#ending.abort(reason);
@@ -285,7 +289,11 @@ export class OwnerCalls {
   }
 
   #askOwner(owner: number, epoch: bigint, part: OwnerPart, question: Question): OwnerAnswer | Promise<OwnerAnswer> {
-    const understand = (reply: OwnerReply): OwnerAnswer => readReply(reply, keyCountOf(part.keys));
+    const understand = (reply: OwnerReply): OwnerAnswer => {
+      const said = readReply(reply, keyCountOf(part.keys));
+      // It has a newer ring, of which this member won't hear before it has joined again.
+      return said.t === "stale" && this.isOut ? { t: "failed", error: HbmeshError.from(this.#out.reason) } : said;
+    };
     let reply: OwnerSays;
     try {
       // A commit of a sidecar that died must not reach an owner that has forgotten this member's objects because of

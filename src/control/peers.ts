@@ -11,7 +11,6 @@ import { fromConnectError } from "../rpc/connect-errors.js";
 import { createLinkClient, type LinkClient } from "../rpc/link-client.js";
 import type { ReachChange } from "../rpc/link-reach.js";
 import type { MembershipView } from "./membership.js";
-import { nameSome } from "./name-some.js";
 import type { ControlConnection, ControlNetwork } from "./network.js";
 
 export interface Peer {
@@ -25,11 +24,16 @@ interface OpenPeer extends Peer {
   isReachable: boolean;
 }
 
+/** Members that a message names. */
+const NAMED_MAX = 5;
+
 export interface PeersOptions {
   network: ControlNetwork;
   log: Logger;
   /** The link to this member ended, though nobody closed it. */
   onLost?: (memberId: number) => void;
+  /** Some member can't be reached any more, or can be again. */
+  onReach?: () => void;
 }
 
 export class Peers {
@@ -44,8 +48,7 @@ export class Peers {
   /** Which members can't be reached at the moment, so that calls to them fail at once; for people. Or empty. */
   get warning(): string {
     const lost = [...this.#open.values()].filter(({ isReachable }) => !isReachable);
-    const names = nameSome(lost.map(({ member }) => member.workerAddress));
-    return lost.length === 0 ? "" : `can't be reached from here: ${names}`;
+    return lost.length === 0 ? "" : `can't be reached from here: ${this.namesOf(lost.map(({ member }) => member.id))}`;
   }
 
   /** Closes links to members that are gone or have moved. */
@@ -93,11 +96,19 @@ export class Peers {
     } else {
       this.#options.log.warn({ ...facts, cause }, "a worker can't be reached: calls to it fail until it can be");
     }
+    this.#options.onReach?.();
   }
 
   /** The worker address of a member, for messages. */
   nameOf(memberId: number): string {
     return this.#view?.members.get(memberId)?.member.workerAddress ?? `member ${memberId}`;
+  }
+
+  /** Of several members: the first few. */
+  namesOf(memberIds: readonly number[]): string {
+    const names = memberIds.slice(0, NAMED_MAX).map((id) => this.nameOf(id));
+    const others = memberIds.length - names.length;
+    return others === 0 ? names.join(", ") : `${names.join(", ")}, and ${others} others`;
   }
 
   /** An error of a call to a peer, naming its worker. */

@@ -4,7 +4,6 @@ import type { DirectoryOwner } from "./directory-owner.js";
 import type { Drain } from "./drain.js";
 import type { LeaseGuard } from "./lease-guard.js";
 import type { Membership } from "./membership.js";
-import { nameSome } from "./name-some.js";
 import type { Peers } from "./peers.js";
 import type { SidecarSupervisor } from "./sidecar-supervisor.js";
 
@@ -42,6 +41,5 @@ export function whyNotReady(worker: Readiness): string {
   if (missing.length === 0) {
     return worker.guard.mayDecide ? "" : "its lease in the store has ended, and it has not joined again yet";
   }
-  const names = nameSome(missing.map((id) => worker.peers.nameOf(id)));
-  return `not announced yet after the last change of the ring: ${names}`;
+  return `not announced yet after the last change of the ring: ${worker.peers.namesOf(missing)}`;
 }

@@ -71,6 +71,7 @@ export class SidecarLink {
   readonly #what: string;
   #outboxTimer: Timer | undefined;
   #lastId = 0n;
+  #ownersLost = false;
   #closed: HbmeshError | undefined;
 
   constructor(port: SidecarPort, options: { clock: Clock; workerAddress: string }) {
@@ -196,6 +197,18 @@ export class SidecarLink {
       args: NO_ARGUMENTS,
       payload: Buffer.from(text, "utf8"),
     });
+  }
+
+  /**
+   * Owners of some keys can't be asked, or all can be again: meanwhile sets are reserved before they get room, so that
+   * those which must fail push nothing out.
+   */
+  tellReach(ownersLost: boolean): void {
+    if (this.#ownersLost !== ownersLost) {
+      this.#ownersLost = ownersLost;
+      const args: PortMessage["args"] = [ownersLost ? 1n : 0n, 0n, 0n, 0n];
+      this.#send({ id: ++this.#lastId, op: Op.reach, flags: 0, code: 0, count: 0, args, payload: new Uint8Array(0) });
+    }
   }
 
   /** Asks the sidecar to end, transfers first. */

@@ -1,6 +1,20 @@
 /** What etcd3 and gRPC reject with, as HbmeshError: the endpoints, the cause in plain words, and what to do. */
+import { isRecoverableError } from "etcd3";
 import { causeOf } from "../base/connection-cause.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
+
+const GRPC_DEADLINE_EXCEEDED = 4;
+const GRPC_UNAVAILABLE = 14;
+
+/** No etcd was reached, or answered in time; or etcd3 did not try. */
+export function isUnreached(reason: unknown): boolean {
+  if (!(reason instanceof Error)) {
+    return false;
+  }
+  // Streams tell of gRPC's own codes.
+  const isLate = "code" in reason && (reason.code === GRPC_DEADLINE_EXCEEDED || reason.code === GRPC_UNAVAILABLE);
+  return isLate || isRecoverableError(reason) || "isBrokenCircuitError" in reason;
+}
 
 /** The lease that a call named has ended. */
 export function isLeaseGone(reason: unknown): boolean {

@@ -8,7 +8,7 @@ import { abortError } from "../base/deadline.js";
 import { keepGrpcDirect } from "../base/direct-agent.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
 import { type EtcdFiles, loadEtcdAccess } from "../base/etcd-access.js";
-import { fromEtcdError, isLeaseGone, isLoginOver } from "./etcd-errors.js";
+import { fromEtcdError, isLeaseGone, isLoginOver, isUnreached } from "./etcd-errors.js";
 import { checkEntrySize, checkTtl } from "./memory-store.js";
 import {
   type PutOptions,
@@ -32,6 +32,13 @@ export function createEtcdStore(endpoints: readonly string[], clock: Clock, file
 /** etcd answers a new watch at once; one that gets no answer is made anew. */
 const WATCH_CREATE_TIMEOUT_MS = 2_000;
 
+/**
+ * Calls in a row that reached no etcd, after which each further one is made by a new client. What the old one does
+ * while packets are lost would keep the store away for seconds after it could be reached again: etcd3 leaves an etcd
+ * alone for 5 s, and the kernel repeats its attempts to connect after longer and longer times.
+ */
+const FAILURES_MAX = 3;
+
 interface EtcdKeyValue {
   key: Buffer;
   value: Buffer;
@@ -44,6 +51,9 @@ class EtcdStore implements Store {
   readonly #files: EtcdFiles;
   readonly #closing = new AbortController();
   #client: Etcd3;
+  /** Calls in a row that reached no etcd. */
+  #failures = 0;
+  #clients = 0;
 
   constructor(endpoints: readonly string[], clock: Clock, files: EtcdFiles) {
     this.#endpoints = endpoints;
@@ -55,7 +65,8 @@ class EtcdStore implements Store {
   #connect(): Etcd3 {
     const { hosts, tls, user } = loadEtcdAccess(this.#endpoints, this.#files);
     keepGrpcDirect(this.#endpoints.map((endpoint) => parseAddress(endpoint.replace(/^.*:\/\//, ""), "etcd").host));
-    const options: IOptions = { hosts };
+    // Clients with the same options would share connections, also those that are being made.
+    const options: IOptions = { hosts, grpcOptions: { "hbmesh.client": ++this.#clients } };
     if (tls !== undefined) {
       const { ca, cert, key } = tls;
       const own = cert === undefined || key === undefined ? {} : { certChain: cert, privateKey: key };
@@ -247,13 +258,14 @@ class EtcdStore implements Store {
       ends.push(() => this.#closing.signal.removeEventListener("abort", onClose));
     });
     try {
-      return await Promise.race([
-        work({ deadline: this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS) }),
-        ended,
-      ]);
+      const deadline = this.#clock.nowMs() + (options?.timeoutMs ?? STORE_TIMEOUT_MS);
+      const done = await Promise.race([work({ deadline }), ended]);
+      this.#failures = 0;
+      return done;
     } catch (reason) {
+      this.#noteFailure(client, reason);
       if (isLoginOver(reason) && this.#files.etcdUser !== undefined && !isRetry) {
-        this.#logInAgain(client);
+        this.#startAnew(client);
         return await this.#call(options, what, work, true);
       }
       throw this.#translate(reason, what, options?.timeoutMs);
@@ -264,11 +276,17 @@ class EtcdStore implements Store {
     }
   }
 
+  #noteFailure(client: Etcd3, reason: unknown): void {
+    if (isUnreached(reason) && ++this.#failures >= FAILURES_MAX) {
+      this.#startAnew(client);
+    }
+  }
+
   /**
-   * etcd forgets who logged in when it starts anew, after a while, and when its users change; etcd3 notices that in
-   * plain calls only. The files are read again.
+   * With new connections, and logged in anew: etcd forgets who logged in when it starts anew, after a while, and when
+   * its users change; etcd3 notices that in plain calls only. The files are read again.
    */
-  #logInAgain(client: Etcd3): void {
+  #startAnew(client: Etcd3): void {
     if (this.#client === client && !this.#closing.signal.aborted) {
       this.#client = this.#connect();
       client.close();

@@ -30,6 +30,8 @@ export class Clients {
   readonly model: Model;
   readonly #cluster: SimCluster;
   readonly #random: RandomSource;
+  /** Since they were looked at last: when calls at hosts that are not cut off began, and ended. */
+  #waits: { begunMs: number; endedMs: number | undefined }[] = [];
   #nextKey = 0;
 
   constructor(cluster: SimCluster, random: RandomSource) {
@@ -60,12 +62,29 @@ export class Clients {
       const hosts = this.#usable();
       for (let call = 0; call < callsPerStep && hosts.length > 0; call++) {
         // What it is told goes to the model; a call at a host that dies ends with nothing.
-        this.#callSomething(this.#pick(hosts)).catch((reason: unknown) => {
-          this.model.violations.push(`a call threw: ${String(reason)}`);
-        });
+        const host = this.#pick(hosts);
+        const wait = { begunMs: clock.monotonicMs(), endedMs: undefined as number | undefined };
+        if (!host.isCutOff) {
+          this.#waits.push(wait);
+        }
+        void this.#callSomething(host)
+          .catch((reason: unknown) => {
+            this.model.violations.push(`a call threw: ${String(reason)}`);
+          })
+          .finally(() => {
+            wait.endedMs = clock.monotonicMs();
+          });
       }
       await clock.advance(Math.min(STEP_MS, endMs - clock.monotonicMs()));
     }
+  }
+
+  /** The longest wait so far of the calls that began since this was asked last. */
+  takeLongestWaitMs(): number {
+    const nowMs = this.#cluster.clock.monotonicMs();
+    const waits = this.#waits.map(({ begunMs, endedMs = nowMs }) => endedMs - begunMs);
+    this.#waits = [];
+    return Math.max(0, ...waits);
   }
 
   /** Looks for every key that is set for sure at a random host that runs, again while nothing is claimed. */

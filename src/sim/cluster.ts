@@ -245,6 +245,13 @@ export class SimCluster {
     host.sidecar?.process.pause();
   }
 
+  /** Its sidecar runs on. */
+  pauseControl(host: SimHost): void {
+    this.#note("pause control", host);
+    host.isCutOff = true;
+    host.running?.process.pause();
+  }
+
   resume(host: SimHost): void {
     this.#note("resume", host);
     host.sidecar?.process.resume();

@@ -30,6 +30,7 @@ export interface ScenarioResult {
   deleted?: number;
   /** Keys of which copies were all that was left. */
   orphans?: number;
+  waits?: Waits;
   check: CheckResult;
   calls: ModelCounts;
   violations: string[];
@@ -46,7 +47,16 @@ interface Context {
   deadAfterMs: number;
 }
 
+/** The longest waits of calls at hosts that run. */
+interface Waits {
+  /** Of those that begin as it happens. */
+  firstMs: number;
+  /** Of those that begin FIRST_WAIT_MS later, while it lasts. */
+  laterMs: number;
+}
+
 interface Change {
+  waits?: Waits;
   /** Keys that were deleted, or replaced, while their holder was out of reach. */
   deleted?: number;
   /** Keys of which copies were all that was left. */
@@ -68,6 +78,7 @@ const PAUSE_BEFORE_RESTART_MS = 1_000;
 const CUT_LEASES = 2;
 const OUTAGE_LEASES = 15;
 const TRAFFIC_MS = 1_000;
+const FIRST_WAIT_MS = 1_000;
 const OWED_MS = 3_000;
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -113,6 +124,11 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   { name: "store-cut", what: "one host does not reach the store for longer than its lease", run: storeCut },
   { name: "store-down", what: "no host reaches the store for fifteen leases, and all of them end", run: storeDown },
+  {
+    name: "control-stopped",
+    what: "a control process is stopped (SIGSTOP) for three times its lease, and goes on; its sidecar runs all the time",
+    run: controlStopped,
+  },
   { name: "paused", what: "a host is stopped (SIGSTOP) for three times its lease, and goes on", run: paused },
 ];
 
@@ -413,6 +429,7 @@ async function linkCut(context: Context): Promise<Change> {
   const [one, other] = [pick(), pick()];
   await traffic(TRAFFIC_MS);
   cluster.cutLink(one, other);
+  const waits = await watchWaits(context);
   await traffic(cutMs / 2);
   const joining = cluster.addHost();
   await traffic(cutMs / 2);
@@ -427,7 +444,16 @@ async function linkCut(context: Context): Promise<Change> {
   await cluster.stop(joining);
   await cluster.settle(members);
   releaseCopies(context);
-  return { members: members + 1, settledMs };
+  return { members: members + 1, settledMs, waits };
+}
+
+/** Something has just happened: of the calls that begin then, and of those that begin when it is known. */
+async function watchWaits({ clients, traffic }: Context): Promise<Waits> {
+  clients.takeLongestWaitMs();
+  await traffic(FIRST_WAIT_MS);
+  const firstMs = clients.takeLongestWaitMs();
+  await traffic(TRAFFIC_MS);
+  return { firstMs, laterMs: clients.takeLongestWaitMs() };
 }
 
 async function storeCut(context: Context): Promise<Change> {
@@ -458,6 +484,20 @@ async function storeDown(context: Context): Promise<Change> {
   }
   await settleUnderTraffic(context, members);
   return { members, settledMs: cluster.clock.monotonicMs() - startMs };
+}
+
+async function controlStopped(context: Context): Promise<Change> {
+  const { cluster, traffic, pick, leaseMs } = context;
+  const members = cluster.controls.length;
+  const host = pick();
+  await traffic(TRAFFIC_MS);
+  cluster.pauseControl(host);
+  const waits = await watchWaits(context);
+  await traffic(3 * leaseMs);
+  const startMs = cluster.clock.monotonicMs();
+  cluster.resume(host);
+  await settleUnderTraffic(context, members);
+  return { members, settledMs: cluster.clock.monotonicMs() - startMs, waits };
 }
 
 async function paused(context: Context): Promise<Change> {

@@ -313,6 +313,8 @@ export class SimSidecar {
       case Op.peers:
         this.#peersText = Buffer.from(message.payload).toString();
         return;
+      case Op.reach:
+        return undefined;
       default:
         return this.#reply(message, new Uint8Array(0));
     }

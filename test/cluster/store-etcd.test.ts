@@ -1,9 +1,11 @@
 /**
- * Goal: etcd keeps the Store's contract, and one that stops is named. Method: the conformance suite against a real etcd
- * (Debian's etcd-server), started here on free ports with a directory of its own, and ended with everything that it
- * wrote. Without the program the suite is skipped, by name.
+ * Goal: etcd keeps the Store's contract, one that stops is named, and found again at once. Method: the conformance
+ * suite against a real etcd (Debian's etcd-server), started here on free ports with a directory of its own, and ended
+ * with everything that it wrote. Without the program the suite is skipped, by name.
  */
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parseAddress } from "../../src/base/address.js";
 import { createSystemClock } from "../../src/base/clock.js";
 import { pause } from "../../src/base/deadline.js";
 import { StatusCode } from "../../src/base/errors.js";
@@ -53,6 +55,40 @@ if (etcdMissing !== undefined) {
         message: expect.stringContaining(`etcdctl --endpoints ${short.endpoint} endpoint health`),
       });
       await store.close();
+    });
+
+    it("is found by the first call after it is there again, however many failed before", async () => {
+      const { host, port } = parseAddress(etcd?.endpoint ?? "", "etcd's endpoint");
+      const sockets = new Set<Socket>();
+      const openGate = (at: number): Promise<Server> =>
+        new Promise((resolve) => {
+          const gate = createServer((socket) => {
+            const behind = connect({ host, port });
+            for (const each of [socket, behind]) {
+              sockets.add(each);
+              each.on("error", () => {});
+            }
+            socket.pipe(behind).pipe(socket);
+          }).listen(at, "127.0.0.1", () => resolve(gate));
+        });
+      const gate = await openGate(0);
+      const { port: at } = gate.address() as AddressInfo;
+      const store = createEtcdStore([`127.0.0.1:${at}`], clock);
+      await store.put("gate", Buffer.from("1"));
+      const closed = new Promise((resolve) => gate.close(resolve));
+      sockets.forEach((socket) => socket.destroy());
+      await closed;
+      for (let call = 0; call < 6; call += 1) {
+        await expect(store.get("gate", { timeoutMs: 2_000 })).rejects.toMatchObject({
+          code: StatusCode.RPC_UNAVAILABLE,
+          message: expect.stringContaining(`reading etcd at 127.0.0.1:${at} failed`),
+        });
+      }
+      const again = await openGate(at);
+      expect((await store.get("gate"))?.value).toEqual(new Uint8Array([0x31]));
+      await store.close();
+      sockets.forEach((socket) => socket.destroy());
+      await new Promise((resolve) => again.close(resolve));
     });
   });
 }

@@ -45,6 +45,12 @@ describe("simulation", () => {
     }
     const lossless = scenarios.filter(({ name }) => !LOSES_BYTES.has(name));
     expect(lossless.filter(({ check }) => check.lostWithBytes > 0)).toEqual([]);
+    // A peer that can't be reached costs one wait of less than a second, and none after that.
+    for (const name of ["link-cut", "control-stopped"]) {
+      const { waits } = scenarios.find((each) => each.name === name) as ScenarioResult;
+      expect(waits?.firstMs, name).toBeLessThan(1_000);
+      expect(waits?.laterMs, name).toBeLessThan(100);
+    }
     // While nobody reaches the store, reads and writes go on; some don't as the leases end, and as all join again.
     const { calls } = scenarios.find(({ name }) => name === "store-down") as ScenarioResult;
     expect(calls.failedWrites).toBeLessThan(calls.writes / 5);

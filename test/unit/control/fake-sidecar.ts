@@ -1,8 +1,7 @@
 /**
  * A sidecar without native code: an object table in memory behind a SidecarPort, with the client calls that the real
  * one offers (set, get, delete), as far as the control process can tell the difference. Bytes are not moved: an
- * object's "bytes" are a text that says who set it. Several share a FakeFabric, by which one
- * reads from another.
+ * object's "bytes" are a text that says who set it. Several share a FakeFabric, by which one reads from another.
  */
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import type { SpawnedSidecar } from "../../../src/control/contract.js";
@@ -450,6 +449,7 @@ export class FakeSidecar implements SpawnedSidecar {
           ),
         );
       case Op.shutdown:
+      case Op.reach:
         return this.#reply(message, new Uint8Array(0));
       default:
         throw new Error(`the fake sidecar knows no operation ${message.op}`);

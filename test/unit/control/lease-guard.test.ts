@@ -1,7 +1,7 @@
 /**
- * Goal: members whose leases ended at once don't ask the same three witnesses at once, nor more often than needed; and
- * what they are told lasts until they ask again. Method: guards in virtual time, whose witnesses agree; when each is
- * asked.
+ * Goal: members whose leases ended at once don't ask the same three witnesses at once, nor more often than needed;
+ * what they are told lasts until they ask again; and who is cut off knows it. Method: guards in virtual time, whose
+ * witnesses answer as the test says; when each is asked.
  */
 import { describe, expect, it } from "vitest";
 import { createVirtualClock } from "../../../src/base/clock.js";
@@ -72,5 +72,44 @@ describe("asking witnesses", () => {
   it("members draw apart", async () => {
     const firsts = await Promise.all(Array.from({ length: 20 }, (_, seed) => watch(seed + 1, 101)));
     expect(new Set(firsts.map(({ firstMs }) => firstMs)).size).toBeGreaterThan(10);
+  });
+});
+
+describe("a member whose lease has ended", () => {
+  /** Says that it is out: after how long, in each second of ten; with these answers of its three witnesses. */
+  const outMs = async (witness: () => Promise<{ epoch: bigint; leaseOver: boolean }>): Promise<number[]> => {
+    const clock = createVirtualClock();
+    const view = { epoch: 7n, selfId: 4, members: new Map([1, 2, 3, 4].map((id) => [id, {}])) };
+    const said: number[] = [];
+    const guard = new LeaseGuard({
+      clock,
+      log: createSilentLogger(),
+      random: createSeededRandom(1),
+      peers: { get: () => ({ directory: { witness } }) } as unknown as Peers,
+      view: () => view as unknown as MembershipView,
+      leaseUntilMs: () => 0,
+      isRecordCurrent: () => true,
+      onResume: () => {},
+      onOut: () => said.push(clock.monotonicMs()),
+    });
+    guard.renewed();
+    await clock.advance(10_000);
+    guard.close();
+    return said;
+  };
+
+  it("and reaches none of its witnesses is out as soon as it has asked them", async () => {
+    const [firstMs] = await outMs(() => Promise.reject(new Error("cut off")));
+    expect(firstMs).toBeLessThanOrEqual(375);
+  });
+
+  it("and whose witnesses say that the store is there is out when that has lasted: leases don't end at the same time", async () => {
+    const [firstMs] = await outMs(async () => ({ epoch: 7n, leaseOver: false }));
+    expect(firstMs).toBeGreaterThanOrEqual(2_000);
+    expect(firstMs).toBeLessThanOrEqual(3_000);
+  });
+
+  it("and whose witnesses don't reach the store either is not", async () => {
+    expect(await outMs(async () => ({ epoch: 7n, leaseOver: true }))).toEqual([]);
   });
 });

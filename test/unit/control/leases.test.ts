@@ -5,6 +5,7 @@
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
+import { OUT_MESSAGE } from "../../../src/control/lease-guard.js";
 import { Presence } from "../../../src/gen/hbmesh/v1/objects_pb.js";
 import { FakeCluster, type FakeWorker } from "./fake-cluster.js";
 
@@ -43,6 +44,15 @@ describe("leases that end", () => {
     expect(await presencesAt(c, LATER)).not.toContain(Presence.MISS);
     expect(codesOf(await cluster.drive(c.sidecar.delete(LATER)))).toEqual(new Set([StatusCode.TRY_AGAIN]));
     expect((await cluster.drive(c.control.health())).reason).toContain("its lease in the store has ended");
+    // Nobody waits for what is known not to come.
+    const startMs = cluster.clock.monotonicMs();
+    const answers = await cluster.drive(c.control.objects.exist(LATER));
+    expect(cluster.clock.monotonicMs() - startMs).toBeLessThan(200);
+    const own = answers.filter(({ presence }) => presence === Presence.UNKNOWN);
+    expect(own.length).toBeGreaterThan(0);
+    for (const { code, message } of own) {
+      expect({ code, message }).toEqual({ code: StatusCode.TRY_AGAIN, message: OUT_MESSAGE });
+    }
     cluster.comeBack(c);
     await cluster.clock.advance(LEASE_MS);
     await cluster.ready();
