@@ -281,6 +281,23 @@ TEST_F(SlowDeviceTest, CancelledInTheMiddle) {
   EXPECT_EQ(worker.control->Stats().holds, 0U) << "answered while it was moved";
 }
 
+// A cancel that came while bytes moved counts when they were for nothing.
+TEST_F(SlowDeviceTest, PublisherThenSubscriberCancelInTheMiddle) {
+  const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});
+  (void)sender.WaitAccepted(publish);
+  const uint64_t subscribe = SubscribeToTheMiddle(receiver, to);
+  (void)sender.SubmitRaw(Op::kCancel, 0, {}, {publish, 1, 0, 0});
+  // Answered behind the cancel, which is known then.
+  EXPECT_EQ(sender.Call(Op::kDevLocalDelete, 0, {{"other", {}}}).code, StatusCode::kOk);
+  EXPECT_FALSE(sender.Now(publish).keys[0].ended) << "it is read";
+  (void)receiver.SubmitRaw(Op::kCancel, 0, {}, {subscribe, 0, 0, 0});
+  EXPECT_EQ(receiver.WaitEnd(subscribe).keys[0].code, StatusCode::kRpcCancelled);
+  const Events& ended = sender.WaitEnd(publish);
+  EXPECT_EQ(ended.keys[0].code, StatusCode::kRpcCancelled);
+  EXPECT_EQ(ended.keys[0].text, "cancelled by the caller");
+  ExpectClean();
+}
+
 TEST_F(SlowDeviceTest, OneOfTwoSubscribersGetsIt) {
   const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});
   (void)sender.WaitAccepted(publish);

@@ -168,8 +168,8 @@ describe("a transfer that is aborted in its middle", () => {
         (await far.devSubscribe([key], [target.list], { signal }))[0]?.get(FOREVER);
       const received = await abortedAt(ms, subscribe);
       ends.push(received);
-      sent?.cancel();
-      expect(await endOf(sent?.get(FOREVER) ?? Promise.reject())).toBe(received);
+      sent?.cancel(); // while the receiver still reads, or as it gives up
+      ends.push(await endOf(sent?.get(FOREVER) ?? Promise.reject()));
     }
     expect(ends.filter((end) => end !== "OK" && end !== "RPC_CANCELLED")).toEqual([]);
     expect(ends).toContain("RPC_CANCELLED");
