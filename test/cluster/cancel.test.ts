@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { StatusCode } from "../../src/base/errors.js";
 import type { HeteroClient } from "../../src/client/index.js";
+import { until } from "./commands.js";
 import { DeviceObject, type Fixture, failureOf, startFixture } from "./fixture.js";
 
 const LARGE = 64 << 20;
@@ -121,7 +122,7 @@ describe("a call that waits and is aborted", () => {
       code: StatusCode.RPC_CANCELLED,
       message: expect.stringMatching(/cancelled by (its|the) caller/),
     });
-    expect((await far.exist([key])).presences).toEqual(["MISS"]);
+    await until("its owner has heard of it", async () => (await far.exist([key])).presences[0] === "MISS");
   });
 });
 
