@@ -140,22 +140,6 @@ TEST(Channel, IsFullAtItsCapacityAndTakesMoreAfterAReceive) {
   EXPECT_TRUE(pair.sidecar->Send(EntryOf(4), std::span<const std::byte>{}).ok());
 }
 
-TEST(Channel, KnowsWhetherAllWasTaken) {
-  Pair pair({.entryCapacity = 8, .payloadCapacity = 4096});
-  EXPECT_TRUE(pair.peer->AllTaken()) << "nothing was sent";
-  ASSERT_TRUE(pair.peer->Send(EntryOf(1), Bytes(100)).ok());
-  ASSERT_TRUE(pair.peer->Send(EntryOf(2), Bytes()).ok());
-  Message message;
-  bool received = false;
-  for (const bool all : {false, true}) {
-    EXPECT_FALSE(pair.peer->AllTaken());
-    ASSERT_TRUE(pair.sidecar->Receive(&message, &received).ok());
-    EXPECT_TRUE(received);
-    EXPECT_EQ(pair.peer->AllTaken(), all);
-  }
-  EXPECT_TRUE(pair.sidecar->AllTaken()) << "the other direction is its own";
-}
-
 TEST(Channel, WakesOnlyAConsumerThatSleeps) {
   Pair pair({});
   Message message;
