@@ -145,6 +145,47 @@ TEST(Capi, SilentSidecarIsStoppedAndNamed) {
   EXPECT_TRUE(Says(hbmesh_last_message(), "accept"));
 }
 
+// The answer to a cancel, of a call whose first key was done by then.
+std::vector<std::byte> CutShort(uint32_t count) {
+  std::vector<std::byte> payload = test::MakeReply(count);
+  for (uint32_t i = 1; i < count; ++i) {
+    layout::KeyResult result{};
+    result.code = static_cast<uint32_t>(StatusCode::kRpcCancelled);
+    std::memcpy(payload.data() + sizeof(layout::ObjectReply) + i * sizeof(result), &result, sizeof(result));
+  }
+  return payload;
+}
+
+// One rule in every language: what a caller cancels ends with RPC_CANCELLED, what a time limit stops says so.
+TEST(Capi, ATimeLimitIsNoCancel) {
+  layout::Entry request{};
+  Fixture fixture([&request](FakeSidecar& self, Message& message) {
+    if (Is(message, Op::kCancel)) {
+      self.Reply(request, StatusCode::kOk, CutShort(3));
+    } else {
+      request = message.entry;
+    }
+  });
+  hbmesh_result* result = nullptr;
+  ASSERT_EQ(hbmesh_get_h2d(fixture.client, &fixture.batch, 0, &result), HBMESH_OK) << hbmesh_last_message();
+  EXPECT_EQ(hbmesh_result_status(result, 0), HBMESH_OK);
+  for (const uint32_t key : {1U, 2U}) {
+    EXPECT_EQ(hbmesh_result_status(result, key), HBMESH_RPC_DEADLINE_EXCEEDED);
+    EXPECT_TRUE(Says(hbmesh_result_message(result, key), "waited 50 ms"));
+  }
+  hbmesh_result_free(result);
+  EXPECT_EQ(hbmesh_get_h2d(fixture.client, &fixture.batch, 0, nullptr), HBMESH_RPC_DEADLINE_EXCEEDED);
+
+  hbmesh_future* future = nullptr;
+  ASSERT_EQ(hbmesh_get_h2d_async(fixture.client, &fixture.batch, 0, &future), HBMESH_OK);
+  EXPECT_EQ(hbmesh_future_cancel(future), HBMESH_OK);
+  ASSERT_EQ(hbmesh_future_get(future, kLongMs, &result), HBMESH_OK);
+  EXPECT_EQ(hbmesh_result_status(result, 0), HBMESH_OK);
+  EXPECT_EQ(hbmesh_result_status(result, 1), HBMESH_RPC_CANCELLED);
+  hbmesh_result_free(result);
+  hbmesh_future_free(future);
+}
+
 TEST(Capi, PublishReturnsWhenAcceptedAndFuturesEndOneByOne) {
   layout::Entry request{};
   Fixture fixture([&request](FakeSidecar& self, Message& message) {

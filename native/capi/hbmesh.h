@@ -15,9 +15,10 @@
  * by key, their memory; HBMESH_OUT_OF_RANGE for a call larger than the queue; HBMESH_TRY_AGAIN when too many calls are
  * under way; HBMESH_INVALID for the first key that is not allowed, then for one that comes twice (`key "name" (number
  * 3)`, counted from 1). Then what happens to a call that was tried: HBMESH_CLIENT_WORKER_DISCONNECT;
- * HBMESH_RPC_DEADLINE_EXCEEDED when it was not answered in time; HBMESH_WORKER_TIMEOUT when the worker did not even
- * confirm that it stopped (don't reuse the call's device memory before hbmesh_client_close). HBMESH_OUT_OF_MEMORY when
- * this process has no memory.
+ * HBMESH_RPC_DEADLINE_EXCEEDED when it was not answered in time, also for the keys alone that were not done by then;
+ * HBMESH_WORKER_TIMEOUT when the worker did not even confirm that it stopped, in 2 seconds and the time for the call's
+ * bytes at floor_bytes_per_second (don't reuse the call's device memory before hbmesh_client_close).
+ * HBMESH_OUT_OF_MEMORY when this process has no memory.
  *
  * Ownership. Arrays, strings and structs that are passed in are borrowed for the time of the call. Device memory of a
  * call must stay valid until the call returned, or its future has ended. What a function named ..._create, ... or an
@@ -142,8 +143,8 @@ HBMESH_API hbmesh_status hbmesh_client_init(hbmesh_client* client);
  * HBMESH_OUT_OF_RANGE: it takes more than `capacity` bytes with its zero; 264 are always enough. */
 HBMESH_API hbmesh_status hbmesh_client_address(hbmesh_client* client, char* address, size_t capacity);
 /* Ends every call and future with HBMESH_SHUTTING_DOWN. Waits until the sidecar uses none of their device memory any
- * more, 2 seconds at most; what it did not confirm by then says so in its message. May be called again. NULL is
- * ignored. */
+ * more: 2 seconds at most for one that takes no message, else as long as bytes that move may take. What it did not
+ * confirm by then says so in its message. May be called again. NULL is ignored. */
 HBMESH_API void hbmesh_client_close(hbmesh_client* client);
 /* Closes and frees. Results, futures and tickets of the client stay usable (ended) until they are freed themselves. */
 HBMESH_API void hbmesh_client_free(hbmesh_client* client);
@@ -274,7 +275,8 @@ HBMESH_API uint32_t hbmesh_future_done(const hbmesh_future* future);
  * and a later call replaces an earlier one. -1 takes it back: nothing is written to it any more. HBMESH_INVALID: no
  * descriptor. */
 HBMESH_API hbmesh_status hbmesh_future_notify(hbmesh_future* future, int event_fd);
-/* Forgets it; the transfer itself goes on. NULL is ignored. */
+/* Forgets it; the transfer itself goes on, and uses its device memory until it has ended, which nobody is told then:
+ * cancel and wait first where the memory is wanted. NULL is ignored. */
 HBMESH_API void hbmesh_future_free(hbmesh_future* future);
 
 /* ---- Device to device -------------------------------------------------------------------------------------------- */
@@ -331,9 +333,11 @@ HBMESH_API hbmesh_status hbmesh_ticket_layer(const hbmesh_ticket* ticket, uint32
  * or not there yet), HBMESH_RPC_CANCELLED, HBMESH_CLIENT_WORKER_DISCONNECT, HBMESH_SHUTTING_DOWN. */
 HBMESH_API hbmesh_status hbmesh_ticket_wait_layer(hbmesh_ticket* ticket, uint32_t layer, uint32_t timeout_ms);
 HBMESH_API hbmesh_status hbmesh_ticket_wait_all(hbmesh_ticket* ticket, uint32_t timeout_ms);
-/* Ends the reservation; layers that are not there end with HBMESH_RPC_CANCELLED. */
+/* Asks for the end of the reservation; layers that are not there end with HBMESH_RPC_CANCELLED. A layer's device memory
+ * may be in use until its future has ended. */
 HBMESH_API hbmesh_status hbmesh_ticket_cancel(hbmesh_ticket* ticket);
-/* Cancels what is open, and forgets it. NULL is ignored. */
+/* Cancels what is open, and forgets it. Device memory of layers that are open may be in use until they have ended;
+ * their futures (hbmesh_ticket_layer) tell. NULL is ignored. */
 HBMESH_API void hbmesh_ticket_free(hbmesh_ticket* ticket);
 /* Pushes one layer. `blobs` has key_count 1 and keys NULL. HBMESH_OK when its bytes are complete at the other side.
  * Errors, in this order: HBMESH_INVALID (no ticket), HBMESH_NOT_FOUND (ticket unknown or expired),

@@ -164,7 +164,7 @@ bool Operation::NameCancelled(const Status& why) {
   const std::lock_guard lock(mutex_);
   bool all = true;
   for (size_t i = 0; i < result_.statuses.size(); ++i) {
-    const bool cancelled = result_.statuses[i] == HBMESH_RPC_CANCELLED;
+    const bool cancelled = result_.statuses[i] == static_cast<uint32_t>(StatusCode::kRpcCancelled);
     all = all && cancelled;
     if (!cancelled) continue;
     result_.statuses[i] = static_cast<uint32_t>(why.code());

@@ -376,7 +376,7 @@ void Client::Impl::AwaitSettled(std::unique_lock<std::mutex>& lock) {
   // It lives: bytes that move at the moment have to come to their end.
   uint64_t bytes = 0;
   for (const auto& [id, outstanding] : outstanding_) bytes += outstanding.bytes;
-  wait(std::min(bytes / (options_.floorBytesPerSecond / 1000 + 1), kCloseBytesMsMax));
+  wait(std::min(bytes * 1000 / std::max<uint64_t>(options_.floorBytesPerSecond, 1), kCloseBytesMsMax));
 }
 
 bool Client::Reception::Poll() {

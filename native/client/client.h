@@ -33,13 +33,13 @@ struct ClientOptions {
   std::string workerAddress;  // IP:PORT
   std::string token;
   uint32_t connectTimeoutMs = 9000;
-  uint32_t registerTimeoutMs = 9000;  // answer to one registration of device memory
-  uint32_t spinMicros = 20;           // how long the receiver polls after a message before it sleeps
-  uint32_t regionsMax = 1024;         // device segments registered at a time
-  uint32_t waitingMax = 4096;         // accepted requests that wait for room in the queue; more get kTryAgain
-  uint32_t closeGraceMs = 2000;       // how long Close waits for the sidecar to end what is outstanding ...
+  uint32_t registerTimeoutMs = 9000;           // answer to one registration of device memory
+  uint32_t spinMicros = 20;                    // how long the receiver polls after a message before it sleeps
+  uint32_t regionsMax = 1024;                  // device segments registered at a time
+  uint32_t waitingMax = 4096;                  // accepted requests that wait for room in the queue; more get kTryAgain
+  uint32_t closeGraceMs = 2000;                // how long Close waits for the sidecar to end what is outstanding ...
   uint64_t floorBytesPerSecond = 100'000'000;  // ... and longer by this, for bytes that move, of a sidecar that lives
-  int cancelFd = -1;                  // readable: Connect gives up. Borrowed for the time of Connect.
+  int cancelFd = -1;                           // readable: Connect gives up. Borrowed for the time of Connect.
 };
 
 // One of several replies to a request; the payload is a DeviceReply (checked, its events too).

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <map>
+#include <thread>
 
 #include "client/client.h"
 #include "client/fake_sidecar.h"
@@ -29,7 +31,8 @@ struct Fixture {
   Fixture(uint32_t closeGraceMs, std::function<void(FakeSidecar&, Message&)> onMessage, ChannelOptions channel = {})
       : Fixture(closeGraceMs, Behaviour(std::move(onMessage), channel)) {}
 
-  Fixture(uint32_t closeGraceMs, FakeBehaviour behaviour) : sidecar(std::move(behaviour)) {
+  Fixture(uint32_t closeGraceMs, FakeBehaviour behaviour, uint64_t floorBytesPerSecond = 100'000'000)
+      : sidecar(std::move(behaviour)) {
     SimHeapOptions heapOptions;
     heapOptions.segmentBytesMin = 1 << 20;
     EXPECT_TRUE(SimHeap::Create(heapOptions, &heap).ok());
@@ -39,6 +42,7 @@ struct Fixture {
     ClientOptions options;
     options.workerAddress = sidecar.address();
     options.closeGraceMs = closeGraceMs;
+    options.floorBytesPerSecond = floorBytesPerSecond;
     const Status status = Client::Connect(options, heap.get(),
                                           {[this](Completion&& completion) { completions.Put(std::move(completion)); },
                                            [this](RequestEvents&& some) { events.Put(std::move(some)); },
@@ -152,6 +156,33 @@ TEST(ClientClose, SaysSoWhenTheSidecarDoesNotConfirm) {
     const bool warns = completion.message.find("device memory may still be read or written") != std::string::npos;
     EXPECT_EQ(warns, carriesBlobs.at(completion.id)) << completion.message;
   }
+}
+
+// A sidecar that takes messages lives: bytes that move have the time that they may take, whatever the grace is.
+TEST(ClientClose, WaitsForBytesThatMove) {
+  layout::Entry kept{};
+  std::thread answer;
+  FakeBehaviour behaviour = Fixture::Behaviour(
+      [&](FakeSidecar& self, Message& message) {
+        if (!IsCancel(message)) {
+          kept = message.entry;
+          return;
+        }
+        answer = std::thread([&] {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // the copy goes on
+          self.RunSoon([&] { self.Reply(kept, StatusCode::kOk, test::MakeReply(1)); });
+        });
+      },
+      {});
+  Fixture fixture(1000, std::move(behaviour), 1);  // a blob of 64 bytes at 1 byte a second
+  uint64_t id = 0;
+  ASSERT_TRUE(fixture.Send(Op::kSetD2H, 1, &id).ok());
+  fixture.client->Close();
+  answer.join();
+  const auto completions = fixture.completions.Wait(1);
+  ASSERT_EQ(completions.size(), 1U);
+  EXPECT_TRUE(completions[0].answered) << completions[0].message;
+  EXPECT_EQ(completions[0].code, StatusCode::kOk);
 }
 
 TEST(ClientClose, KeepsAnAnswerThatCameInTime) {

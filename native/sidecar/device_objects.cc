@@ -129,6 +129,10 @@ void DeviceObjects::Close(uint64_t hold) {
   }
   holds_.erase(found);
   --object.holds;
+  if (object.holds == 0 && !object.gone) {
+    const auto waiters = object.waiters;  // one that was cancelled takes the object back
+    for (const auto& [waiter, key] : waiters) waiter->OnReleased(key);
+  }
   FreeIfUnused(slot);
 }
 

@@ -51,6 +51,8 @@ class PublishWaiter {
  public:
   virtual void OnPublished(uint32_t key) = 0;
   virtual void OnPublishEnded(uint32_t key, const Status& status) = 0;
+  // Who read the object has given up: nobody reads it now.
+  virtual void OnReleased(uint32_t /*key*/) {}
 
  protected:
   ~PublishWaiter() = default;

@@ -201,11 +201,21 @@ void DevicePublish::EndKey(uint32_t i, const Status& status) {
 void DevicePublish::Withdraw(uint32_t i, const Status& why) {
   if (keys_[i].state == State::kEnded) return;
   DeviceObject* object = core_.objects.Find(keys_[i].slot);
-  if (object != nullptr && (object->holds != 0 || object->consumed) && !answered()) return;  // bytes move: it goes on
+  if (object != nullptr && (object->holds != 0 || object->consumed) && !answered()) {
+    keys_[i].withdrawn = why;  // bytes move: it goes on
+    return;
+  }
   core_.objects.ForgetWaiter(keys_[i].slot, this, i);
   EndKey(i, why);
   // Another call that waits for the same publication keeps it.
   if (object != nullptr && object->waiters.empty()) core_.objects.Remove(*object, why, true);
+}
+
+void DevicePublish::OnReleased(uint32_t i) {
+  if (keys_[i].withdrawn.ok()) return;
+  const Status why = keys_[i].withdrawn;
+  Withdraw(i, why);
+  Advance();
 }
 
 void DevicePublish::FailAsked(const Status& status) {

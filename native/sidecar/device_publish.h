@@ -31,6 +31,7 @@ class DevicePublish final : public Request, private ControlWaiter, private Publi
     uint64_t generation = 0;
     bool attached = false;  // to an object of an earlier call
     bool accepted = false;
+    Status withdrawn;  // cancelled while it was read: ends so when its reader gives up
   };
 
   void OnAbandoned() override;
@@ -39,6 +40,7 @@ class DevicePublish final : public Request, private ControlWaiter, private Publi
   void OnControlLost(uint64_t tag, const Status& why) override;
   void OnPublished(uint32_t key) override;
   void OnPublishEnded(uint32_t key, const Status& status) override;
+  void OnReleased(uint32_t key) override;
 
   void Prepare(uint32_t key);
   void Ask(layout::Op op, std::vector<std::byte> payload);
@@ -46,7 +48,7 @@ class DevicePublish final : public Request, private ControlWaiter, private Publi
   void Commit();
   void OnCommitted(const layout::ResultRecord* records);
   [[nodiscard]] Status Refusal(uint32_t key, const layout::ResultRecord& record, const char* asked) const;
-  // Takes an unfinished key back.
+  // Takes an unfinished key back; one that is read at the moment when its reader gives up.
   void Withdraw(uint32_t key, const Status& why);
   void EndKey(uint32_t key, const Status& status);
   void FailAsked(const Status& status);

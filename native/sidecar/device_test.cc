@@ -254,6 +254,50 @@ TEST_F(SlowDeviceTest, SubscriberKilledInTheMiddleFreesTheKey) {
   ExpectClean();
 }
 
+// The call alone, or its only key: no further bytes are read, and what was offered is there for others.
+TEST_F(SlowDeviceTest, CancelledInTheMiddle) {
+  const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});
+  (void)sender.WaitAccepted(publish);
+  for (const uint64_t key : {0, 1}) {
+    const uint64_t subscribe = SubscribeToTheMiddle(receiver, to);
+    (void)receiver.SubmitRaw(Op::kCancel, 0, {}, {subscribe, key, 0, 0});
+    const Events& ended = receiver.WaitEnd(subscribe);
+    EXPECT_EQ(ended.keys[0].code, StatusCode::kRpcCancelled) << ended.keys[0].text;
+    EXPECT_EQ(ended.keys[0].text, "cancelled by the caller");
+    EXPECT_EQ(worker.control->Stats().holds, 0U) << "answered while it was moved";
+  }
+  EXPECT_FALSE(Same(3 << 20));
+  EXPECT_FALSE(sender.Now(publish).keys[0].ended);
+  EXPECT_EQ(receiver.WaitEnd(SubscribeToTheMiddle(receiver, to)).keys[0].code, StatusCode::kOk);
+  EXPECT_EQ(sender.WaitEnd(publish).keys[0].code, StatusCode::kOk);
+
+  EXPECT_EQ(sender.Call(Op::kDevMSet, 0, {Blobs("b", from, 3, 1 << 20)}).results[0].code, 0U);
+  const uint64_t get = receiver.Submit(Op::kDevMGet, 1, {Blobs("b", to, 3, 1 << 20)});
+  Eventually([&] { return worker.control->Stats().holds == 1; }, "the transfer begins");
+  (void)receiver.SubmitRaw(Op::kCancel, 0, {}, {get, 0, 0, 0});
+  const Reply reply = receiver.WaitFor(get);
+  ASSERT_EQ(reply.results.size(), 1U) << reply.text;
+  EXPECT_EQ(reply.results[0].code, CodeOf(StatusCode::kRpcCancelled)) << reply.texts[0];
+  EXPECT_EQ(worker.control->Stats().holds, 0U) << "answered while it was moved";
+}
+
+// A cancel that came while bytes moved counts when they were for nothing.
+TEST_F(SlowDeviceTest, PublisherThenSubscriberCancelInTheMiddle) {
+  const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});
+  (void)sender.WaitAccepted(publish);
+  const uint64_t subscribe = SubscribeToTheMiddle(receiver, to);
+  (void)sender.SubmitRaw(Op::kCancel, 0, {}, {publish, 1, 0, 0});
+  // Answered behind the cancel, which is known then.
+  EXPECT_EQ(sender.Call(Op::kDevLocalDelete, 0, {{"other", {}}}).code, StatusCode::kOk);
+  EXPECT_FALSE(sender.Now(publish).keys[0].ended) << "it is read";
+  (void)receiver.SubmitRaw(Op::kCancel, 0, {}, {subscribe, 0, 0, 0});
+  EXPECT_EQ(receiver.WaitEnd(subscribe).keys[0].code, StatusCode::kRpcCancelled);
+  const Events& ended = sender.WaitEnd(publish);
+  EXPECT_EQ(ended.keys[0].code, StatusCode::kRpcCancelled);
+  EXPECT_EQ(ended.keys[0].text, "cancelled by the caller");
+  ExpectClean();
+}
+
 TEST_F(SlowDeviceTest, OneOfTwoSubscribersGetsIt) {
   const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});
   (void)sender.WaitAccepted(publish);

@@ -205,6 +205,16 @@ TEST_P(SlowLayerTest, CancelledInTheMiddle) {
   EXPECT_EQ(decode->WaitEnd(id).keys[0].code, StatusCode::kRpcCancelled);
 }
 
+TEST_P(SlowLayerTest, PushCancelledInTheMiddle) {
+  uint64_t id = 0;
+  const std::string ticket = Reserve(&id);
+  const uint64_t push = PushToTheMiddle(ticket, 0);
+  (void)prefill->SubmitRaw(Op::kCancel, 0, {}, {push, 0, 0, 0});
+  ExpectPush(prefill->WaitFor(push), StatusCode::kRpcCancelled, "cancelled by the caller");
+  EXPECT_EQ(decodeWorker->control->Stats().holds, 0U) << "answered while it was moved";
+  EXPECT_EQ(decode->WaitEnd(id).keys[0].code, StatusCode::kRpcPeerDead) << "half a layer is there";
+}
+
 INSTANTIATE_TEST_SUITE_P(Ways, SlowLayerTest, ::testing::Values("local"));
 
 // Between workers: a pusher made by hand stays in the middle.

@@ -74,6 +74,65 @@ TEST_P(SetEndTest, CopyThatFailsFreesTheMemoryAndSaysWhy) {
   EXPECT_EQ(worker.control->Stats().objects, 0U);
 }
 
+// The caller's memory is its own again with the answer: also where no key needs the bytes any more.
+TEST_P(SetEndTest, IsAnsweredWhenItsMemoryIsNotReadAnyMore) {
+  FakeDirectory directory;
+  directory.Add("a", {99, 8 << 20, {{7, 1}}, 0, 0});
+  Worker worker(directory, 1, {"--sim_bandwidth_mb_per_s=20"});
+  if (GetParam() == kReplace) worker.control->Refuse(Op::kReserve, StatusCode::kTryAgain, 0);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(8 << 20);
+  const Reply reply =
+      client.Call(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 8, 1 << 20)}, {GetParam(), 0, 0, 0});
+  ASSERT_EQ(reply.results.size(), 1U) << reply.text;
+  if (GetParam() == kReplace) {
+    EXPECT_EQ(reply.results[0].code, CodeOf(StatusCode::kTryAgain));
+  } else {
+    EXPECT_EQ(reply.results[0].flags, layout::kExisted) << reply.texts[0];
+  }
+  // Its slot is freed when no copy writes to it.
+  EXPECT_EQ(worker.control->Stats().arenaUsedBytes, 0U) << "answered while it was copied";
+}
+
+TEST_P(SetEndTest, CancelledWhileItsBytesAreCopied) {
+  FakeDirectory directory;
+  Worker worker(directory, 1, {"--sim_bandwidth_mb_per_s=20"});
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(8 << 20);
+  const uint64_t set =
+      client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 8, 1 << 20)}, {GetParam(), 0, 0, 0});
+  worker.control->WaitAsked(GetParam() == kReplace ? Op::kReserve : Op::kCommit, 1);
+  (void)client.SubmitRaw(Op::kCancel, 0, {}, {set, 0, 0, 0});
+  (void)client.SubmitRaw(Op::kCancel, 0, {}, {set, 0, 0, 0});  // asked again, it is the same
+  const Reply reply = client.WaitFor(set);
+  ASSERT_EQ(reply.results.size(), 1U) << reply.text;
+  const layout::SidecarStats stats = worker.control->Stats();
+  if (GetParam() == kReplace) {
+    EXPECT_EQ(reply.results[0].code, CodeOf(StatusCode::kRpcCancelled));
+    EXPECT_EQ(reply.texts[0], "cancelled by the caller");
+    EXPECT_EQ(worker.control->Asked(Op::kCommit), 0);
+    EXPECT_EQ(stats.arenaUsedBytes, 0U) << "answered while it was copied";
+  } else {  // its owner knew of it
+    EXPECT_EQ(reply.results[0].code, 0U) << reply.texts[0];
+    EXPECT_EQ(stats.objects, 1U);
+  }
+}
+
+TEST_P(SetEndTest, CancelledWhileItsOwnerIsAwaited) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(1 << 20);
+  worker.control->Hold(Op::kCommit);
+  const uint64_t set =
+      client.Submit(Op::kSetD2H, 0, {Blobs("a", client.MustRegister(0, memory), 2, 4096)}, {GetParam(), 0, 0, 0});
+  worker.control->WaitAsked(Op::kCommit, 1);
+  (void)client.SubmitRaw(Op::kCancel, 0, {}, {set, 0, 0, 0});
+  ExpectDoubt(client.WaitFor(set), StatusCode::kRpcCancelled);
+  worker.control->Unhold(Op::kCommit);
+  Eventually([&] { return worker.control->Stats().objects == 1; }, "what the owner committed is sealed");
+}
+
 TEST(SetDoubtTest, SilentCommitIsToldKeptAskedAgainAndSealed) {
   FakeDirectory directory;
   Worker worker(directory, 1);

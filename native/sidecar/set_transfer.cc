@@ -170,7 +170,7 @@ void SetTransfer::TakeBack(uint32_t i) {
 void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
   if (tag == kChecksumTag) {
     OnChecksum();
-  } else if (!status.ok() || !cancelled_.ok() || !BeginChecksum()) {
+  } else if (const bool givenUp = !cancelled_.ok() && !atOnce_; !status.ok() || givenUp || !BeginChecksum()) {
     EndCopy(status);
   }
   Advance();
@@ -179,7 +179,7 @@ void SetTransfer::OnCompletion(uint64_t tag, const Status& status) {
 void SetTransfer::EndCopy(const Status& status) {
   copying_ = false;
   if (!cancelled_.ok()) {
-    FailRest(cancelled_);
+    EndCancelled(status);
     return;
   }
   if (!status.ok()) {
@@ -272,16 +272,21 @@ void SetTransfer::Stop(const Status& why) {
     // Only what waits for the owners' first answer is taken back.
     if (committed_ || copying_) return;
   } else if (copying_) {
-    if (!atOnce_) Cancel(why);  // else it is small, and its owners know of it
+    if (cancelled_.ok()) cancelled_ = why;
+    // Its owners were told of it at once: it goes through where they confirm it.
+    if (!atOnce_) core_.copier.Cancel(this);
     return;
   }
   FailRest(why);
   Advance();
 }
 
-void SetTransfer::Cancel(const Status& why) {
-  if (cancelled_.ok()) cancelled_ = why;
-  core_.copier.Cancel(this);
+void SetTransfer::EndCancelled(const Status& copied) {
+  if (atOnce_) fault_ = copied;
+  for (uint32_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].state == State::kConfirmed) SealConfirmed(i);
+  }
+  FailRest(cancelled_);
 }
 
 void SetTransfer::OnAbandoned() {

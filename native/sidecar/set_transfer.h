@@ -102,9 +102,8 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   void Doubt(uint32_t key, const Status& status);
   // Begins to reserve and commit in one question.
   void CommitAtOnce();
-  // Copies no further part, and ends without asking the owners when those under way have ended. REQUIRES: copying, and
-  // no owner was told to commit.
-  void Cancel(const Status& why);
+  // The copy of a cancelled set has ended: what its owners have confirmed is set, nobody is asked or awaited any more.
+  void EndCancelled(const Status& copied);
   // What the owner confirmed becomes visible, or is taken back. REQUIRES: the copy has ended.
   void SealConfirmed(uint32_t key);
   void TakeBack(uint32_t key);
@@ -139,7 +138,7 @@ class SetTransfer final : public Request, private CompletionTarget, private Cont
   bool atOnce_ = false;
   bool reservedFirst_ = false;  // or about to be
   Status fault_;                // of a copy at once
-  Status cancelled_;            // while bytes are copied whose owners were not told yet
+  Status cancelled_;            // while bytes are copied
   bool stopped_ = false;        // the sidecar ends: doubtful keys are left to whoever adopts the store
   uint32_t slices_ = 0;
   uint64_t copiedBytes_ = 0;

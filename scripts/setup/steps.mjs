@@ -45,11 +45,11 @@ function packagesAreInstalled() {
 }
 
 /**
- * `npx hbmesh` runs dist/cli/main.js itself. npm makes it executable only the first time that it links this clone into
- * its cache; a dist/ that was built anew afterwards would be refused with "Permission denied".
+ * `npx hbmesh` runs dist/cli/hbmesh.js itself. npm makes it executable only the first time that it links this clone
+ * into its cache; a dist/ that was built anew afterwards would be refused with "Permission denied".
  */
 function commandStep() {
-  const command = join(root, "dist", "cli", "main.js");
+  const command = join(root, "dist", "cli", "hbmesh.js");
   return {
     name: "command",
     title: "hbmesh, executable",

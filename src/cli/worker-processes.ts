@@ -76,7 +76,7 @@ function matches(address: string | undefined, wanted: readonly string[] | undefi
   return address !== undefined && (wanted === undefined || wanted.includes(address));
 }
 
-/** `node .../cli/main.js worker --worker_address IP:PORT`, or hbmesh instead of main.js. */
+/** `node .../cli/main.js worker --worker_address IP:PORT`, or hbmesh.js or hbmesh instead of main.js. */
 function workerAddressOf(args: readonly string[]): string | undefined {
   const command = args.findIndex((arg, index) => index > 0 && arg === "worker" && isHbmesh(args[index - 1] ?? ""));
   return command < 0 ? undefined : addressIn(args.slice(command + 1));
@@ -89,7 +89,7 @@ function addressIn(args: readonly string[]): string | undefined {
 }
 
 function isHbmesh(path: string): boolean {
-  return path.endsWith("/cli/main.js") || basename(path) === "hbmesh";
+  return path.endsWith("/cli/main.js") || path.endsWith("/cli/hbmesh.js") || basename(path) === "hbmesh";
 }
 
 /** `--name value` or `--name=value`, in either spelling; the last one counts. */

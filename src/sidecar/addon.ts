@@ -97,8 +97,9 @@ export interface NativeClient {
   cancelKey(requestId: bigint, keyIndex: number): void;
   registerDeviceMemory(pointers: BigUint64Array, sizes: BigUint64Array): Promise<void>;
   /**
-   * Cancels outstanding requests, which reject with SHUTTING_DOWN, and waits for the sidecar's last word on
-   * them: up to 2 s for one that takes no message, else as long as their bytes may take. Resolves once they have settled; a second call resolves at once. Never rejects.
+   * Cancels outstanding requests, which reject with SHUTTING_DOWN, and waits for the sidecar's last word on them: up to
+   * 2 s for one that takes no message, else as long as their bytes may take. Resolves once they have settled; a second
+   * call resolves at once. Never rejects.
    */
   close(): Promise<void>;
 }

@@ -55,6 +55,7 @@ describe("options", () => {
       token: "",
       connectTimeoutMs: 9_000,
       spinMicros: 20,
+      floorBytesPerSecond: 100_000_000n,
     });
   });
 });
@@ -271,6 +272,26 @@ describe("time limits and cancellation", () => {
     });
     await clock.advance(12_000);
     await failure;
+  });
+
+  it("bytes that move may have to come to their end: a stop is given as long as they may take", async () => {
+    native.answer = async () => await new Promise(() => {});
+    const large = new DeviceBlobList(0, [new Blob(4096n, 1_000_000_000n)]); // 10 s at the floor rate
+    const controller = new AbortController();
+    let ended = false;
+    const call = client.mSetD2H(["a"], [large], { signal: controller.signal }).finally(() => {
+      ended = true;
+    });
+    const failure = expect(call).rejects.toMatchObject({
+      code: StatusCode.WORKER_TIMEOUT,
+      message: expect.stringMatching(/cancelled by its caller. The sidecar did not confirm within 12000 ms/),
+    });
+    controller.abort();
+    await clock.advance(11_999);
+    expect(ended).toBe(false);
+    await clock.advance(1);
+    await failure;
+    expect(clock.pendingTimers).toBe(0);
   });
 
   it("an aborted call: RPC_CANCELLED, once the sidecar has stopped", async () => {
