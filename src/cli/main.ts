@@ -9,6 +9,7 @@
  * --worker, wherever a command takes a worker's address.
  */
 import { readFileSync, realpathSync } from "node:fs";
+import { isatty } from "node:tty";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HbmeshError } from "../base/errors.js";
@@ -20,6 +21,7 @@ import { endWithLauncher } from "./launcher.js";
 import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
 import { Output } from "./output.js";
+import { endByHangUp } from "./signals.js";
 import { addStartCommand } from "./start.js";
 import { addStatusCommand } from "./status.js";
 import { addStopCommand } from "./stop.js";
@@ -113,6 +115,10 @@ const LEFT_OPEN_MS = 1_000;
 if (isEntryPoint()) {
   const output = new Output();
   endWithLauncher();
+  const hasTerminal = [0, 1, 2].some((fd) => isatty(fd));
   process.exitCode = output.exitCodeOf(await main(process.argv.slice(2)));
+  if (hasTerminal && ![0, 1, 2].some((fd) => isatty(fd))) {
+    endByHangUp();
+  }
   setTimeout(() => process.exit(), LEFT_OPEN_MS).unref();
 }
