@@ -3,8 +3,8 @@
  * `hbmesh`: the command line. Each command has a file of its own with its arguments, its wiring and its exit codes;
  * this one puts them together and turns what they throw into a sentence on stderr.
  *
- * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted; 141 nobody
- * reads its output any more.
+ * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted; 141
+ * nobody reads its output any more.
  * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same, and so is
  * --worker, wherever a command takes a worker's address.
  */

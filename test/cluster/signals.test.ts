@@ -36,8 +36,8 @@ function runInGroup(program: string, ...args: string[]): Running {
 }
 
 /**
- * Runs what follows on a terminal of its own, closes that when it has said "ready at", and prints how it ended. Node has
- * no way to make a terminal.
+ * Runs what follows on a terminal of its own, closes that when it has said "ready at", and prints how it ended. Node
+ * has no way to make a terminal.
  */
 const ON_TERMINAL = `
 import os, pty, sys
