@@ -3,7 +3,8 @@
  * HBMESH_LOG (silent, error, warn, info, debug, trace; default info) and its lines are JSON on standard error, so that
  * standard output stays with the command's result.
  */
-import { destination, pino } from "pino";
+import { pino } from "pino";
+import { LogWriter } from "./log-writer.js";
 
 /** Fields of one line: plain values only. */
 export type LogFields = Record<string, unknown>;
@@ -30,7 +31,7 @@ export function createLogger(name: string, level = process.env["HBMESH_LOG"]): L
       // 64-bit ids and sizes are bigints, which JSON can't write.
       serializers: { epoch: String, generation: String, bytes: String },
     },
-    destination({ fd: 2, sync: true }),
+    new LogWriter(2),
   );
   if (level !== undefined && level !== chosen) {
     logger.warn({ level }, `HBMESH_LOG is none of ${LEVELS.join(", ")}; using info`);

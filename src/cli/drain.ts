@@ -124,6 +124,6 @@ function describeStay(worker: string, state: DrainReport): string {
   const why = state.reason === "" ? state.state : state.reason;
   const left = `${grouped(state.objectsLeft)} objects with ${mebibytes(state.bytesLeft)} MiB`;
   const remedy =
-    "make room on other workers or start another one, delete what is not needed, or end it all the same: --force moves what it can, --drain false nothing, and what is left is lost then";
+    "make room on other workers or start another one, delete what is not needed, or stop it with --force, which moves what it can, or --drain false, which moves nothing: what is left is lost then";
   return `the worker at ${worker} stays, with ${left} that were not moved: ${why}; ${remedy}`;
 }

@@ -3,12 +3,13 @@
  * `hbmesh`: the command line. Each command has a file of its own with its arguments, its wiring and its exit codes;
  * this one puts them together and turns what they throw into a sentence on stderr.
  *
- * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted; 141 nobody
- * reads its output any more.
+ * Exit codes: 0 it worked; 1 it failed, with the cause on stderr; 2 the arguments are wrong; 130 interrupted; 141
+ * nobody reads its output any more.
  * Options can be spelled with underscores or dashes: --worker_address and --worker-address are the same, and so is
  * --worker, wherever a command takes a worker's address.
  */
 import { readFileSync, realpathSync } from "node:fs";
+import { isatty } from "node:tty";
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
 import { HbmeshError } from "../base/errors.js";
@@ -21,6 +22,7 @@ import { addObjectCommands } from "./objects.js";
 import { commandsOf, ExitError, unifySpelling } from "./options.js";
 import { Output } from "./output.js";
 import { reapOrphans } from "./reaper.js";
+import { endByHangUp } from "./signals.js";
 import { addStartCommand } from "./start.js";
 import { addStatusCommand } from "./status.js";
 import { addStopCommand } from "./stop.js";
@@ -117,6 +119,10 @@ if (isEntryPoint()) {
   }
   const output = new Output();
   endWithLauncher();
+  const hasTerminal = [0, 1, 2].some((fd) => isatty(fd));
   process.exitCode = output.exitCodeOf(await main(process.argv.slice(2)));
+  if (hasTerminal && ![0, 1, 2].some((fd) => isatty(fd))) {
+    endByHangUp();
+  }
   setTimeout(() => process.exit(), LEFT_OPEN_MS).unref();
 }

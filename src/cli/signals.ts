@@ -18,6 +18,15 @@ export function onEndingSignal(handle: (signal: EndingSignal) => void): () => vo
   };
 }
 
+/**
+ * Ends a process whose terminal has closed, once it has nothing to do any more, by the signal that told it. Node would
+ * set such a terminal back to how it was, fail in that, and abort.
+ */
+export function endByHangUp(): void {
+  process.removeAllListeners("SIGHUP");
+  process.kill(process.pid, "SIGHUP");
+}
+
 /** As if somebody had sent SIGTERM: a command that listens ends as planned, another one now, with this code. */
 export function endThisProcess(exitCode: number): void {
   if (process.listenerCount("SIGTERM") === 0) {

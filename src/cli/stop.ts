@@ -28,8 +28,7 @@ const help = `
 First the worker's host objects, in memory and on its SSD tier, are moved to other workers that have room, no faster than --drain_mb_per_second; it takes
 no new ones meanwhile (SCALING), and serves what it has. If not all finds room, or there is no other worker, nothing is moved, and the worker stays: end
 it with --drain false, or --force, if what it holds may be lost. Bytes in device memory (devMSet, devPublish) can't be moved: how many end with it is
-said. Then the worker leaves its cluster as planned: the store
-says so, and nobody waits for it to come back. Progress is on stderr.
+said. Then the worker leaves its cluster as planned: the store says so, and nobody waits for it to come back. Progress is on stderr.
 
 Ctrl-C (SIGTERM, SIGHUP, SIGQUIT) while objects are moved: it stays after all, with what has not been moved. The same command a second time: goes on with the first one's work, at its own rate.
 The worker's own user and root need no token.

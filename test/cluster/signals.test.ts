@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { findKeepers } from "../../src/cli/worker-processes.js";
 import { root } from "../contract/sources.js";
 import { hbmesh, isAlive, mainPath, until } from "./commands.js";
 import { freePort } from "./etcd.js";
@@ -33,6 +34,23 @@ function runInGroup(program: string, ...args: string[]): Running {
   });
   return { child, said: () => said, ended };
 }
+
+/**
+ * Runs what follows on a terminal of its own, closes that when it has said "ready at", and prints how it ended. Node
+ * has no way to make a terminal.
+ */
+const ON_TERMINAL = `
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+said = b""
+while b"ready at" not in said:
+    said += os.read(terminal, 65536)
+os.close(terminal)
+status = os.waitpid(pid, 0)[1]
+print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "code %d" % os.WEXITSTATUS(status))
+`;
 
 const parentOf = (pid: number): number => {
   const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
@@ -79,6 +97,17 @@ describe("signals", { timeout: 120_000 }, () => {
       expect(isAlive(sidecar)).toBe(false);
     },
   );
+
+  it("a terminal that closes: the same, although nothing can be written there any more", async () => {
+    const line = [process.execPath, mainPath, "worker", "--worker_address", address, ...memory];
+    const terminal = runInGroup("python3", "-c", ON_TERMINAL, ...line);
+    expect(await terminal.ended, terminal.said()).toBe(0);
+    // SIGHUP itself, after all was done.
+    expect(terminal.said()).toBe("1\n");
+    // Neither a sidecar that waits for the next control process nor a keeper.
+    expect(leftoversNow([address]).processes).toEqual([]);
+    expect(findKeepers(address)).toEqual([]);
+  });
 
   it.each(["SIGHUP", "SIGQUIT"] as const)("%s to hbmesh dev and its workers ends them all", async (signal) => {
     const port = address.split(":")[1] ?? "";

@@ -1,6 +1,6 @@
 /**
- * Goal: what --json prints are the fields of an answer, exact, and nothing of the library that made it. Method: messages
- * as the API answers them, and nested ones.
+ * Goal: what --json prints are the fields of an answer, exact, and nothing of the library that made it. Method:
+ * messages as the API answers them, and nested ones.
  */
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
