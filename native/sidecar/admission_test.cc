@@ -267,6 +267,21 @@ TEST_F(OtherUserTest, ANamedUserSetsAndGets) {
   EXPECT_EQ(code, 0);
 }
 
+// Who greets too late reads that, too.
+TEST(AdmissionTest, AGreetingThatComesTooLateIsToldSo) {
+  FakeDirectory directory;
+  const Worker worker(directory, 1);
+  Fd late;
+  ASSERT_TRUE(ConnectUnix(session::SocketName(worker.process.workerAddress()), &late).ok());
+  session::Welcome welcome{};
+  Packet packet;
+  ASSERT_TRUE(ReceivePacket(late.get(), std::as_writable_bytes(std::span(&welcome, 1)), &packet).ok());
+  EXPECT_EQ(welcome.code, CodeOf(StatusCode::kRpcDeadlineExceeded));
+  EXPECT_STREQ(welcome.text, "you have not greeted for 5000 ms after you connected; try again");
+  std::byte byte{};
+  EXPECT_EQ(ReceivePacket(late.get(), {&byte, 1}, &packet).code(), StatusCode::kRpcPeerDead);
+}
+
 // Users who are not served have their own places: however many wait there, ours get in.
 TEST_F(OtherUserTest, ACrowdOfStrangersKeepsNobodyOut) {
   const Worker worker(directory_, 1);

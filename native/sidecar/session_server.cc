@@ -131,8 +131,19 @@ void SessionServer::Accept(Fd socket) {
   connection->isKnown = isKnown;
   connection->watch = loop_.Watch(connection->socket.get(), connection.get());
   if (connection->watch == 0) return;
-  connection->greeting = timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, id] { Close(id); });
+  AwaitGreeting(*connection);
   connections_.emplace(id, std::move(connection));
+}
+
+void SessionServer::AwaitGreeting(Connection& connection) {
+  connection.greeting =
+      timers_.Add(clock_.NowNs() + options_.greetingTimeoutMs * kNsPerMs, [this, &connection, id = connection.id] {
+        if (connection.isRefused) return Close(id);
+        Refuse(connection, {StatusCode::kRpcDeadlineExceeded, "you have not greeted for " +
+                                                                  std::to_string(options_.greetingTimeoutMs) +
+                                                                  " ms after you connected; try again"});
+        AwaitGreeting(connection);  // now its end
+      });
 }
 
 // Who greets at once, as clients do, is a session before so many others come.

@@ -68,6 +68,8 @@ class SessionServer final : private FdHandler {
   void Accept(Fd socket);
   // Makes room for one more that has not greeted.
   void BoundGreetings(bool isKnown);
+  // Its greeting, or the end of one that was refused, is waited for; not for long.
+  void AwaitGreeting(Connection& connection);
   // Tells the peer why there will be no session, and the log. The connection stays until the peer has closed it.
   void Refuse(Connection& connection, const Status& status);
   void OnPacket(Connection& connection, uint32_t events);

@@ -28,7 +28,8 @@ ${ssdTierHelp.trimStart()}
 An address that other machines reach takes --cluster_token_file FILE: one token, the same on all hosts (openssl rand -hex 32). Control processes
 and sidecars prove to each other that they have it; tools show it to the API (--token_file). --tls_cert, --tls_key and --tls_ca add mutual TLS
 to the API and the control link; certificates name the IP in their subjectAltName, or the worker does not start. What sidecars send each other is not encrypted.
-Without --tenants_file everyone who may ask is one tenant.
+Without --tenants_file everyone who may ask is one tenant. On its own host a worker serves clients of its user and of root, of --client_uids
+and --client_gid, and of any user who shows a right token; with --local_token required only those.
 
 SIGTERM, SIGHUP, SIGQUIT and Ctrl-C end it as planned, without moving its objects (hbmesh stop does). To keep it when its terminal
 closes start it with hbmesh start, or under setsid: Node takes no notice of nohup.

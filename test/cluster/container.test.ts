@@ -5,9 +5,13 @@
  * outside.
  */
 import { spawn, spawnSync } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
-import { until } from "./commands.js";
+import { findFreePorts } from "../../src/base/free-port.js";
+import { createAuthority } from "../support/certificates.js";
+import { hbmesh, until } from "./commands.js";
 import { startWorkerProcess, type WorkerProcess } from "./worker-process.js";
 
 const root = process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"];
@@ -78,7 +82,29 @@ describe.skipIf(!canUnshare)(
         () => !childrenOf(first).some(({ name }) => name === "sleep"),
       );
       await until("nothing is defunct", () => defunct(first).length === 0);
-      expect(childrenOf(first).map(({ name }) => name)).toEqual(["hbmesh-sidecar"]);
+      // A keeper that waits for the next sidecar lives, and is process 1's child too.
+      const alive = childrenOf(first).map(({ name }) => name);
+      expect(alive.filter((name) => name !== "hbmesh-keeper")).toEqual(["hbmesh-sidecar"]);
+    });
+
+    it("with TLS probes are asked at an address of their own, without a certificate; the API still wants one", async () => {
+      const folder = mkdtempSync(join(tmpdir(), "hbmesh-container-"));
+      try {
+        const { tlsCert, tlsKey, tlsCa } = createAuthority(folder, "cluster").issue("worker");
+        const [port = 0] = await findFreePorts(1);
+        const tls = ["--tls_cert", tlsCert, "--tls_key", tlsKey, "--tls_ca", tlsCa];
+        const { address } = await start(...tls, "--probe_address", `127.0.0.1:${port}`);
+        const probe = await fetch(`http://127.0.0.1:${port}/readyz`);
+        expect([probe.status, await probe.text()]).toEqual([200, "ok\n"]);
+        expect((await fetch(`http://127.0.0.1:${port}/hbmesh.v1.ClusterService/Health`)).status).toBe(404);
+        const plain = await fetch(`http://${address}/readyz`);
+        expect(plain.status).toBe(400);
+        expect(await plain.text()).toContain("this worker speaks TLS");
+        const health = await hbmesh("health", "--worker", address, ...tls);
+        expect(health.code, health.stderr).toBe(0);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
     });
 
     it("/readyz follows a sidecar that hangs, /healthz stays good", async () => {
