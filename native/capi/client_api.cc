@@ -138,7 +138,7 @@ hbmesh_status hbmesh_client_address(hbmesh_client* client, char* address, size_t
         client->connection ? client->connection->client().workerAddress() : client->options.workerAddress;
     if (known.size() >= capacity) {
       return {StatusCode::kOutOfRange, "the address takes " + std::to_string(known.size() + 1) + " bytes, and " +
-                                        std::to_string(capacity) + " are there"};
+                                           std::to_string(capacity) + " are there"};
     }
     known.copy(address, known.size());
     address[known.size()] = '\0';

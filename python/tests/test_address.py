@@ -1,5 +1,5 @@
 """Goal: an address is read alike everywhere, and written in one way; a worker is found by IPv6 and by name.
-Method: the table that the TypeScript and C++ parsers are tested with too (test/support/addresses.json); a worker at ::1.
+Method: the table that the TypeScript and C++ parsers are tested with, too (test/support/addresses.json); a real worker.
 """
 
 import json

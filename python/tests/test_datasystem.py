@@ -422,7 +422,7 @@ def test_the_worker_may_be_named_by_the_environment(workers, tmp_path, monkeypat
     config.write_text('{"worker_addr": "127.0.0.1:1", "connect_timeout_ms": "soon"}')
     for given, says in (
         ({}, "no worker is named"),
-        ({"DS_WORKER_ADDR": "nonsense"}, "DS_WORKER_ADDR \"nonsense\" has no port: give HOST:PORT"),
+        ({"DS_WORKER_ADDR": "nonsense"}, 'DS_WORKER_ADDR "nonsense" has no port: give HOST:PORT'),
         ({"DS_WORKER_ADDR": address, "DS_ENABLE_REMOTE_H2D": "maybe"}, "DS_ENABLE_REMOTE_H2D is 'maybe'"),
         ({"YR_CONFIG_PATH": str(tmp_path / "nowhere.json")}, "can't be read"),
         ({"YR_CONFIG_PATH": str(config)}, "\"connect_timeout_ms\" in .* is 'soon'"),

@@ -5,6 +5,7 @@
 import { fstatSync, mkdirSync, openSync, readSync, renameSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { parseAddress } from "../base/address.js";
 import { ExitError } from "./options.js";
 
 export interface WorkerLog {
@@ -31,9 +32,10 @@ export function defaultLogFolder(): string {
   return join(process.env.XDG_STATE_HOME ?? join(homedir(), ".local", "state"), "hbmesh");
 }
 
-/** "worker-10.0.0.1_31501.log" */
+/** "worker-10.0.0.1_31501.log"; of [fd00::7]:31501 "worker-fd00--7_31501.log". Another one for each address. */
 export function logName(workerAddress: string): string {
-  return `worker-${workerAddress.replaceAll(/[^0-9A-Za-z.]+/g, "_").replace(/^_/, "")}.log`;
+  const { host, port } = parseAddress(workerAddress, "the worker address");
+  return `worker-${host.replaceAll(":", "-")}_${port}.log`;
 }
 
 /** Throws with the cause and what to give instead. */

@@ -94,7 +94,7 @@ describe.skipIf(etcdMissing !== undefined)(
       await until("it is forgotten about", async () => (await reasonAt(first.address))?.reason === "", 60_000);
       const stopped = await hbmesh("stop", "--worker_address", first.address, "--json");
       expect(stopped.code, stopped.stderr).toBe(0);
-      expect(JSON.parse(stopped.stdout)).toMatchObject({ drain: { state: "moved", objectsLeft: "0" } });
+      expect(JSON.parse(stopped.stdout)).toMatchObject({ drain: { state: "moved", objectsLeft: 0 } });
       await client.close();
       const found = new DeviceObject(1, [10_000]);
       const other = clientOf(second.address);

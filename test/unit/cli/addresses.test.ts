@@ -6,6 +6,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
+import { logName } from "../../../src/cli/worker-log.js";
 import { addressesOf, findKeepers, findSidecars, findWorkers } from "../../../src/cli/worker-processes.js";
 
 const leads =
@@ -32,6 +33,18 @@ describe("the addresses that a text names", () => {
       node: "node7:5",
     });
     await expect(addressesOf("bogus", leads())).rejects.toMatchObject({ code: StatusCode.INVALID });
+  });
+});
+
+describe("the log of a worker", () => {
+  it("has a name that no other address gives", () => {
+    const addresses = ["127.0.0.1:31501", "[::1]:31501", "[1::]:31501", "[fd00::7]:31501"];
+    expect(addresses.map(logName)).toEqual([
+      "worker-127.0.0.1_31501.log",
+      "worker---1_31501.log",
+      "worker-1--_31501.log",
+      "worker-fd00--7_31501.log",
+    ]);
   });
 });
 
