@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "sidecar/control_service.h"
 #include "sidecar/peer_protocol.h"
 #include "sidecar/raw_peer.h"
 #include "sidecar/sidecar_test_util.h"

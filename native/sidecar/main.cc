@@ -227,8 +227,7 @@ Status Open(Flags& flags, std::unique_ptr<Sidecar>* sidecar) {
 
 // What a sidecar that was killed together with its control process has left is adopted.
 hbmesh::sidecar::KeptMemory FetchMemory(SidecarOptions& options) {
-  hbmesh::sidecar::KeptMemory kept =
-      hbmesh::sidecar::FetchKeptMemory(options.workerAddress, options.adoptFd >= 0);
+  hbmesh::sidecar::KeptMemory kept = hbmesh::sidecar::FetchKeptMemory(options.workerAddress, options.adoptFd >= 0);
   if (kept.memory.valid() && options.adoptFd < 0) {
     hbmesh::Log().info("adopting the memory that an earlier sidecar of {} left with its keeper", options.workerAddress);
     options.adoptFd = ::fcntl(kept.memory.get(), F_DUPFD_CLOEXEC, 0);

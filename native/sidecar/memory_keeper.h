@@ -6,9 +6,9 @@
 // keeper ends too. Else it listens on the abstract socket KeeperSocketName(), and gives the memory to the first who
 // asks and is of the same user (or root). It ends when nobody has asked for `graceMs`.
 //
-// It never lets go of the memory for the next sidecar: it stays that one's keeper, and the connection over which it gave
-// the memory takes the place of kLifeFd. So the memory outlives a sidecar that is killed at any moment, also before it
-// has adopted anything.
+// It never lets go of the memory for the next sidecar: it stays that one's keeper, and the connection over which it
+// gave the memory takes the place of kLifeFd. So the memory outlives a sidecar that is killed at any moment, also
+// before it has adopted anything.
 //
 //   keeper: 'm' with the memory │ sidecar: 'm' │ keeper: 'k' │ sidecar, when it ends as it should: 'q'
 //
@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -56,8 +57,8 @@ struct KeptMemory {
   Fd connection;  // valid: the keeper stays, for whoever holds this (MemoryKeeper::Of)
 };
 
-// The memory that a keeper of this address holds, if there is one. `wasKilled`: the sidecar has been gone for so short a
-// time that its keeper may not have heard of it yet, and is waited for.
+// The memory that a keeper of this address holds, if there is one. `wasKilled`: the sidecar has been gone for so short
+// a time that its keeper may not have heard of it yet, and is waited for.
 [[nodiscard]] KeptMemory FetchKeptMemory(const std::string& workerAddress, bool wasKilled);
 
 // Is it the same memory?

@@ -302,7 +302,6 @@ class ControlProcessImpl implements ControlProcess {
     this.#deaths.close();
     this.#reach.close();
     this.#graves.close();
-    this.#superseded.close();
     this.#owner.close();
     this.#collector.close();
     this.#forgetter.close();
@@ -485,7 +484,6 @@ class ControlProcessImpl implements ControlProcess {
   #takeView(view: MembershipView): void {
     this.#peers.setView(view);
     this.#holders.setView(view);
-    this.#superseded.setView(view);
     this.#owner.setView(view);
     this.#calls.setView(view);
     void this.#graves.setView(view);

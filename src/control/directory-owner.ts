@@ -69,6 +69,7 @@ export interface DirectoryOwnerOptions {
   clock: Clock;
   holders: Holders;
   graves: Graves;
+  /** Gets the views from here, and ends with this owner. */
   superseded: Superseded;
   checkKeys: KeyCheck;
   /** How long a request waits for this owner to become able to answer. */
@@ -143,6 +144,7 @@ export class DirectoryOwner {
     decisions.directory.forgetForeign(isBack ? 0 : view.selfId);
     this.#announced.clear();
     this.vanished.setView(view);
+    this.#options.superseded.setView(view);
     this.#absences.setView(view, this.#options.decidedUntilMs());
     this.#changes.wakeAll();
     this.#arrivals.wakeAll();
@@ -185,6 +187,7 @@ export class DirectoryOwner {
 
   close(): void {
     const reason = new HbmeshError(StatusCode.SHUTTING_DOWN, "the owner of the keys is shutting down; try again");
+    this.#options.superseded.close();
     this.#changes.close(reason);
     this.#arrivals.close(reason);
   }

@@ -7,8 +7,8 @@
  *
  * Two kinds, with a limit each, so that neither makes the other forgotten. Deleted versions, and replaced ones
  * (superseded.ts), have tombstones at the key's owner. Outdated ones are all that are older than a version whose last
- * holder evicted it, or let it expire, while somebody was away: a busy worker makes very many of them, most of keys that
- * nobody has a version of, so that they take no tombstones and are looked at only when a holder announces.
+ * holder evicted it, or let it expire, while somebody was away. A busy worker makes very many of these, most of keys of
+ * which nobody has a version: they take no tombstones, and are looked at only when a holder announces.
  *
  * What is in a grave is true for ever (generations are never given twice), so it needs no epoch, and telling it twice
  * does no harm. A holder that announces before its grave has arrived is believed for that long: the new owner takes the

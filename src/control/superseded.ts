@@ -37,7 +37,7 @@ const SUPERSEDED_MAX = 65_536;
 /** The setter's worker gets this owner's answer first, and seals. */
 const FIRST_ASK_MS = 20;
 const RETRY_MS = 1_000;
-/** Said so often in a row that it is not there, with RETRY_MS between: what it may say of having lost it came before. */
+/** Denied so often, with RETRY_MS between, it was never sealed: that it was lost, its holder would have told before. */
 const DENIALS_MAX = 3;
 
 interface Waiting extends SupersededVersion {

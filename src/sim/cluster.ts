@@ -306,7 +306,8 @@ export class SimCluster {
 
   /**
    * Is there a sealed object of this key with one of these contents on a host that isn't lost? A copy on a host that
-   * was cut off counts for nothing: it may be dropped where nothing else is left of its version (src/control/copies.ts).
+   * was cut off counts for nothing: where nothing else is left of its version it may be dropped
+   * (src/control/copies.ts).
    */
   hasBytes(key: string, contents: ReadonlySet<number>, withCopies = true): boolean {
     return this.hosts.some(({ isLost, isCutOff, memory }) => {

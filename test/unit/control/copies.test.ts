@@ -1,8 +1,8 @@
 /**
  * Goal: a copy never brings back what was deleted while its worker was away, whoever owned the key then and died; it
- * keeps a key whose source is dead, as long as its worker stays a member, or is back in time. The same for device memory
- * that is offered as a further source. Method: a cluster in virtual time, one worker of which holds copies and is cut
- * off, restarted, or neither.
+ * keeps a key whose source is dead, as long as its worker stays a member, or is back in time. The same for device
+ * memory that is offered as a further source. Method: a cluster in virtual time, one worker of which holds copies and
+ * is cut off, restarted, or neither.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";

@@ -1,8 +1,8 @@
 /**
- * Goal: a version that was replaced while its worker was away, or out of reach, stays ended, also when the newer version
- * is evicted, expires or is lost before that worker is back, and whoever owned the key then; and nothing that may be all
- * that is left is given up for it. Method: a cluster in virtual time, one worker of which has old versions and is cut
- * off.
+ * Goal: a version that was replaced while its worker was away, or out of reach, stays ended, also when the newer
+ * version is evicted, expires or is lost before that worker is back, and whoever owned the key then; and nothing that
+ * may be all that is left is given up for it. Method: a cluster in virtual time, one worker of which has old versions
+ * and is cut off.
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { StatusCode } from "../../../src/base/errors.js";
