@@ -32,6 +32,11 @@ interface WorkerStatus {
   objects: bigint;
   arenaBytes: bigint;
   arenaUsedBytes: bigint;
+  /** The most objects, and what they take beside the arena. */
+  slots: bigint;
+  usedSlots: bigint;
+  tableBytes: bigint;
+  indexBytes: bigint;
   sessions: number;
 }
 
@@ -88,6 +93,10 @@ async function statusOf(workerAddress: string, options: StatusOptions): Promise<
     objects: 0n,
     arenaBytes: 0n,
     arenaUsedBytes: 0n,
+    slots: 0n,
+    usedSlots: 0n,
+    tableBytes: 0n,
+    indexBytes: 0n,
     sessions: 0,
   };
   try {
@@ -106,6 +115,10 @@ async function statusOf(workerAddress: string, options: StatusOptions): Promise<
       objects: health.objects,
       arenaBytes: health.arenaBytes,
       arenaUsedBytes: health.arenaUsedBytes,
+      slots: health.slots,
+      usedSlots: health.usedSlots,
+      tableBytes: health.tableBytes,
+      indexBytes: health.indexBytes,
       sessions: health.sessions,
     };
   } catch (error) {
@@ -127,7 +140,9 @@ function forPeople(statuses: readonly WorkerStatus[]): string {
     number("members"),
     number("devices"),
     number("objects"),
+    number("slots"),
     number("memory used, MiB"),
+    number("for slots, MiB"),
     { title: "since" },
     { title: "log" },
   ];
@@ -140,7 +155,9 @@ function forPeople(statuses: readonly WorkerStatus[]): string {
     String(each.members),
     String(each.devices),
     grouped(each.objects),
+    `${grouped(each.usedSlots)} of ${grouped(each.slots)}`,
     `${mebibytes(each.arenaUsedBytes)} of ${mebibytes(each.arenaBytes)}`,
+    mebibytes(each.tableBytes + each.indexBytes),
     each.startedAt ?? "",
     each.log ?? "",
   ]);

@@ -251,6 +251,14 @@ class ControlProcessImpl implements ControlProcess {
       spillBytes: figures?.spillBytes ?? 0n,
       spilledObjects: figures?.spilledObjects ?? 0n,
       spilledBytes: figures?.spilledBytes ?? 0n,
+      slots: figures?.slots ?? 0n,
+      usedSlots: figures?.usedSlots ?? 0n,
+      tableBytes: figures?.tableBytes ?? 0n,
+      indexBytes: figures?.indexBytes ?? 0n,
+      spilledIndexBytes: figures?.spilledIndexBytes ?? 0n,
+      evictedMemoryFull: figures?.evictedMemoryFull ?? 0n,
+      evictedTableFull: figures?.evictedTableFull ?? 0n,
+      evictedTierFull: figures?.evictedTierFull ?? 0n,
     };
   }
 

@@ -40,6 +40,19 @@ export interface SidecarStats {
   spilledObjects: bigint;
   /** What objects of a worker that leaves may take here, without pushing out any but replicas. */
   roomBytes: bigint;
+  /** The most objects. */
+  slots: bigint;
+  usedSlots: bigint;
+  /** Memory of the object table, beside the arena. */
+  tableBytes: bigint;
+  /** The sidecar's own memory for finding and ordering objects. */
+  indexBytes: bigint;
+  /** What the arena has of objects on the SSD tier. */
+  spilledIndexBytes: bigint;
+  /** Objects evicted since the sidecar's start, by what there was too little of. */
+  evictedMemoryFull: bigint;
+  evictedTableFull: bigint;
+  evictedTierFull: bigint;
 }
 
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
@@ -128,13 +141,26 @@ export class SidecarLink {
     return decodeDescribed(reply.payload, objects.length);
   }
 
-  /** Calls `onChunk` for everything sealed, in order, and resolves after the last. */
-  async listHeld(onChunk: (chunk: HeldChunk) => void, timeoutMs: number): Promise<void> {
-    await this.#ask(Op.listHeld, new Uint8Array(0), 0, timeoutMs, "listing what it holds", (message) => {
-      if (message.payload.byteLength > 0) {
-        onChunk(decodeHeldChunk(message));
+  /**
+   * Calls `onChunk` for everything sealed, one after the other, and resolves after the last. The sidecar tells of part
+   * of its objects at a time, and of the next only when these have been taken: millions don't wait in memory.
+   * `timeoutMs`: for each part.
+   */
+  async listHeld(onChunk: (chunk: HeldChunk) => Promise<void> | void, timeoutMs: number): Promise<void> {
+    let next = 0n;
+    do {
+      const chunks: HeldChunk[] = [];
+      const take = (message: PortMessage): void => {
+        if (message.payload.byteLength > 0) {
+          chunks.push(decodeHeldChunk(message));
+        }
+      };
+      const last = await this.#ask(Op.listHeld, EMPTY, 0, timeoutMs, "listing what it holds", take, next);
+      for (const chunk of chunks) {
+        await onChunk(chunk);
       }
-    });
+      next = last.args[0] ?? 0n;
+    } while (next !== 0n);
   }
 
   /** JSON text of what the sidecar knows of one key; empty from a sidecar that has nothing to tell. */
@@ -152,8 +178,7 @@ export class SidecarLink {
 
   async stats(timeoutMs: number): Promise<SidecarStats> {
     const { payload } = await this.#ask(Op.stats, new Uint8Array(0), 0, timeoutMs, "its figures");
-    // A sidecar of the release before, which outlived its control process, tells of no room.
-    if (payload.byteLength < SIDECAR_STATS_BYTES - 8) {
+    if (payload.byteLength < SIDECAR_STATS_BYTES) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
     }
     const view = viewOf(payload);
@@ -165,7 +190,15 @@ export class SidecarLink {
       spillBytes: view.getBigUint64(56, true),
       spilledBytes: view.getBigUint64(64, true),
       spilledObjects: view.getBigUint64(72, true),
-      roomBytes: payload.byteLength < SIDECAR_STATS_BYTES ? 0n : view.getBigUint64(80, true),
+      roomBytes: view.getBigUint64(80, true),
+      slots: view.getBigUint64(88, true),
+      usedSlots: view.getBigUint64(96, true),
+      tableBytes: view.getBigUint64(104, true),
+      indexBytes: view.getBigUint64(112, true),
+      spilledIndexBytes: view.getBigUint64(120, true),
+      evictedMemoryFull: view.getBigUint64(128, true),
+      evictedTableFull: view.getBigUint64(136, true),
+      evictedTierFull: view.getBigUint64(144, true),
     };
   }
 
