@@ -262,7 +262,7 @@ TEST(ObjectStore, NamesTheRemedyWhenHugePagesAreMissing) {
   std::unique_ptr<ObjectStore> store;
   const Status status = ObjectStore::Create({.arenaBytes = 1ULL << 42, .slots = 1024, .hugePages = true}, &store);
   EXPECT_EQ(status.code(), StatusCode::kOutOfMemory);
-  EXPECT_NE(status.message().find("sysctl vm.nr_hugepages=2097153"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("sysctl vm.nr_hugepages=2097154"), std::string::npos) << status.message();
   EXPECT_EQ(ObjectStore::Create({.arenaBytes = 0}, &store).code(), StatusCode::kInvalid);
 }
 

@@ -14,7 +14,6 @@ import {
   LISTED_COPIES,
   MESSAGE_PAYLOAD_BYTES_MAX,
   Op,
-  SIDECAR_STATS_BYTES,
 } from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
@@ -67,6 +66,8 @@ export interface HeldChunk {
 /** Messages that may wait while the queue to the sidecar is full. A sidecar that is so far behind is stuck. */
 const OUTBOX_MAX = 4_096;
 const OUTBOX_RETRY_MS = 2;
+/** Of SidecarStats: what every release tells. */
+const SIDECAR_STATS_BYTES_MIN = 80;
 const NO_ARGUMENTS = [0n, 0n, 0n, 0n] as const;
 const EMPTY = new Uint8Array(0);
 
@@ -178,27 +179,29 @@ export class SidecarLink {
 
   async stats(timeoutMs: number): Promise<SidecarStats> {
     const { payload } = await this.#ask(Op.stats, new Uint8Array(0), 0, timeoutMs, "its figures");
-    if (payload.byteLength < SIDECAR_STATS_BYTES) {
+    // A sidecar of the release before, which outlived its control process, tells of less.
+    if (payload.byteLength < SIDECAR_STATS_BYTES_MIN) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
     }
     const view = viewOf(payload);
+    const at = (offset: number): bigint => (offset + 8 <= view.byteLength ? view.getBigUint64(offset, true) : 0n);
     return {
-      arenaBytes: view.getBigUint64(0, true),
-      arenaUsedBytes: view.getBigUint64(8, true),
-      objects: view.getBigUint64(16, true),
-      sessions: view.getBigUint64(24, true),
-      spillBytes: view.getBigUint64(56, true),
-      spilledBytes: view.getBigUint64(64, true),
-      spilledObjects: view.getBigUint64(72, true),
-      roomBytes: view.getBigUint64(80, true),
-      slots: view.getBigUint64(88, true),
-      usedSlots: view.getBigUint64(96, true),
-      tableBytes: view.getBigUint64(104, true),
-      indexBytes: view.getBigUint64(112, true),
-      spilledIndexBytes: view.getBigUint64(120, true),
-      evictedMemoryFull: view.getBigUint64(128, true),
-      evictedTableFull: view.getBigUint64(136, true),
-      evictedTierFull: view.getBigUint64(144, true),
+      arenaBytes: at(0),
+      arenaUsedBytes: at(8),
+      objects: at(16),
+      sessions: at(24),
+      spillBytes: at(56),
+      spilledBytes: at(64),
+      spilledObjects: at(72),
+      roomBytes: at(80),
+      slots: at(88),
+      usedSlots: at(96),
+      tableBytes: at(104),
+      indexBytes: at(112),
+      spilledIndexBytes: at(120),
+      evictedMemoryFull: at(128),
+      evictedTableFull: at(136),
+      evictedTierFull: at(144),
     };
   }
 
