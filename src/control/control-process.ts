@@ -36,7 +36,7 @@ import type { ControlListener, ControlNetwork } from "./network.js";
 import { createObjectCalls } from "./object-calls.js";
 import { OwnerCalls } from "./owner-calls.js";
 import { Peers } from "./peers.js";
-import type { SidecarLink } from "./sidecar-link.js";
+import { NO_FIGURES, type SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
 import { createTakingService } from "./taking.js";
@@ -239,26 +239,14 @@ class ControlProcessImpl implements ControlProcess {
     const reason = this.#reason();
     const supervisor = this.#supervisor;
     const asks = supervisor?.isUp === true && !supervisor.isHung;
-    const figures = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const asked = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const { roomBytes: _room, ...figures } = asked ?? NO_FIGURES;
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
       reason: reason === "" ? this.#guard.warning : reason,
-      arenaBytes: figures?.arenaBytes ?? 0n,
-      arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
-      objects: figures?.objects ?? 0n,
+      ...figures,
       sessions: this.#sessions,
-      spillBytes: figures?.spillBytes ?? 0n,
-      spilledObjects: figures?.spilledObjects ?? 0n,
-      spilledBytes: figures?.spilledBytes ?? 0n,
-      slots: figures?.slots ?? 0n,
-      usedSlots: figures?.usedSlots ?? 0n,
-      tableBytes: figures?.tableBytes ?? 0n,
-      indexBytes: figures?.indexBytes ?? 0n,
-      spilledIndexBytes: figures?.spilledIndexBytes ?? 0n,
-      evictedMemoryFull: figures?.evictedMemoryFull ?? 0n,
-      evictedTableFull: figures?.evictedTableFull ?? 0n,
-      evictedTierFull: figures?.evictedTierFull ?? 0n,
     };
   }
 

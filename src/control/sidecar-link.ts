@@ -8,13 +8,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeHeld, type Family, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import { checkFamily } from "./families.js";
-import {
-  FLAG_MORE,
-  FLAG_REPLY,
-  LISTED_COPIES,
-  MESSAGE_PAYLOAD_BYTES_MAX,
-  Op,
-} from "./layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, MESSAGE_PAYLOAD_BYTES_MAX, Op } from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
 export interface DescribedObject {
@@ -53,6 +47,33 @@ export interface SidecarStats {
   evictedTableFull: bigint;
   evictedTierFull: bigint;
 }
+
+/** SidecarStats of native/queue/layout.h. Zero is what a payload is too short for. */
+function decodeStats(payload: Uint8Array): SidecarStats {
+  const view = viewOf(payload);
+  const at = (offset: number): bigint => (offset + 8 <= view.byteLength ? view.getBigUint64(offset, true) : 0n);
+  return {
+    arenaBytes: at(0),
+    arenaUsedBytes: at(8),
+    objects: at(16),
+    sessions: at(24),
+    spillBytes: at(56),
+    spilledBytes: at(64),
+    spilledObjects: at(72),
+    roomBytes: at(80),
+    slots: at(88),
+    usedSlots: at(96),
+    tableBytes: at(104),
+    indexBytes: at(112),
+    spilledIndexBytes: at(120),
+    evictedMemoryFull: at(128),
+    evictedTableFull: at(136),
+    evictedTierFull: at(144),
+  };
+}
+
+/** Of a sidecar that can't be asked. */
+export const NO_FIGURES: SidecarStats = decodeStats(new Uint8Array(0));
 
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
 export interface HeldChunk {
@@ -183,26 +204,7 @@ export class SidecarLink {
     if (payload.byteLength < SIDECAR_STATS_BYTES_MIN) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
     }
-    const view = viewOf(payload);
-    const at = (offset: number): bigint => (offset + 8 <= view.byteLength ? view.getBigUint64(offset, true) : 0n);
-    return {
-      arenaBytes: at(0),
-      arenaUsedBytes: at(8),
-      objects: at(16),
-      sessions: at(24),
-      spillBytes: at(56),
-      spilledBytes: at(64),
-      spilledObjects: at(72),
-      roomBytes: at(80),
-      slots: at(88),
-      usedSlots: at(96),
-      tableBytes: at(104),
-      indexBytes: at(112),
-      spilledIndexBytes: at(120),
-      evictedMemoryFull: at(128),
-      evictedTableFull: at(136),
-      evictedTierFull: at(144),
-    };
+    return decodeStats(payload);
   }
 
   /**

@@ -1,7 +1,7 @@
 /**
  * Goal: bytes are the limit of a worker, not how many objects there are: small ones fill memory and the SSD tier before
- * any is dropped, `health` and `status` say what the object table takes, and `explain` of an evicted key says what there
- * was too little of. Method: the inputs of issue 11 against a real worker with 16 or 64 MiB.
+ * any is dropped, `health` and `status` say what the object table takes, and `explain` of an evicted key says what
+ * there was too little of. Method: the inputs of issue 11 against a real worker with 16 or 64 MiB.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
