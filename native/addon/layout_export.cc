@@ -93,7 +93,11 @@ Napi::Object MakeStructs(Napi::Env env) {
                 HBMESH_FIELD(SidecarStats, holds), HBMESH_FIELD(SidecarStats, transfers),
                 HBMESH_FIELD(SidecarStats, transferredBytes), HBMESH_FIELD(SidecarStats, spillBytes),
                 HBMESH_FIELD(SidecarStats, spilledBytes), HBMESH_FIELD(SidecarStats, spilledObjects),
-                HBMESH_FIELD(SidecarStats, roomBytes));
+                HBMESH_FIELD(SidecarStats, roomBytes), HBMESH_FIELD(SidecarStats, slots),
+                HBMESH_FIELD(SidecarStats, usedSlots), HBMESH_FIELD(SidecarStats, tableBytes),
+                HBMESH_FIELD(SidecarStats, indexBytes), HBMESH_FIELD(SidecarStats, spilledIndexBytes),
+                HBMESH_FIELD(SidecarStats, evictedMemoryFull), HBMESH_FIELD(SidecarStats, evictedTableFull),
+                HBMESH_FIELD(SidecarStats, evictedTierFull));
   return structs;
 }
 

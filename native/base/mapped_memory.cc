@@ -17,6 +17,11 @@ namespace {
 constexpr uint64_t kPageBytes = 4096;
 constexpr unsigned kMemfdHugePages = MFD_HUGETLB | (21U << 26);  // 2^21 = 2 MiB
 
+bool IsHuge(int fd) {
+  struct stat info {};
+  return ::fstat(fd, &info) == 0 && static_cast<uint64_t>(info.st_blksize) == kHugePageBytes;
+}
+
 Status HugePagesMissing(int error, uint64_t bytes) {
   const uint64_t pages = (bytes + kHugePageBytes - 1) / kHugePageBytes;
   Status cause = StatusFromErrno(error, "map " + std::to_string(bytes) + " bytes in huge pages");
@@ -38,11 +43,11 @@ MappedMemory& MappedMemory::operator=(MappedMemory&& other) noexcept {
 
 Status MappedMemory::Map(int fd, uint64_t offset, uint64_t bytes, bool writable, MappedMemory* memory) {
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-  void* address = ::mmap(nullptr, bytes, protection, MAP_SHARED, fd, static_cast<off_t>(offset));
+  const int reserve = IsHuge(fd) ? MAP_NORESERVE : 0;
+  void* address = ::mmap(nullptr, bytes, protection, MAP_SHARED | reserve, fd, static_cast<off_t>(offset));
   if (address == MAP_FAILED) {
     const int error = errno;
-    struct stat info {};
-    if (::fstat(fd, &info) == 0 && static_cast<uint64_t>(info.st_blksize) == kHugePageBytes) {
+    if (reserve != 0) {
       return HugePagesMissing(error, bytes);
     }
     return StatusFromErrno(error, "map " + std::to_string(bytes) + " bytes of shared memory");
@@ -54,24 +59,24 @@ Status MappedMemory::Map(int fd, uint64_t offset, uint64_t bytes, bool writable,
   return Status::Ok();
 }
 
-Status MappedMemory::Prefault() {
-  if (bytes_ == 0) {
+Status MappedMemory::Prefault(uint64_t bytes) {
+  if (bytes == 0) {
     return Status::Ok();
   }
   int result = 0;
   do {
-    result = ::madvise(data_, bytes_, MADV_POPULATE_WRITE);
+    result = ::madvise(data_, bytes, MADV_POPULATE_WRITE);
   } while (result < 0 && (errno == EINTR || errno == EAGAIN));
   if (result == 0) {
     return Status::Ok();
   }
   if (errno != EINVAL) {
     return {StatusCode::kOutOfMemory,
-            StatusFromErrno(errno, "back " + std::to_string(bytes_) + " bytes of shared memory").message() +
+            StatusFromErrno(errno, "back " + std::to_string(bytes) + " bytes of shared memory").message() +
                 "; use a smaller arena or raise the memory limit of the container"};
   }
   // An older kernel. A write of 0 to an atomic add leaves the bytes as they are.
-  for (uint64_t offset = 0; offset < bytes_; offset += kPageBytes) {
+  for (uint64_t offset = 0; offset < bytes; offset += kPageBytes) {
     __atomic_fetch_add(reinterpret_cast<unsigned char*>(data_ + offset), 0, __ATOMIC_RELAXED);
   }
   return Status::Ok();
@@ -103,6 +108,19 @@ Status CreateMemfd(const std::string& name, uint64_t bytes, bool hugePages, Fd* 
   }
   *memory = std::move(made);
   return Status::Ok();
+}
+
+Status BackMemory(int fd, uint64_t offset, uint64_t bytes) {
+  int result = 0;
+  do {
+    result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  } while (result < 0 && errno == EINTR);
+  if (result == 0) {
+    return Status::Ok();
+  }
+  const int error = errno;
+  return IsHuge(fd) ? HugePagesMissing(error, bytes)
+                    : StatusFromErrno(error, "back " + std::to_string(bytes) + " bytes of shared memory");
 }
 
 Status CheckMemfd(int fd, uint64_t* bytes) {

@@ -26,10 +26,13 @@ class MappedMemory {
   ~MappedMemory() { Reset(); }
 
   // Maps `bytes` of `fd` from `offset` (a multiple of the page size), shared. The descriptor may be closed afterwards.
+  // Of huge pages none are set aside for it: BackMemory does that for what is used.
   [[nodiscard]] static Status Map(int fd, uint64_t offset, uint64_t bytes, bool writable, MappedMemory* memory);
 
-  // Makes the kernel back every page now; contents stay as they are. kOutOfMemory when there isn't enough.
-  [[nodiscard]] Status Prefault();
+  // Makes the kernel back and map every page of the first `bytes` now; contents stay as they are. kOutOfMemory when
+  // there isn't enough.
+  [[nodiscard]] Status Prefault(uint64_t bytes);
+  [[nodiscard]] Status Prefault() { return Prefault(bytes_); }
   void Reset();
 
   [[nodiscard]] std::byte* data() const { return data_; }
@@ -44,8 +47,12 @@ class MappedMemory {
 inline constexpr uint64_t kHugePageBytes = 2ULL << 20;
 
 // A memfd of exactly `bytes` zeros, sealed against shrinking, growing and further seals. With huge pages, bytes must be
-// a multiple of kHugePageBytes, and mapping it fails when too few are free.
+// a multiple of kHugePageBytes.
 [[nodiscard]] Status CreateMemfd(const std::string& name, uint64_t bytes, bool hugePages, Fd* memory);
+
+// Takes pages for a part of such a memfd, from `offset` on. Of huge pages every byte must be backed before it is
+// touched: the kernel kills who touches one when none is free. kOutOfMemory, with the remedy: there are too few.
+[[nodiscard]] Status BackMemory(int fd, uint64_t offset, uint64_t bytes);
 
 // Checks that memory from elsewhere can't shrink, and tells its size. kDataInconsistency: it could.
 [[nodiscard]] Status CheckMemfd(int fd, uint64_t* bytes);

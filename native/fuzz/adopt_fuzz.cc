@@ -20,7 +20,8 @@ namespace {
 
 constexpr uint32_t kSlots = 16;
 constexpr uint64_t kArenaBytes = 8192;
-constexpr uint64_t kTableBytes = 4096;
+constexpr uint64_t kArenaOffset = 4096;
+constexpr uint64_t kTableOffset = kArenaOffset + kArenaBytes;
 constexpr uint64_t kNowMs = 1000;
 
 // Sealed ones of 1 to 3 blobs, one that was written only, one free slot, one spilled.
@@ -57,11 +58,11 @@ class Damage {
       const uint8_t what = input.Byte();
       const uint64_t value = input.Number() * (what % 2 == 0 ? 1 : 64);
       if (what < 0x60) {  // a word of a slot
-        Store(kTableBytes + 8 * input.Below(kSlots * sizeof(ObjectSlot) / 8), value);
+        Store(kTableOffset + 8 * input.Below(kSlots * sizeof(ObjectSlot) / 8), value);
       } else if (what < 0xA0) {  // a word of an object
         Store(ExtentOf(input.Byte()) + 8 * input.Below(16), value);
       } else if (what < 0xB0) {
-        Store(8 * input.Below(sizeof(StoreHeader) / 8), value);
+        Store(8 * input.Below((kStoreProgressOffset + sizeof(StoreProgress)) / 8), value);
       } else if (what < 0xC0) {  // two slots with one object
         std::memcpy(SlotAt(input.Byte()), SlotAt(input.Byte() + 1U), sizeof(ObjectSlot));
       } else if (what < 0xE0) {
@@ -78,7 +79,7 @@ class Damage {
     if (offset + sizeof value <= map_.bytes()) std::memcpy(map_.data() + offset, &value, sizeof value);
   }
   [[nodiscard]] ObjectSlot* SlotAt(uint32_t slot) const {
-    return reinterpret_cast<ObjectSlot*>(map_.data() + kTableBytes) + slot % kSlots;
+    return reinterpret_cast<ObjectSlot*>(map_.data() + kTableOffset) + slot % kSlots;
   }
   [[nodiscard]] uint64_t ExtentOf(uint32_t slot) const { return SlotAt(slot)->extentOffset / 8 * 8; }
 
@@ -121,7 +122,7 @@ void CheckObjects(ObjectStore& store) {
     FUZZ_CHECK(bytes == view.payloadBytes && !view.key.empty());
     keys.emplace_back(view.key);
     const ObjectSlot& slot = store.SlotAt(view.slot);
-    FUZZ_CHECK(slot.extentOffset >= kTableBytes && slot.extentBytes <= memory.size());
+    FUZZ_CHECK(slot.extentOffset >= kArenaOffset && slot.extentBytes <= memory.size());
     FUZZ_CHECK(slot.extentOffset + slot.extentBytes <= memory.size());
     ranges.push_back({slot.extentOffset, slot.extentOffset + slot.extentBytes});
     if (view.state == SlotState::kSpilled) return;

@@ -122,7 +122,9 @@ enum class Op : uint16_t {
   // Control -> sidecar, reply sidecar -> control.
   kDrop = 64,      // Records: HeldObject. Reply: u32 codes
   kDescribe = 65,  // Records: HeldObject. Reply: u32 codes, then counts, blob sizes, and u32 HeldFlags
-  kListHeld = 66,  // Reply with kFlagMore (args: 0 | family | 1: copies): KeyBatch, CommitRecords of all that is sealed
+  // Args: first slot. Replies with kFlagMore (args: 0 | family | 1: copies): KeyBatch, CommitRecords of all that is
+  // sealed in some slots from there on. The last one says in args[0] with which slot to go on; 0: there are no more.
+  kListHeld = 66,
   kPeers = 67,     // one-way. Payload: text, one `id address transport=address ...` a line
   kStats = 68,     // Reply payload: SidecarStats
   kShutdown = 69,  // args: 1 = drain transfers first. Reply, then the sidecar exits 0
@@ -345,8 +347,17 @@ struct SidecarStats {
   uint64_t spilledBytes;      // payloads there
   uint64_t spilledObjects;
   uint64_t roomBytes;  // that objects of a worker that leaves may take here, without pushing out any but replicas
+  uint64_t slots;      // of the object table: the most objects
+  uint64_t usedSlots;
+  uint64_t tableBytes;         // memory of the table, beside the arena
+  uint64_t indexBytes;         // the sidecar's own memory for finding and ordering objects
+  uint64_t spilledIndexBytes;  // of the arena: what it has of objects on the SSD tier
+  // Objects evicted since the start, by what there was too little of:
+  uint64_t evictedMemoryFull;
+  uint64_t evictedTableFull;
+  uint64_t evictedTierFull;  // or the tier could not take them
 };
-static_assert(sizeof(SidecarStats) == 88);
+static_assert(sizeof(SidecarStats) == 152);
 
 // Limits of docs/API.md that native code needs.
 inline constexpr uint32_t kKeysPerCallMax = 10'000;

@@ -17,6 +17,8 @@ namespace {
 
 constexpr size_t kListKeysMax = 4096;  // of one message of kListHeld
 constexpr size_t kListKeyBytesMax = 1U << 20;
+// Of one answer to kListHeld: some milliseconds of the loop.
+constexpr uint32_t kListSlots = 16'384;
 
 void Append(std::vector<std::byte>& target, const void* source, size_t bytes) {
   const auto* begin = static_cast<const std::byte*>(source);
@@ -212,48 +214,85 @@ void ControlService::Explain(Session& session, const Message& message) {
   Send(session, ReplyTo(message), std::move(payload));
 }
 
-void ControlService::ListHeld(Session& session, const Message& message) {
-  ListPart part;
-  auto family = layout::Family::kHost;
-  bool copies = false;
-  const auto send = [&](uint16_t more) {
-    layout::Entry entry = ReplyTo(message);
+// The messages of one answer to kListHeld, each of one family, and of copies or of others.
+class ControlService::HeldList {
+ public:
+  HeldList(Session& session, const Message& message) : session_(session), message_(message) {}
+
+  // Begins a new message for what is added from now on, once there is something.
+  void Begin(layout::Family family, bool copies) {
+    nextFamily_ = family;
+    nextCopies_ = copies;
+    begins_ = true;
+  }
+  void Add(std::string_view key, uint64_t generation, uint64_t bytes, uint32_t slot) {
+    const bool full = part_.ends.size() >= kListKeysMax || part_.keys.size() >= kListKeyBytesMax;
+    if (full || (begins_ && !part_.ends.empty())) Send(layout::kFlagMore, 0);
+    begins_ = false;
+    family_ = nextFamily_;
+    copies_ = nextCopies_;
+    part_.keys += key;
+    part_.ends.push_back(static_cast<uint32_t>(part_.keys.size()));
+    part_.records.push_back({generation, bytes, slot, 0});
+  }
+  void End(uint32_t nextSlot) { Send(0, nextSlot); }
+
+ private:
+  void Send(uint16_t more, uint32_t nextSlot) {
+    layout::Entry entry = ReplyTo(message_);
     entry.flags = static_cast<uint16_t>(entry.flags | more);
-    entry.count = static_cast<uint32_t>(part.ends.size());
-    entry.args[1] = static_cast<uint64_t>(family);
-    entry.args[2] = copies ? kListedCopies : 0;
-    Send(session, entry, part.Payload());
-    part = {};
-  };
-  const auto add = [&](std::string_view key, uint64_t generation, uint64_t bytes, uint32_t slot) {
-    if (part.ends.size() >= kListKeysMax || part.keys.size() >= kListKeyBytesMax) send(layout::kFlagMore);
-    part.keys += key;
-    part.ends.push_back(static_cast<uint32_t>(part.keys.size()));
-    part.records.push_back({generation, bytes, slot, 0});
-  };
-  store_.ForEachSealed([&](const ObjectView& object) {
-    if (!object.attributes.replica) add(object.key, object.generation, object.payloadBytes, object.slot);
-  });
-  pending_.ForEachConfirmed([&](uint32_t slot, const PendingSlots::Object& object) {
-    add(object.key, object.generation, object.bytes, slot);
-  });
-  store_.ForEachSealed([&](const ObjectView& object) {
-    if (!object.attributes.replica) return;
-    if (!copies) send(layout::kFlagMore);
-    copies = true;
-    add(object.key, object.generation, object.payloadBytes, object.slot);
-  });
-  for (const auto next : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
+    entry.count = static_cast<uint32_t>(part_.ends.size());
+    entry.args[0] = nextSlot;
+    entry.args[1] = static_cast<uint64_t>(family_);
+    entry.args[2] = copies_ ? kListedCopies : 0;
+    sidecar::Send(session_, entry, part_.Payload());
+    part_ = {};
+  }
+
+  Session& session_;
+  const Message& message_;
+  ListPart part_;
+  bool begins_ = false;
+  layout::Family family_ = layout::Family::kHost;
+  layout::Family nextFamily_ = layout::Family::kHost;
+  bool copies_ = false;
+  bool nextCopies_ = false;
+};
+
+void ControlService::ListDevices(HeldList& list) {
+  for (const auto family : {layout::Family::kPublished, layout::Family::kDeviceCache}) {
     for (const bool shared : {false, true}) {
-      for (const auto& round : RoundsOf(objects_, next, shared)) {
-        send(layout::kFlagMore);
-        family = next;
-        copies = shared;
-        for (const DeviceObject* object : round) add(object->key, object->generation, object->bytes, object->slot);
+      for (const auto& round : RoundsOf(objects_, family, shared)) {
+        list.Begin(family, shared);
+        for (const DeviceObject* object : round) list.Add(object->key, object->generation, object->bytes, object->slot);
       }
     }
   }
-  send(0);
+}
+
+// Objects of the arena keep their slots, so that none is missed that was there at the first answer. What has no slot of
+// the table yet, or none at all, is in the first one.
+void ControlService::ListHeld(Session& session, const Message& message) {
+  const uint64_t first = message.entry.args[0];
+  if (first > UINT32_MAX) {
+    Refuse(session, message, {StatusCode::kInvalid, "no table has a slot " + std::to_string(first)});
+    return;
+  }
+  HeldList list(session, message);
+  uint32_t next = 0;
+  for (const bool copies : {false, true}) {
+    list.Begin(layout::Family::kHost, copies);
+    next = store_.ForEachSealedFrom(static_cast<uint32_t>(first), kListSlots, [&](const ObjectView& object) {
+      if (object.attributes.replica != copies) return;
+      list.Add(object.key, object.generation, object.payloadBytes, object.slot);
+    });
+    if (first != 0 || copies) continue;
+    pending_.ForEachConfirmed([&](uint32_t slot, const PendingSlots::Object& object) {
+      list.Add(object.key, object.generation, object.bytes, slot);
+    });
+  }
+  if (first == 0) ListDevices(list);
+  list.End(next);
 }
 
 void ControlService::Handle(Session& session, const Message& message, const FindSession& find) {

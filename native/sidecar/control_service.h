@@ -2,8 +2,8 @@
 // shutdown.
 //
 // Slots of device objects are known by bit 31 (layout::kDeviceSlot). kListHeld answers in messages of one family each,
-// which args[1] names: objects of the arena first. Copies of other workers' objects have messages of their own
-// (args[2]).
+// which args[1] names. Copies of other workers' objects have messages of their own (args[2]). One answer has part of
+// them, and says where to go on: millions of objects neither stop the loop nor wait in memory.
 //
 // Payloads: kDrop and kDescribe take HeldObject x count. kDrop answers u32 codes. kDescribe answers codes u32 x count
 // padded to 8, blob counts u32 x count padded to 8, blob sizes u64, HeldFlags u32 x count; an answer that the channel
@@ -62,6 +62,8 @@ class ControlService {
   void Drop(Session& session, const Message& message);
   void Describe(Session& session, const Message& message);
   void Explain(Session& session, const Message& message);
+  class HeldList;
+  void ListDevices(HeldList& list);
   void ListHeld(Session& session, const Message& message);
 
   ObjectStore& store_;

@@ -76,6 +76,8 @@ std::string ExplainJson(const ObjectStore& store, std::string_view key, uint64_t
     json += ",\"ended\":" + Quote(EndReasonName(known.lastEnding->reason)) +
             ",\"endedGeneration\":" + Number(known.lastEnding->generation) +
             ",\"endedMillisecondsAgo\":" + Ago(known.lastEnding->atMs, nowMs);
+    const std::string_view cause = EvictCauseName(known.lastEnding->cause);
+    if (!cause.empty()) json += ",\"endedBecause\":" + Quote(cause);
   }
   return json + "}";
 }

@@ -352,5 +352,28 @@ TEST(DescribeTest, DeviceObjectsAreDescribedAndDropped) {
   EXPECT_EQ(code, CodeOf(StatusCode::kTryAgain));
 }
 
+// Millions of objects are listed in parts: an answer has those of 16,384 slots, and says with which slot to go on.
+TEST(SetListTest, ManyObjectsAreListedInParts) {
+  FakeDirectory directory;
+  Worker worker(directory, 1);
+  Client client(worker.process.workerAddress());
+  DeviceMemory memory(4096);
+  const uint32_t region = client.MustRegister(0, memory);
+  for (int call = 0; call < 4; ++call) {
+    std::vector<KeyBlobs> keys;
+    for (int i = 0; i < 5'000; ++i) {
+      keys.push_back(Blobs("key" + std::to_string(call) + "-" + std::to_string(i), region, 1, 8));
+    }
+    ASSERT_EQ(client.Call(Op::kSetD2H, 0, keys).results[4'999].code, 0U);
+  }
+  const Message first = worker.control->Ask(Op::kListHeld, 0, {});
+  EXPECT_EQ(first.entry.args[0], 16'384U);
+  const Message second = worker.control->Ask(Op::kListHeld, 0, {}, {16'384, 0, 0, 0});
+  EXPECT_EQ(second.entry.args[0], 0U) << "there are no more";
+  EXPECT_EQ(second.entry.count, 20'000U - 16'384U);
+  const Message never = worker.control->Ask(Op::kListHeld, 0, {}, {uint64_t{1} << 32, 0, 0, 0});
+  EXPECT_EQ(never.entry.code, CodeOf(StatusCode::kInvalid));
+}
+
 }  // namespace
 }  // namespace hbmesh::sidecar::testing

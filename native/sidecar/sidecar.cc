@@ -43,7 +43,6 @@ Status Sidecar::OpenStore() {
   StoreOptions options;
   options.arenaBytes = options_.arenaBytes;
   options.hugePages = options_.hugePages;
-  options.spillBytes = options_.spill.bytesMax;
   return ObjectStore::Create(options, &store_);
 }
 
@@ -67,7 +66,7 @@ void Sidecar::KeepSpilled(bool keep) {
 Status Sidecar::OpenDevices(const DeviceFactory& factory) {
   if (Status status = factory(options_.devices, deviceEvents_.get(), &devices_); !status.ok()) return status;
   if (devices_.empty()) return {StatusCode::kInvalid, "no devices: give --devices 1 or more"};
-  const std::span<std::byte> memory = store_->memory();
+  const std::span<std::byte> memory = store_->objectMemory();
   for (const std::unique_ptr<Device>& device : devices_) {
     if (!device->capabilities().registerHostMemory) continue;
     const Status status = device->RegisterHostMemory(memory.data(), memory.size());
@@ -323,6 +322,16 @@ layout::SidecarStats Sidecar::Stats() const {
   stats.spilledBytes = usage.spilledBytes;
   stats.spilledObjects = usage.spilledObjects;
   stats.roomBytes = leaving_ ? 0 : keeper_->RoomBytes();
+  const auto evictedBy = [&](EvictCause cause) { return usage.evictedBy[static_cast<uint32_t>(cause)]; };
+  stats.slots = usage.slots;
+  stats.usedSlots = usage.usedSlots;
+  stats.tableBytes = usage.tableBytes;
+  stats.indexBytes = usage.indexBytes + (keeper_->tier() != nullptr ? keeper_->tier()->usage().memoryBytes : 0);
+  stats.spilledIndexBytes = usage.spilledIndexBytes;
+  stats.evictedMemoryFull = evictedBy(EvictCause::kMemoryFull) + evictedBy(EvictCause::kReplicaShare);
+  stats.evictedTableFull = evictedBy(EvictCause::kTableFull);
+  stats.evictedTierFull = evictedBy(EvictCause::kTierFull) + evictedBy(EvictCause::kTierIndexFull) +
+                          evictedBy(EvictCause::kTierTooSmall) + evictedBy(EvictCause::kTierFault);
   return stats;
 }
 

@@ -19,7 +19,7 @@ Status Open(const SidecarOptions& options, const TransportFactory& factory, Comp
   opened->id = opened->name == "shm" ? layout::TransportId::kShm : layout::TransportId::kTcp;
   opened->events = std::make_unique<TransportEvents>(events, index);
   if (Status status = factory(opened->name, opened->events.get(), &opened->transport); !status.ok()) return status;
-  const std::span<std::byte> memory = store.memory();
+  const std::span<std::byte> memory = store.objectMemory();
   Status status =
       opened->transport->RegisterMemory(memory.data(), memory.size(), store.memoryFd(), 0, false, &opened->arena);
   if (!status.ok()) return status;

@@ -14,9 +14,17 @@ namespace {
 constexpr uint32_t kTriesFirst = 4;
 constexpr uint32_t kTriesLast = 1024;
 
+// Costs of up to 2^32 blocks are added up.
+__extension__ using Cost = unsigned __int128;
+
+// A node for each block of the least size, as far as handles go.
+uint64_t NodesMax(uint64_t arenaBytes) {
+  return std::min<uint64_t>(arenaBytes / ArenaAllocator::kAlignment + 2, ArenaAllocator::kNone);
+}
+
 }  // namespace
 
-ArenaAllocator::ArenaAllocator(uint64_t bytes) : arenaBytes_(AlignDown(bytes, kAlignment)) {
+ArenaAllocator::ArenaAllocator(uint64_t bytes) : arenaBytes_(AlignDown(bytes, kAlignment)), nodes_(NodesMax(bytes)) {
   bins_.fill(kNone);
   if (arenaBytes_ > 0) {
     last_ = NewNode();
@@ -67,8 +75,42 @@ ArenaAllocator::Handle ArenaAllocator::Allocate(uint64_t bytes) {
   return found;
 }
 
+ArenaAllocator::Handle ArenaAllocator::AllocateAligned(uint64_t bytes, uint64_t alignment) {
+  if (bytes == 0 || bytes > arenaBytes_) {
+    return kNone;
+  }
+  const uint64_t wanted = AlignUp(bytes, kAlignment);
+  const auto fits = [&](Handle at) {
+    return at != kNone && AlignUp(nodes_[at].offset, alignment) - nodes_[at].offset + wanted <= nodes_[at].bytes;
+  };
+  // Where all have this alignment, what is large enough is aligned; else a block with room to spare is wanted.
+  Handle found = FindFree(wanted);
+  found = fits(found) ? found : FindFree(wanted + alignment - kAlignment);
+  if (!fits(found)) {
+    return kNone;
+  }
+  PopFree(found);
+  const uint64_t skipped = AlignUp(nodes_[found].offset, alignment) - nodes_[found].offset;
+  if (skipped > 0) {
+    SplitOff(found, skipped);
+    const Handle aligned = nodes_[found].after;
+    PopFree(aligned);
+    PushFree(found);
+    found = aligned;
+  }
+  if (nodes_[found].bytes > wanted) {
+    SplitOff(found, wanted);
+  }
+  usedBytes_ += wanted;
+  return found;
+}
+
+bool ArenaAllocator::HasFree(uint64_t bytes) const {
+  return bytes == 0 || (bytes <= arenaBytes_ && FindFree(AlignUp(bytes, kAlignment)) != kNone);
+}
+
 void ArenaAllocator::Free(Handle handle) {
-  HBMESH_CHECK(handle < nodes_.size() && !nodes_[handle].isFree && nodes_[handle].bytes > 0, "frees what it allocated");
+  HBMESH_CHECK(handle < nodesMade_ && !nodes_[handle].isFree && nodes_[handle].bytes > 0, "frees what it allocated");
   usedBytes_ -= nodes_[handle].bytes;
   nodes_[handle].owner = kNone;
   const Handle before = nodes_[handle].before;
@@ -94,15 +136,17 @@ void ArenaAllocator::Free(Handle handle) {
   PushFree(handle);
 }
 
-uint64_t ArenaAllocator::PieceBytes(Handle handle) const {
+ArenaAllocator::Extent ArenaAllocator::Piece(Handle handle) const {
   const Node& node = nodes_[handle];
-  uint64_t bytes = node.bytes;
-  for (const Handle neighbour : {node.before, node.after}) {
-    if (neighbour != kNone && nodes_[neighbour].isFree) {
-      bytes += nodes_[neighbour].bytes;
-    }
+  Extent piece{node.offset, node.bytes};
+  if (node.before != kNone && nodes_[node.before].isFree) {
+    piece.offset = nodes_[node.before].offset;
+    piece.bytes += nodes_[node.before].bytes;
   }
-  return bytes;
+  if (node.after != kNone && nodes_[node.after].isFree) {
+    piece.bytes += nodes_[node.after].bytes;
+  }
+  return piece;
 }
 
 std::vector<ArenaAllocator::Handle> ArenaAllocator::TakeFreeOf(std::span<const Handle> run, uint64_t bytes,
@@ -143,17 +187,35 @@ uint64_t ArenaAllocator::largestFreeBytes() const {
 }
 
 bool ArenaAllocator::CheapestRun(uint64_t bytes, const std::function<uint64_t(Handle)>& costOf,
-                                 std::vector<Handle>* taken) const {
-  // A window [low, high] slides from the arena's end to its start; it is shortened at its end as far as it stays
-  // enough.
+                                 std::vector<Handle>* taken, Handle near) const {
+  if (blocks_ > kWalkMax && near != kNone) {
+    // A run may lie on both sides of the block, so the walk begins above it.
+    uint64_t above = 0;
+    Handle high = near;
+    for (uint64_t i = 0; i < kWalkMax / 2 && above < bytes && nodes_[high].after != kNone; i++) {
+      high = nodes_[high].after;
+      above += nodes_[high].bytes;
+    }
+    if (RunFrom(high, kWalkMax, bytes, costOf, taken)) {
+      return true;
+    }
+  }
+  return RunFrom(last_, blocks_ > kWalkMax ? kWalkMax : blocks_, bytes, costOf, taken) ||
+         (blocks_ > kWalkMax && RunFrom(last_, blocks_, bytes, costOf, taken));
+}
+
+// Among `walkMax` blocks from `high` down.
+bool ArenaAllocator::RunFrom(Handle high, uint64_t walkMax, uint64_t bytes,
+                             const std::function<uint64_t(Handle)>& costOf, std::vector<Handle>* taken) const {
+  // A window [low, high] slides towards the arena's start; it is shortened at its end as far as it stays enough.
   const auto cost = [&](Handle at) { return nodes_[at].isFree ? 0 : costOf(at); };
-  Handle high = last_;
   Handle bestLow = kNone;
   Handle bestHigh = kNone;
   uint64_t windowBytes = 0;
-  uint64_t windowCost = 0;
-  uint64_t bestCost = kBlocked;
-  for (Handle low = last_; low != kNone; low = nodes_[low].before) {
+  Cost windowCost = 0;
+  Cost bestCost = ~Cost{0};
+  uint64_t walked = 0;
+  for (Handle low = high; low != kNone && walked < walkMax; low = nodes_[low].before, walked++) {
     const uint64_t costHere = cost(low);
     if (costHere == kBlocked) {
       windowBytes = 0;
@@ -241,9 +303,10 @@ uint32_t ArenaAllocator::BinOf(uint64_t units) {
 }
 
 ArenaAllocator::Handle ArenaAllocator::NewNode() {
+  blocks_++;
   if (unusedNodes_ == kNone) {
-    nodes_.emplace_back();
-    return static_cast<Handle>(nodes_.size() - 1);
+    nodes_.GrowTo(uint64_t{nodesMade_} + 1);
+    return nodesMade_++;
   }
   const Handle handle = unusedNodes_;
   unusedNodes_ = nodes_[handle].next;
@@ -252,6 +315,7 @@ ArenaAllocator::Handle ArenaAllocator::NewNode() {
 }
 
 void ArenaAllocator::DeleteNode(Handle handle) {
+  blocks_--;
   nodes_[handle] = Node{};
   nodes_[handle].next = unusedNodes_;
   unusedNodes_ = handle;
@@ -333,7 +397,7 @@ ArenaAllocator::Handle ArenaAllocator::FindInBinsFrom(uint32_t bin) const {
 
 // Cuts a block that is in no bin to `bytes`, and makes a free block of the rest. REQUIRES: it is longer.
 void ArenaAllocator::SplitOff(Handle handle, uint64_t bytes) {
-  const Handle rest = NewNode();  // may move the nodes
+  const Handle rest = NewNode();
   Node& node = nodes_[handle];
   Node& tail = nodes_[rest];
   tail.offset = node.offset + bytes;

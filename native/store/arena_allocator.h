@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "base/growing_array.h"
+
 namespace hbmesh {
 
 class ArenaAllocator {
@@ -37,11 +39,15 @@ class ArenaAllocator {
 
   // Takes `bytes`, rounded up to the alignment. kNone: no free block is large enough. REQUIRES: bytes > 0.
   [[nodiscard]] Handle Allocate(uint64_t bytes);
+  // The same at a multiple of `alignment`. REQUIRES: that is a power of two, not below kAlignment.
+  [[nodiscard]] Handle AllocateAligned(uint64_t bytes, uint64_t alignment);
+  // Whether Allocate would find so much. Constant time, unlike largestFreeBytes.
+  [[nodiscard]] bool HasFree(uint64_t bytes) const;
   void Free(Handle handle);
 
   [[nodiscard]] Extent extent(Handle handle) const { return {nodes_[handle].offset, nodes_[handle].bytes}; }
   // What would be free in one piece if this block were: with the free neighbours.
-  [[nodiscard]] uint64_t PieceBytes(Handle handle) const;
+  [[nodiscard]] Extent Piece(Handle handle) const;
   [[nodiscard]] uint64_t arenaBytes() const { return arenaBytes_; }
   [[nodiscard]] uint64_t usedBytes() const { return usedBytes_; }
   [[nodiscard]] uint64_t freeBytes() const { return arenaBytes_ - usedBytes_; }
@@ -50,16 +56,22 @@ class ArenaAllocator {
   [[nodiscard]] uint32_t owner(Handle handle) const { return nodes_[handle].owner; }
   // Neighbours that together, if they were free, would make a block of `bytes`: of all such runs one with the least sum
   // of costOf over its taken blocks, which are told in *taken. A block that costs kBlocked is never part. False: there
-  // is no such run. One walk over the arena.
+  // is no such run.
+  //
+  // Up to kWalkMax blocks are walked over. Of more than that it is the cheapest of those around `near` (a taken block,
+  // or kNone), and only if there is none among them all are walked over.
   static constexpr uint64_t kBlocked = UINT64_MAX;
+  static constexpr uint64_t kWalkMax = 1U << 16;
   [[nodiscard]] bool CheapestRun(uint64_t bytes, const std::function<uint64_t(Handle)>& costOf,
-                                 std::vector<Handle>* taken) const;
+                                 std::vector<Handle>* taken, Handle near = kNone) const;
 
   // *range is a piece of `bytes` that begins with these neighbours, or the free block before them; takes the free
   // blocks of it, so that nothing else goes there. REQUIRES: a run that CheapestRun told for these bytes; nothing was
   // freed.
   [[nodiscard]] std::vector<Handle> TakeFreeOf(std::span<const Handle> run, uint64_t bytes, Extent* range);
 
+  // Memory of the allocator's own structures.
+  [[nodiscard]] uint64_t memoryBytes() const { return nodes_.bytes(); }
   // Exact; walks the bin of the largest blocks. For messages, not for the hot path.
   [[nodiscard]] uint64_t largestFreeBytes() const;
 
@@ -84,6 +96,8 @@ class ArenaAllocator {
   static_assert(kWords <= 64, "one summary word covers the bitmap");
 
   [[nodiscard]] static uint32_t BinOf(uint64_t units);
+  [[nodiscard]] bool RunFrom(Handle high, uint64_t walkMax, uint64_t bytes,
+                             const std::function<uint64_t(Handle)>& costOf, std::vector<Handle>* taken) const;
   [[nodiscard]] Handle NewNode();
   void DeleteNode(Handle handle);
   void PushFree(Handle handle);
@@ -95,8 +109,10 @@ class ArenaAllocator {
 
   uint64_t arenaBytes_;
   uint64_t usedBytes_ = 0;
-  std::vector<Node> nodes_;
+  GrowingArray<Node> nodes_;
+  Handle nodesMade_ = 0;  // nodes from here on were never used
   Handle unusedNodes_ = kNone;
+  uint64_t blocks_ = 0;  // nodes in use
   Handle last_ = kNone;  // the block at the arena's end
   std::array<Handle, kBins> bins_;
   std::array<uint64_t, kWords> bitmap_{};  // bit: the bin has a block

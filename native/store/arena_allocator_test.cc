@@ -114,6 +114,64 @@ TEST(ArenaAllocator, AtItsLimits) {
   EXPECT_NE(vast.Allocate(1ULL << 56), ArenaAllocator::kNone);
 }
 
+TEST(ArenaAllocator, AlignsWhatWantsIt) {
+  std::mt19937_64 random(testing_support::Seed());
+  ArenaAllocator arena(1 << 20);
+  std::vector<Handle> taken;
+  for (int step = 0; step < 5'000; step++) {
+    const bool aligned = random() % 2 == 0;
+    const uint64_t bytes = 1 + random() % 20'000;
+    const Handle handle = aligned ? arena.AllocateAligned(bytes, 4096) : arena.Allocate(bytes);
+    if (handle != ArenaAllocator::kNone) {
+      ASSERT_EQ(arena.extent(handle).bytes, AlignUp(bytes, ArenaAllocator::kAlignment));
+      ASSERT_TRUE(!aligned || IsAligned(arena.extent(handle).offset, 4096));
+      taken.push_back(handle);
+    }
+    if (handle == ArenaAllocator::kNone || random() % 3 == 0) {
+      const size_t victim = random() % taken.size();
+      arena.Free(taken[victim]);
+      taken[victim] = taken.back();
+      taken.pop_back();
+    }
+  }
+  EXPECT_EQ(arena.CheckInvariants(), "");
+  for (const Handle handle : taken) arena.Free(handle);
+  EXPECT_EQ(arena.usedBytes(), 0U);
+  // All of one size and alignment leave nothing between them.
+  for (int i = 0; i < 16; i++) EXPECT_NE(arena.AllocateAligned(64 << 10, 4096), ArenaAllocator::kNone) << i;
+  EXPECT_FALSE(arena.HasFree(1));
+}
+
+// Of very many blocks only those near the one that is named are walked over, unless there is no run among them.
+TEST(ArenaAllocator, LooksForARunNearby) {
+  constexpr uint32_t kBlocks = 4 * ArenaAllocator::kWalkMax;
+  ArenaAllocator arena(uint64_t{kBlocks} * 64);
+  std::vector<Handle> taken;
+  for (uint32_t i = 0; i < kBlocks; i++) taken.push_back(arena.Allocate(64));
+  uint64_t asked = 0;
+  uint64_t cheapFrom = 0;
+  const auto cost = [&](Handle at) -> uint64_t {
+    asked++;
+    const uint64_t offset = arena.extent(at).offset;
+    if (offset < cheapFrom) return ArenaAllocator::kBlocked;
+    return offset % 640 == 0 ? 1 : 100;
+  };
+  std::vector<Handle> run;
+  ASSERT_TRUE(arena.CheapestRun(128, cost, &run, taken[kBlocks / 2]));
+  EXPECT_EQ(run.size(), 2U);
+  EXPECT_LE(asked, 2 * ArenaAllocator::kWalkMax) << "not all of them";
+  const uint64_t place = arena.extent(run.front()).offset / 64;
+  EXPECT_LE(place, kBlocks / 2 + 2);
+  EXPECT_GE(place, kBlocks / 2 - ArenaAllocator::kWalkMax);
+  // None nearby, and none among the last ones: it is found all the same.
+  std::vector<Handle> other;
+  const auto oneLeft = [&](Handle at) -> uint64_t {
+    return arena.extent(at).offset < 128 ? 1 : ArenaAllocator::kBlocked;
+  };
+  ASSERT_TRUE(arena.CheapestRun(128, oneLeft, &other, taken[kBlocks - 1]));
+  EXPECT_EQ(arena.extent(other.back()).offset, 0U);
+}
+
 TEST(ArenaAllocator, PrintsUtilisationAndTime) {
   std::mt19937_64 random(testing_support::Seed());
   struct Load {

@@ -3,10 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
-#include <vector>
 
 #include "base/check.h"
+#include "base/growing_array.h"
 
 namespace hbmesh {
 
@@ -17,41 +16,47 @@ class ExpiryHeap {
     uint32_t slot;
   };
 
-  explicit ExpiryHeap(uint32_t slots) : placeOf_(slots, kNone) {}
+  explicit ExpiryHeap(uint32_t slotsMax) : entries_(slotsMax), placeOf_(slotsMax) {}
 
-  [[nodiscard]] bool empty() const { return entries_.empty(); }
-  [[nodiscard]] const Entry& first() const { return entries_.front(); }
-  [[nodiscard]] bool contains(uint32_t slot) const { return placeOf_[slot] != kNone; }
+  [[nodiscard]] bool empty() const { return count_ == 0; }
+  [[nodiscard]] const Entry& first() const { return entries_[0]; }
+  [[nodiscard]] bool contains(uint32_t slot) const { return PlaceOf(slot) != kNone; }
+  // Memory so far. What no object with a time to live ever needed takes none.
+  [[nodiscard]] uint64_t memoryBytes() const { return entries_.bytes() + placeOf_.bytes(); }
 
   // REQUIRES: the slot is not in.
   void Insert(uint32_t slot, uint64_t atMs) {
     HBMESH_CHECK(!contains(slot), "a slot expires once");
-    entries_.push_back({atMs, slot});
-    placeOf_[slot] = static_cast<uint32_t>(entries_.size() - 1);
-    Rise(placeOf_[slot]);
+    placeOf_.GrowTo(uint64_t{slot} + 1);
+    entries_.GrowTo(uint64_t{count_} + 1);
+    Put(count_++, {atMs, slot});
+    Rise(count_ - 1);
   }
   // Nothing if the slot is not in.
   void Remove(uint32_t slot) {
-    const uint32_t hole = placeOf_[slot];
+    const uint32_t hole = PlaceOf(slot);
     if (hole == kNone) {
       return;
     }
-    placeOf_[slot] = kNone;
-    const Entry last = entries_.back();
-    entries_.pop_back();
-    if (hole < entries_.size()) {
+    placeOf_[slot] = {};
+    const Entry last = entries_[--count_];
+    if (hole < count_) {
       Put(hole, last);
       Rise(hole);
-      Sink(placeOf_[last.slot]);
+      Sink(PlaceOf(last.slot));
     }
   }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
+  struct Place {
+    uint32_t place = kNone;
+  };
 
+  [[nodiscard]] uint32_t PlaceOf(uint32_t slot) const { return slot < placeOf_.size() ? placeOf_[slot].place : kNone; }
   void Put(uint32_t place, const Entry& entry) {
     entries_[place] = entry;
-    placeOf_[entry.slot] = place;
+    placeOf_[entry.slot].place = place;
   }
   void Swap(uint32_t a, uint32_t b) {
     const Entry moved = entries_[a];
@@ -67,7 +72,7 @@ class ExpiryHeap {
   void Sink(uint32_t place) {
     while (true) {
       uint32_t least = place;
-      for (uint32_t child = 2 * place + 1; child <= 2 * place + 2 && child < entries_.size(); child++) {
+      for (uint32_t child = 2 * place + 1; child <= 2 * place + 2 && child < count_; child++) {
         least = entries_[child].atMs < entries_[least].atMs ? child : least;
       }
       if (least == place) {
@@ -78,8 +83,9 @@ class ExpiryHeap {
     }
   }
 
-  std::vector<Entry> entries_;
-  std::vector<uint32_t> placeOf_;  // by slot
+  GrowingArray<Entry> entries_;
+  GrowingArray<Place> placeOf_;  // by slot
+  uint32_t count_ = 0;
 };
 
 }  // namespace hbmesh

@@ -4,9 +4,9 @@
 
 #include <array>
 #include <cstdint>
-#include <vector>
 
 #include "base/check.h"
+#include "base/growing_array.h"
 
 namespace hbmesh {
 
@@ -17,9 +17,14 @@ class LruLists {
   // By how soon they are evicted; hard pins, held and unfinished objects are in none.
   enum List : uint8_t { kReplicas, kUnpinned, kSoftPinned, kSpilled, kSpilledSoftPinned, kLists, kNoList = 255 };
 
-  explicit LruLists(uint32_t slots) : links_(slots) {}
+  explicit LruLists(uint32_t slotsMax) : links_(slotsMax) {}
 
-  [[nodiscard]] List listOf(uint32_t slot) const { return links_[slot].list; }
+  // Before slots below `slots` are used.
+  void GrowTo(uint32_t slots) { links_.GrowTo(slots); }
+  // Memory for the slots so far.
+  [[nodiscard]] uint64_t memoryBytes() const { return links_.bytes(); }
+
+  [[nodiscard]] List listOf(uint32_t slot) const { return static_cast<List>(links_[slot].list); }
   [[nodiscard]] uint32_t oldest(List list) const { return ends_[list].oldest; }
   // The next younger one of the same list.
   [[nodiscard]] uint32_t after(uint32_t slot) const { return links_[slot].newer; }
@@ -54,9 +59,10 @@ class LruLists {
   struct Link {
     uint32_t older = kNone;
     uint32_t newer = kNone;
-    uint64_t bytes = 0;
-    List list = kNoList;
+    uint64_t bytes : 56 = 0;
+    uint64_t list : 8 = kNoList;
   };
+  static_assert(sizeof(Link) == 16);
   struct Ends {
     uint32_t oldest = kNone;
     uint32_t newest = kNone;
@@ -66,12 +72,12 @@ class LruLists {
   Ends& Enter(List list, uint32_t slot, uint64_t bytes) {
     HBMESH_CHECK(links_[slot].list == kNoList, "a slot is in one list at most");
     links_[slot].list = list;
-    links_[slot].bytes = bytes;
+    links_[slot].bytes = bytes & ((1ULL << 56) - 1);
     ends_[list].bytes += bytes;
     return ends_[list];
   }
 
-  std::vector<Link> links_;  // by slot
+  GrowingArray<Link> links_;  // by slot
   std::array<Ends, kLists> ends_;
 };
 

@@ -33,6 +33,20 @@ enum class EndReason : uint32_t {
 };
 [[nodiscard]] std::string_view EndReasonName(EndReason reason);
 
+// Why an object was evicted: what there was too little of.
+enum class EvictCause : uint8_t {
+  kNone = 0,           // it was not evicted
+  kMemoryFull = 1,     // of the arena
+  kTableFull = 2,      // slots of the object table
+  kTierFull = 3,       // of the SSD tier
+  kTierIndexFull = 4,  // memory for what the arena has of objects on the SSD tier
+  kTierFault = 5,      // the SSD tier could not be written
+  kTierTooSmall = 6,   // the object is larger than the SSD tier
+  kReplicaShare = 7,   // of the arena that replicas may take
+};
+inline constexpr uint32_t kEvictCauses = 8;
+[[nodiscard]] std::string_view EvictCauseName(EvictCause cause);
+
 // An object that just ended here. The key is valid during the call only.
 struct EndedObject {
   std::string_view key;
@@ -61,6 +75,7 @@ struct Ending {
   uint64_t bytes = 0;
   uint64_t atMs = 0;
   EndReason reason = EndReason::kEvicted;
+  EvictCause cause = EvictCause::kNone;
   bool operator==(const Ending&) const = default;
 };
 
@@ -81,7 +96,7 @@ struct Explanation {
   uint32_t holds = 0;
   bool evictable = false;
   std::string reason;                // one sentence: why it can or can't be evicted now, or why it is not there
-  std::optional<Ending> lastEnding;  // of this key; the last 4,096 endings of all keys are remembered
+  std::optional<Ending> lastEnding;  // of this key; the last 65,536 endings of all keys are remembered
 };
 
 }  // namespace hbmesh

@@ -348,7 +348,8 @@ TEST_F(ObjectLife, ExplainsWhatIsThereAndWhyItWent) {
   EXPECT_EQ(told.where, Explanation::Where::kNowhere);
   EXPECT_EQ(told.generation, 1U);
   EXPECT_EQ(told.reason,
-            "evicted 7 ms ago to make room for others; pin what must stay, or start the worker with a larger arena");
+            "evicted 7 ms ago to make room for others: memory was full; pin what must stay, or start the worker with a "
+            "larger arena");
   EXPECT_EQ(told.lastEnding->atMs, 1003U);
   EXPECT_EQ(told.lastEnding->bytes, kKilobyte);
   EXPECT_EQ(store_->ExplainSlot(slot, 1).lastEnding->reason, EndReason::kEvicted);
@@ -366,14 +367,19 @@ TEST_F(ObjectLife, ExplainsWhatIsThereAndWhyItWent) {
   EXPECT_EQ(store_->Explain("key").reason, "deleted 0 ms ago: a delete, or its owner gave up this copy");
 }
 
-TEST_F(ObjectLife, RemembersTheLast4096Endings) {
-  for (int i = 0; i <= 4096; i++) {
+TEST_F(ObjectLife, RemembersTheLast65536Endings) {
+  constexpr int kEndings = 65'536;
+  for (int i = 0; i <= kEndings; i++) {
     Put("key" + std::to_string(i), {}, 1);
-    ASSERT_TRUE(store_->Drop(SlotOf("key" + std::to_string(i)), 0).ok());
+    store_->End(SlotOf("key" + std::to_string(i)), EndReason::kEvicted, {}, EvictCause::kTableFull);
   }
   EXPECT_EQ(store_->Explain("key0").lastEnding, std::nullopt);
-  EXPECT_TRUE(store_->Explain("key1").lastEnding.has_value());
-  EXPECT_TRUE(store_->Explain("key4096").lastEnding.has_value());
+  EXPECT_EQ(store_->Explain("key0").reason,
+            "no such object here, and none among the last that ended; evicted in all: 65537 (object table full)");
+  ASSERT_TRUE(store_->Explain("key1").lastEnding.has_value());
+  EXPECT_EQ(store_->Explain("key1").lastEnding->cause, EvictCause::kTableFull);
+  EXPECT_NE(store_->Explain("key1").reason.find("the object table was full; start the worker with a larger arena"),
+            std::string::npos);
 }
 
 }  // namespace

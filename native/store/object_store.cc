@@ -3,6 +3,7 @@
 // survives the process, so that no more than this order is needed; the state's release stores keep it.
 #include "store/object_store.h"
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 
@@ -20,12 +21,13 @@ SharedObjectStore::SharedObjectStore(Fd fd, MappedMemory map)
     : fd_(std::move(fd)),
       map_(std::move(map)),
       header_(*reinterpret_cast<const StoreHeader*>(map_.data())),
-      table_(reinterpret_cast<ObjectSlot*>(map_.data() + kStoreHeaderBytes)),
+      table_(reinterpret_cast<ObjectSlot*>(map_.data() + header_.tableOffset)),
       arena_(header_.arenaBytes),
-      index_(header_.slots),
       local_(header_.slots),
       lists_(header_.slots),
-      expiry_(header_.slots) {}
+      expiry_(header_.slots) {
+  slotsOpened_ = OpenedSlots();
+}
 
 SlotState SharedObjectStore::StateOf(uint32_t slot) const { return static_cast<SlotState>(table_[slot].state); }
 
@@ -64,23 +66,26 @@ uint32_t SharedObjectStore::IndexOf(std::string_view key, uint64_t hash) const {
 }
 
 uint32_t SharedObjectStore::TakeSlot(EvictionScope scope, const EndedSink* evicted) {
-  if (freeSlots_.empty() && slotsTouched_ == header_.slots && evicted != nullptr) {
-    // A spilled object takes a slot too, and is the least loss after a replica.
+  if (freeSlots_.empty() && OpenSlots(slotsTouched_ + 1)) {
+    return slotsTouched_++;
+  }
+  if (freeSlots_.empty() && evicted != nullptr) {
+    // Spilling would free no slot: a spilled object keeps its own. It is the least loss after a replica.
     uint32_t slot = lists_.oldest(LruLists::kReplicas);
     if (slot == LruLists::kNone && scope != EvictionScope::kReplicas) {
       slot = lists_.oldest(LruLists::kSpilled);
     }
     slot = slot == LruLists::kNone ? Victim(scope) : slot;
     if (slot != LruLists::kNone) {
-      End(slot, EndReason::kEvicted, *evicted);
+      End(slot, EndReason::kEvicted, *evicted, EvictCause::kTableFull);
     }
   }
-  if (!freeSlots_.empty()) {
-    const uint32_t slot = freeSlots_.back();
-    freeSlots_.pop_back();
-    return slot;
+  if (freeSlots_.empty()) {
+    return KeyIndex::kNone;
   }
-  return slotsTouched_ < header_.slots ? slotsTouched_++ : KeyIndex::kNone;
+  const uint32_t slot = freeSlots_.back();
+  freeSlots_.pop_back();
+  return slot;
 }
 
 uint64_t ObjectStore::ExtentBytes(std::string_view key, std::span<const uint64_t> blobSizes) {
@@ -103,9 +108,13 @@ Status SharedObjectStore::ArenaFull(uint64_t bytes) const {
 }
 
 Status SharedObjectStore::TableFull() const {
-  return {StatusCode::kOutOfMemory, "the object table is full: all of its " + std::to_string(header_.slots) +
-                                        " slots are used, " + std::to_string(counts_.objects) +
-                                        " by sealed objects; delete objects, or start the worker with a larger arena"};
+  const std::string full = "the object table is full: " + std::to_string(slotsTouched_) + " of " +
+                           std::to_string(header_.slots) + " slots are used, " + std::to_string(counts_.objects) +
+                           " by sealed objects";
+  const bool noPages = slotsTouched_ < header_.slots;
+  return {StatusCode::kOutOfMemory,
+          full + (noPages ? ", and no huge page is free for more; raise vm.nr_hugepages, or delete objects"
+                          : "; delete objects, or start the worker with a larger arena")};
 }
 
 Status SharedObjectStore::Allocate(std::string_view key, std::span<const uint64_t> blobSizes, ObjectView* object,
@@ -165,14 +174,14 @@ void SharedObjectStore::Occupy(uint32_t slot, ArenaAllocator::Handle extent, std
 }
 
 void SharedObjectStore::SetPayloadCrc(uint32_t slot, uint32_t payloadCrc32c) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWriting, "the object is being written");
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) == SlotState::kWriting, "the object is being written");
   auto* header = reinterpret_cast<ObjectHeader*>(BytesOf(slot));
   header->payloadCrc32c = payloadCrc32c;
   header->flags |= kObjectHasPayloadCrc;
 }
 
 void SharedObjectStore::MarkWritten(uint32_t slot, uint64_t generation) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWriting, "the object is being written");
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) == SlotState::kWriting, "the object is being written");
   HBMESH_CHECK(generation != 0, "generation 0 means any");
   object_format::Finish(BytesOf(slot), generation);
   table_[slot].generation = generation;
@@ -180,7 +189,7 @@ void SharedObjectStore::MarkWritten(uint32_t slot, uint64_t generation) {
 }
 
 void SharedObjectStore::Seal(uint32_t slot, uint64_t nowMs) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kWritten, "the object is written");
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) == SlotState::kWritten, "the object is written");
   const uint64_t hash = table_[slot].keyHash;
   const uint32_t before = IndexOf(object_format::KeyAt(BytesOf(slot)), hash);
   // An expired one is no object any more, whatever its generation.
@@ -210,7 +219,7 @@ Status SharedObjectStore::Drop(uint32_t slot, uint64_t generation) {
     return {StatusCode::kOutOfRange,
             "slot " + std::to_string(slot) + " is not in the table of " + std::to_string(header_.slots) + " slots"};
   }
-  const SlotState state = StateOf(slot);
+  const SlotState state = slot < slotsTouched_ ? StateOf(slot) : SlotState::kFree;
   if (state == SlotState::kFree || state == SlotState::kDropped ||
       (generation != 0 && generation != table_[slot].generation)) {
     return Status::Ok();
@@ -229,7 +238,7 @@ std::optional<ObjectView> SharedObjectStore::FindSealed(std::string_view key) co
 }
 
 Status SharedObjectStore::FindSlot(uint32_t slot, uint64_t generation, ObjectView* object) const {
-  if (slot < header_.slots && generation != 0 && table_[slot].generation == generation &&
+  if (slot < slotsTouched_ && generation != 0 && table_[slot].generation == generation &&
       (StateOf(slot) == SlotState::kWritten || (IsVisible(slot) && !IsExpired(slot)))) {
     *object = ViewOf(slot);
     return StateOf(slot) != SlotState::kSpilled
@@ -242,7 +251,7 @@ Status SharedObjectStore::FindSlot(uint32_t slot, uint64_t generation, ObjectVie
 }
 
 void SharedObjectStore::Hold(uint32_t slot) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) != SlotState::kFree, "an object is there");
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) != SlotState::kFree, "an object is there");
   local_[slot].holds++;
   local_[slot].used = true;
   counts_.holds++;
@@ -250,7 +259,7 @@ void SharedObjectStore::Hold(uint32_t slot) {
 }
 
 void SharedObjectStore::Release(uint32_t slot) {
-  HBMESH_CHECK(slot < header_.slots && local_[slot].holds > 0, "the object is held");
+  HBMESH_CHECK(slot < slotsTouched_ && local_[slot].holds > 0, "the object is held");
   local_[slot].holds--;
   counts_.holds--;
   if (local_[slot].holds == 0 && StateOf(slot) == SlotState::kDropped) {
@@ -261,11 +270,18 @@ void SharedObjectStore::Release(uint32_t slot) {
 }
 
 void SharedObjectStore::ForEachSealed(const std::function<void(const ObjectView&)>& each) const {
-  for (uint32_t slot = 0; slot < slotsTouched_; slot++) {
+  (void)ForEachSealedFrom(0, UINT32_MAX, each);
+}
+
+uint32_t SharedObjectStore::ForEachSealedFrom(uint32_t first, uint32_t slots,
+                                              const std::function<void(const ObjectView&)>& each) const {
+  const auto end = static_cast<uint32_t>(std::min<uint64_t>(slotsTouched_, uint64_t{first} + slots));
+  for (uint32_t slot = first; slot < end; slot++) {
     if (IsVisible(slot)) {
       each(ViewOf(slot));
     }
   }
+  return end < slotsTouched_ ? end : 0;
 }
 
 StoreUsage SharedObjectStore::usage() const {
@@ -273,6 +289,12 @@ StoreUsage SharedObjectStore::usage() const {
   usage.arenaBytes = arena_.arenaBytes();
   usage.usedBytes = arena_.usedBytes();
   usage.evictableBytes = EvictableBytes(EvictionScope::kSoftPinned);
+  usage.slots = header_.slots;
+  usage.usedSlots = slotsTouched_ - freeSlots_.size();
+  usage.tableBytes = AlignUp(uint64_t{slotsOpened_} * sizeof(ObjectSlot),
+                             (header_.flags & kStoreHugePages) != 0 ? kHugePageBytes : kStorePageBytes);
+  usage.indexBytes = index_.bytes() + local_.bytes() + lists_.memoryBytes() + expiry_.memoryBytes() +
+                     arena_.memoryBytes() + freeSlots_.size() * sizeof(uint32_t);
   return usage;
 }
 
@@ -284,6 +306,7 @@ void SharedObjectStore::Forget(uint32_t slot) {
   if (StateOf(slot) == SlotState::kSpilled) {
     counts_.spilledObjects--;
     counts_.spilledBytes -= PayloadBytesOf(slot);
+    counts_.spilledIndexBytes -= table_[slot].extentBytes;
   }
 }
 

@@ -1,9 +1,13 @@
 // ObjectStore: the object table and the arena of one worker, in one memfd that both of its processes hold.
 //
-//   0            StoreHeader          in 4,096 bytes
-//   4096         ObjectSlot x slots   the table
-//   arenaOffset  arena                extents aligned to 64 bytes, each one object: ObjectHeader, blob sizes, key,
-//   payload
+//   0            StoreHeader, StoreProgress   in 4,096 bytes
+//   arenaOffset  arena                        extents aligned to 64 bytes, each one object: ObjectHeader, blob sizes,
+//                                             key, payload
+//   tableOffset  ObjectSlot x slots           the table
+//
+// The table has address space for more objects than fit into the arena, and takes memory as it is used, a step of
+// 4,096 slots at a time: it is the arena's bytes that limit how many objects there are. In huge pages it grows by one
+// of them at a time; if there is no free one, the table is full.
 //
 // The bytes are the truth: a restarted process maps the same memfd (Adopt), drops what was not sealed, and finds every
 // sealed object again. Indexes (key to slot, free extents, LRU order, expiry) are private memory, rebuilt from the
@@ -18,6 +22,7 @@
 // is being written or held; the store never moves or frees such bytes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -38,20 +43,30 @@ namespace hbmesh {
 
 // At the start of the memfd. Written once, by Create.
 struct StoreHeader {
-  uint32_t magic;    // 0x31544248 "HBT1"
-  uint32_t version;  // 2
-  uint32_t slots;
+  uint32_t magic;        // 0x31544248 "HBT1"
+  uint32_t version;      // 3
+  uint32_t slots;        // at most
   uint32_t flags;        // StoreFlags
-  uint64_t arenaOffset;  // in the memfd: the table's end, rounded up to 4,096
+  uint64_t arenaOffset;  // in the memfd: 4,096
   uint64_t arenaBytes;   // a multiple of 64
   uint32_t reserved;
   uint32_t headerCrc32c;  // over this header (this field 0)
   uint64_t storeId;       // which store this is; the file of an SSD tier names it too
+  uint64_t tableOffset;   // in the memfd: the arena's end, rounded up to 4,096; in huge pages to 2 MiB
 };
-static_assert(sizeof(StoreHeader) == 48);
+static_assert(sizeof(StoreHeader) == 56);
 enum StoreFlags : uint32_t {
-  kStorePrefaulted = 1,  // every page is backed; who adopts the store maps them all at once
+  kStorePrefaulted = 1,  // every page of the arena is backed; who adopts the store maps them all at once
+  kStoreHugePages = 2,
 };
+
+// Behind the header, at 64. Written as the table grows.
+struct StoreProgress {
+  // Slots from here on were never used: reading them would only make the system back their pages. In the upper half
+  // the same, inverted: one store writes both, and what doesn't agree is not believed.
+  uint64_t slotsOpened;
+};
+inline constexpr uint64_t kStoreProgressOffset = 64;
 
 // An object in the arena. The payload is the blobs one after the other, without gaps.
 //   0  ObjectHeader │ blob sizes u64 x blobCount │ key bytes │ zeros to a multiple of 64 │ payload
@@ -102,12 +117,11 @@ enum SlotFlags : uint32_t {
 
 struct StoreOptions {
   uint64_t arenaBytes = 1ULL << 30;
-  // 0: one for each 16 KiB of arena, at least 1,024, and one for each 64 KiB of the SSD tier, at most 1,048,576.
+  // The most objects. 0: one for each 64 bytes of arena, which is what the least object takes; at most 2^30.
   uint32_t slots = 0;
-  uint64_t spillBytes = 0;  // of the SSD tier, whose objects take a slot each
-  bool hugePages = false;   // MFD_HUGETLB; fails with the remedy when none are free
-  bool prefault = true;     // touches the arena once, so that the first copy is not slowed by page faults
-  uint64_t storeId = 0;     // 0: a random one
+  bool hugePages = false;  // MFD_HUGETLB; fails with the remedy when too few are free
+  bool prefault = true;    // touches the arena once, so that the first copy is not slowed by page faults
+  uint64_t storeId = 0;    // 0: a random one
 };
 
 struct ObjectView {
@@ -136,13 +150,19 @@ struct StoreUsage {
   uint64_t evictableBytes = 0;   // could make room now
   uint64_t replicaBytes = 0;
   uint64_t spilledObjects = 0;
-  uint64_t spilledBytes = 0;  // payloads in the SSD tier
+  uint64_t spilledBytes = 0;       // payloads in the SSD tier
+  uint64_t spilledIndexBytes = 0;  // what the arena has of them: header, blob sizes and key
+  uint64_t slots = 0;              // the most objects
+  uint64_t usedSlots = 0;          // by sealed objects and those that are being set, read, or on their way out
+  uint64_t tableBytes = 0;         // memory of the table, beside the arena
+  uint64_t indexBytes = 0;         // private memory for finding and ordering objects
   // Since the store was opened:
   uint64_t evicted = 0;
   uint64_t expired = 0;
   uint64_t spilled = 0;
   uint64_t broughtBack = 0;
   uint64_t lost = 0;
+  std::array<uint64_t, kEvictCauses> evictedBy{};  // by EvictCause
 };
 
 // Who owns the space that spilled objects take in the tier's file.
@@ -239,8 +259,9 @@ class ObjectStore {
   virtual void ForEachSpilled(const std::function<void(const ObjectView&, uint64_t spillOffset)>& each) const = 0;
   // The next object that would make room, or none. Replicas are dropped, never spilled: see attributes.replica.
   [[nodiscard]] virtual std::optional<ObjectView> NextVictim(EvictionScope scope) const = 0;
-  // Ends what NextVictim or any other sealed or spilled object is, now. REQUIRES: sealed or spilled.
-  virtual void End(uint32_t slot, EndReason reason, const EndedSink& each) = 0;
+  // Ends what NextVictim or any other sealed or spilled object is, now. `cause` of kEvicted. REQUIRES: sealed or
+  // spilled.
+  virtual void End(uint32_t slot, EndReason reason, const EndedSink& each, EvictCause cause = EvictCause::kNone) = 0;
   // Holds the object while its bytes are written to the file; it stays readable. REQUIRES: kSealed.
   virtual void BeginSpill(uint32_t slot) = 0;
   // The bytes are in the file. True: the object is kSpilled now, and its room is free. False: it was read, dropped or
@@ -270,12 +291,21 @@ class ObjectStore {
 
   // Calls `each` for every sealed object, spilled ones too. `each` must not change the store.
   virtual void ForEachSealed(const std::function<void(const ObjectView&)>& each) const = 0;
+  // The same for `slots` slots from `first` on, for who has other things to do in between. Returns the slot to go on
+  // with; 0: there are no more.
+  virtual uint32_t ForEachSealedFrom(uint32_t first, uint32_t slots,
+                                     const std::function<void(const ObjectView&)>& each) const = 0;
   [[nodiscard]] virtual StoreUsage usage() const = 0;
-  // In one piece, now.
+  // In one piece, now. For messages: walks over free pieces.
   [[nodiscard]] virtual uint64_t largestFreeBytes() const = 0;
-  // The whole memfd and its mapping, for registration with transports and devices.
+  // Whether so much is free in one piece. Constant time.
+  [[nodiscard]] virtual bool HasFree(uint64_t bytes) const = 0;
+  // The whole memfd and its mapping.
   [[nodiscard]] virtual int memoryFd() const = 0;
   [[nodiscard]] virtual std::span<std::byte> memory() = 0;
+  // The part of it, from its start, that has objects: for registration with transports and devices, which may back
+  // every page of what they are given.
+  [[nodiscard]] virtual std::span<std::byte> objectMemory() = 0;
 };
 
 }  // namespace hbmesh

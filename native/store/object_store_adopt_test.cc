@@ -227,13 +227,18 @@ TEST(ObjectStoreAdopt, LeavesOutEveryStateButSealed) {
 
 // ----- damage -----
 
+ObjectSlot* TableOf(ObjectStore* store) {
+  std::byte* memory = store->memory().data();
+  return reinterpret_cast<ObjectSlot*>(memory + reinterpret_cast<const StoreHeader*>(memory)->tableOffset);
+}
+
 // A store with three sealed objects, and its memory to tamper with.
 struct Tampered {
   Tampered() : store(MakeStore()) {
     for (uint64_t i = 0; i < 3; i++) {
       slots[i] = Put(store.get(), KeyOf(i), 10 + i);
     }
-    table = reinterpret_cast<ObjectSlot*>(store->memory().data() + 4096);
+    table = TableOf(store.get());
   }
   ObjectSlot& slot(size_t i) { return table[slots[i]]; }
   ObjectHeader& header(size_t i) {
@@ -314,8 +319,7 @@ TEST(ObjectStoreAdopt, KeepsTheHigherGenerationOfTwoUnderOneKey) {
   ObjectView next;
   ASSERT_TRUE(Write(store.get(), "key", 2, &next));
   store->MarkWritten(next.slot, 2);
-  reinterpret_cast<ObjectSlot*>(store->memory().data() + 4096)[next.slot].state =
-      static_cast<uint32_t>(SlotState::kSealed);
+  TableOf(store.get())[next.slot].state = static_cast<uint32_t>(SlotState::kSealed);
   const auto adopted = AdoptCopyOf(*store);
   EXPECT_EQ(adopted->usage().objects, 1U);
   EXPECT_EQ(adopted->usage().damaged, 0U);
@@ -326,6 +330,19 @@ TEST(ObjectStoreAdopt, KeepsTheHigherGenerationOfTwoUnderOneKey) {
   ExpectEmptiesWhole(adopted.get());
 }
 
+TEST(ObjectStoreAdopt, FindsAllWhenHowFarTheTableWasUsedIsDamaged) {
+  for (const uint64_t value : {uint64_t{1} << 40, UINT64_MAX, uint64_t{3}}) {
+    Tampered tampered;
+    auto* progress = reinterpret_cast<StoreProgress*>(tampered.store->memory().data() + kStoreProgressOffset);
+    EXPECT_EQ(progress->slotsOpened, (uint64_t{~4096U} << 32 | 4096U));
+    progress->slotsOpened = value;
+    const auto adopted = AdoptCopyOf(*tampered.store);
+    ASSERT_NE(adopted, nullptr);
+    EXPECT_EQ(adopted->usage().objects, 3U) << value;
+    ExpectEmptiesWhole(adopted.get());
+  }
+}
+
 TEST(ObjectStoreAdopt, SurvivesAnyScribble) {
   std::mt19937_64 random(testing_support::Seed());
   for (int round = 0; round < 600; round++) {
@@ -333,7 +350,9 @@ TEST(ObjectStoreAdopt, SurvivesAnyScribble) {
     const uint64_t objects = tampered.slot(0).extentOffset;
     for (int i = 0; i < 4; i++) {
       // A word of the three slots, or of the first object's header, sizes and key.
-      const uint64_t offset = random() % 2 == 0 ? 4096 + random() % (3 * sizeof(ObjectSlot)) : objects + random() % 64;
+      const auto* slots = reinterpret_cast<const std::byte*>(tampered.table);
+      const auto table = static_cast<uint64_t>(slots - tampered.store->memory().data());
+      const uint64_t offset = random() % 2 == 0 ? table + random() % (3 * sizeof(ObjectSlot)) : objects + random() % 64;
       const uint64_t value = random() % 2 == 0 ? random() : random() % 4;
       std::memcpy(tampered.store->memory().data() + offset / 8 * 8, &value, sizeof(value));
     }

@@ -13,8 +13,7 @@ namespace {
 // Lists that a scope allows, in order of eviction.
 constexpr LruLists::List kOrder[] = {LruLists::kReplicas, LruLists::kUnpinned, LruLists::kSoftPinned};
 
-// In CostOf: a soft pin is worth more than any number of unpinned bytes in an arena, and all 2^20 slots together don't
-// overflow a sum.
+// In CostOf: a soft pin is worth more than any number of unpinned bytes in an arena.
 constexpr uint64_t kSoftPinCost = 1ULL << 43;
 constexpr uint64_t kReplicaDiscount = 8;
 
@@ -122,7 +121,7 @@ void SharedObjectStore::UpdatePlace(uint32_t slot, bool oldest) {
 }
 
 void SharedObjectStore::Touch(uint32_t slot) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) != SlotState::kFree, "an object is there");
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) != SlotState::kFree, "an object is there");
   local_[slot].lastReadAtMs = clock_->NowMs();
   local_[slot].used = true;
   const LruLists::List list = lists_.listOf(slot);
@@ -133,7 +132,7 @@ void SharedObjectStore::Touch(uint32_t slot) {
 }
 
 Status SharedObjectStore::CheckVersion(uint32_t slot, uint64_t generation) const {
-  if (slot < header_.slots && generation != 0 && table_[slot].generation == generation && IsVisible(slot) &&
+  if (slot < slotsTouched_ && generation != 0 && table_[slot].generation == generation && IsVisible(slot) &&
       !IsExpired(slot)) {
     return Status::Ok();
   }
@@ -161,24 +160,26 @@ Status SharedObjectStore::SetPin(uint32_t slot, uint64_t generation, Pin pin) {
 
 // ----- endings -----
 
-void SharedObjectStore::Note(uint32_t slot, EndReason reason) {
-  if (history_.empty()) {
-    history_.resize(kHistory);
+void SharedObjectStore::Note(uint32_t slot, EndReason reason, EvictCause cause) {
+  if (history_.size() < kHistory) {
+    history_.emplace_back();
   }
   history_[endings_++ % kHistory] = {.keyHash = table_[slot].keyHash,
                                      .generation = table_[slot].generation,
                                      .bytes = PayloadBytesOf(slot),
                                      .atMs = clock_->NowMs(),
-                                     .reason = reason};
+                                     .reason = reason,
+                                     .cause = cause};
+  counts_.evictedBy[static_cast<uint32_t>(cause)]++;
   counts_.evicted += reason == EndReason::kEvicted ? 1 : 0;
   counts_.expired += reason == EndReason::kExpired ? 1 : 0;
   counts_.spilled += reason == EndReason::kSpilled ? 1 : 0;
   counts_.lost += reason == EndReason::kLost ? 1 : 0;
 }
 
-void SharedObjectStore::End(uint32_t slot, EndReason reason, const EndedSink& each) {
-  HBMESH_CHECK(slot < header_.slots && IsVisible(slot), "a sealed or spilled object ends");
-  Note(slot, reason);
+void SharedObjectStore::End(uint32_t slot, EndReason reason, const EndedSink& each, EvictCause cause) {
+  HBMESH_CHECK(slot < slotsTouched_ && IsVisible(slot), "a sealed or spilled object ends");
+  Note(slot, reason, cause);
   if (each) {
     each({.key = object_format::KeyAt(BytesOf(slot)),
           .slot = slot,
@@ -194,7 +195,7 @@ void SharedObjectStore::End(uint32_t slot, EndReason reason, const EndedSink& ea
 uint32_t SharedObjectStore::CollectExpired(uint64_t nowMs, uint32_t limit, const EndedSink& each) {
   uint32_t ended = 0;
   while (ended < limit && !expiry_.empty() && expiry_.first().atMs <= nowMs) {
-    End(expiry_.first().slot, EndReason::kExpired, each);
+    End(expiry_.first().slot, EndReason::kExpired, each, EvictCause::kNone);
     ended++;
   }
   return ended;
@@ -234,7 +235,7 @@ uint32_t SharedObjectStore::EvictTo(uint64_t usedBytesMax, uint32_t limit, const
     if (slot == LruLists::kNone) {
       break;
     }
-    End(slot, EndReason::kEvicted, each);
+    End(slot, EndReason::kEvicted, each, EvictCause::kMemoryFull);
     ended++;
   }
   return ended;
@@ -248,7 +249,7 @@ Status SharedObjectStore::MakeReplicaRoom(uint64_t bytes, const EndedSink* evict
   const uint64_t most = header_.arenaBytes / 100 * policy_.replicaPercentMax;
   const auto fits = [&] { return counts_.replicaBytes <= most && bytes <= most - counts_.replicaBytes; };
   while (!fits() && bytes <= most && evicted != nullptr && lists_.oldest(LruLists::kReplicas) != LruLists::kNone) {
-    End(lists_.oldest(LruLists::kReplicas), EndReason::kEvicted, *evicted);
+    End(lists_.oldest(LruLists::kReplicas), EndReason::kEvicted, *evicted, EvictCause::kReplicaShare);
   }
   if (fits()) {
     return Status::Ok();
@@ -306,16 +307,21 @@ ArenaAllocator::Handle SharedObjectStore::TakeExtent(uint64_t bytes, EvictionSco
       break;
     }
     if (!checked && table_[slot].extentBytes < bytes) {
-      if (!arena_.CheapestRun(bytes, cost, &run)) {
+      if (!arena_.CheapestRun(bytes, cost, &run, local_[slot].extent)) {
         return ArenaAllocator::kNone;
       }
       checked = true;
     }
     ordered += table_[slot].extentBytes;
-    End(slot, EndReason::kEvicted, *evicted);
+    End(slot, EndReason::kEvicted, *evicted, EvictCause::kMemoryFull);
     extent = arena_.Allocate(bytes);
   }
-  if (extent != ArenaAllocator::kNone || !arena_.CheapestRun(bytes, cost, &run)) {
+  if (extent != ArenaAllocator::kNone) {
+    return extent;
+  }
+  const uint32_t oldest = Victim(scope);
+  const ArenaAllocator::Handle near = oldest == LruLists::kNone ? ArenaAllocator::kNone : local_[oldest].extent;
+  if (!arena_.CheapestRun(bytes, cost, &run, near)) {
     return extent;
   }
   std::vector<uint32_t> slots;
@@ -323,7 +329,7 @@ ArenaAllocator::Handle SharedObjectStore::TakeExtent(uint64_t bytes, EvictionSco
     slots.push_back(arena_.owner(at));
   }
   for (const uint32_t slot : slots) {
-    End(slot, EndReason::kEvicted, *evicted);
+    End(slot, EndReason::kEvicted, *evicted, EvictCause::kMemoryFull);
   }
   return arena_.Allocate(bytes);
 }

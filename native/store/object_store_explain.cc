@@ -25,6 +25,28 @@ std::string_view EndReasonName(EndReason reason) {
   return "ended";
 }
 
+std::string_view EvictCauseName(EvictCause cause) {
+  switch (cause) {
+    case EvictCause::kNone:
+      break;
+    case EvictCause::kMemoryFull:
+      return "memory full";
+    case EvictCause::kTableFull:
+      return "object table full";
+    case EvictCause::kTierFull:
+      return "SSD tier full";
+    case EvictCause::kTierIndexFull:
+      return "index of the SSD tier full";
+    case EvictCause::kTierFault:
+      return "SSD tier not writable";
+    case EvictCause::kTierTooSmall:
+      return "larger than the SSD tier";
+    case EvictCause::kReplicaShare:
+      return "share of replicas full";
+  }
+  return "";
+}
+
 namespace {
 
 // The latest of the endings that `is` picks.
@@ -39,15 +61,48 @@ std::optional<Ending> LastEnding(const std::vector<Ending>& history, uint64_t en
   return std::nullopt;
 }
 
-std::string WhyGone(const std::optional<Ending>& ending, uint64_t nowMs) {
-  if (!ending.has_value()) {
-    return "no such object here, and none among the last that ended";
+// What there was too little of, and what to do.
+std::string WhyEvicted(EvictCause cause) {
+  switch (cause) {
+    case EvictCause::kTableFull:
+      return ": the object table was full; start the worker with a larger arena, or with more free huge pages";
+    case EvictCause::kTierFull:
+      return ": memory and SSD tier were full; start the worker with a larger --spill_mb";
+    case EvictCause::kTierIndexFull:
+      return ": what memory has of each object on the SSD tier took half of it; start the worker with a larger arena";
+    case EvictCause::kTierFault:
+      return ": memory was full and the SSD tier could not be written; see the worker's log";
+    case EvictCause::kTierTooSmall:
+      return ": memory was full and the object is larger than the SSD tier; start the worker with a larger --spill_mb";
+    case EvictCause::kReplicaShare:
+      return ": a replica, and replicas took all that they may; see --replica_percent";
+    default:
+      return " to make room for others: memory was full; pin what must stay, or start the worker with a larger arena";
   }
+}
+
+}  // namespace
+
+std::string SharedObjectStore::WhyGone(const std::optional<Ending>& ending) const {
+  if (!ending.has_value()) {
+    std::string text = "no such object here, and none among the last that ended";
+    for (uint32_t cause = 1; endings_ > kHistory && cause < kEvictCauses; cause++) {
+      if (counts_.evictedBy[cause] > 0) {
+        text.append(text.ends_with("ended") ? "; evicted in all: " : ", ")
+            .append(std::to_string(counts_.evictedBy[cause]))
+            .append(" (")
+            .append(EvictCauseName(static_cast<EvictCause>(cause)))
+            .append(")");
+      }
+    }
+    return text;
+  }
+  const uint64_t nowMs = clock_->NowMs();
   std::string text(EndReasonName(ending->reason));
   text.append(" ").append(std::to_string(nowMs - std::min(nowMs, ending->atMs))).append(" ms ago");
   switch (ending->reason) {
     case EndReason::kEvicted:
-      return text + " to make room for others; pin what must stay, or start the worker with a larger arena";
+      return text + WhyEvicted(ending->cause);
     case EndReason::kExpired:
       return text + ": its time to live was over";
     case EndReason::kDeleted:
@@ -58,8 +113,6 @@ std::string WhyGone(const std::optional<Ending>& ending, uint64_t nowMs) {
       return text;
   }
 }
-
-}  // namespace
 
 std::string SharedObjectStore::WhyEvictable(uint32_t slot, bool* evictable) const {
   *evictable = false;
@@ -97,14 +150,14 @@ std::string SharedObjectStore::WhyEvictable(uint32_t slot, bool* evictable) cons
 Explanation SharedObjectStore::ExplainSlot(uint32_t slot, uint64_t generation) const {
   Explanation told;
   told.slot = slot;
-  if (slot >= header_.slots || StateOf(slot) == SlotState::kFree ||
+  if (slot >= slotsTouched_ || StateOf(slot) == SlotState::kFree ||
       (generation != 0 && table_[slot].generation != generation)) {
     told.generation = generation;
     if (generation != 0) {
       told.lastEnding =
           LastEnding(history_, endings_, [&](const Ending& ending) { return ending.generation == generation; });
     }
-    told.reason = WhyGone(told.lastEnding, clock_->NowMs());
+    told.reason = WhyGone(told.lastEnding);
     return told;
   }
   const ObjectView view = ViewOf(slot);
@@ -142,7 +195,7 @@ Explanation SharedObjectStore::Explain(std::string_view key) const {
                        .reason = EndReason::kExpired};
   }
   told.generation = told.lastEnding ? told.lastEnding->generation : 0;
-  told.reason = WhyGone(told.lastEnding, clock_->NowMs());
+  told.reason = WhyGone(told.lastEnding);
   return told;
 }
 

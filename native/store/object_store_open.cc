@@ -1,8 +1,11 @@
 // Making a store, and adopting one that another process left: nothing in it is believed before it is checked.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <random>
 #include <string>
+#include <unordered_set>
+#include <utility>
 
 #include "base/align.h"
 #include "base/crc32c.h"
@@ -14,16 +17,22 @@ namespace hbmesh {
 namespace {
 
 constexpr uint32_t kStoreMagic = 0x31544248;  // "HBT1"
-constexpr uint32_t kStoreVersion = 2;
-constexpr uint64_t kPageBytes = 4096;
-constexpr uint64_t kArenaBytesForSlot = 16ULL << 10;
-constexpr uint64_t kSpillBytesForSlot = 64ULL << 10;
-constexpr uint64_t kSpillSlotsMax = 1U << 20;
-constexpr uint32_t kSlotsMin = 1024;
-constexpr uint32_t kSlotsMax = 1U << 30;
+constexpr uint32_t kStoreVersion = 3;
+constexpr uint64_t kArenaBytesMax = 1ULL << 50;
+// The least object takes its header and 64 bytes of payload, and on the SSD tier still its header: no arena has room
+// for more objects than these slots.
+constexpr uint64_t kArenaBytesForSlot = ArenaAllocator::kAlignment;
+constexpr uint32_t kSlotsMax = 1U << 30;  // bit 31 of a slot's number says that it is a device object
+// Of huge pages, which may be used up later, the table has from the start what objects of 1 KiB need.
+constexpr uint64_t kArenaBytesForSlotBacked = 1024;
 
-uint64_t ArenaOffset(uint32_t slots) {
-  return AlignUp(kStoreHeaderBytes + uint64_t{slots} * sizeof(ObjectSlot), kPageBytes);
+uint64_t TableOffset(uint64_t arenaBytes, uint32_t flags) {
+  return AlignUp(kStoreHeaderBytes + arenaBytes, (flags & kStoreHugePages) != 0 ? kHugePageBytes : kStorePageBytes);
+}
+
+uint64_t StoreBytes(const StoreHeader& header) {
+  return AlignUp(header.tableOffset + uint64_t{header.slots} * sizeof(ObjectSlot),
+                 (header.flags & kStoreHugePages) != 0 ? kHugePageBytes : kStorePageBytes);
 }
 
 uint64_t RandomId() {
@@ -52,9 +61,9 @@ Status CheckHeader(const StoreHeader& header, uint64_t memoryBytes) {
   if (header.headerCrc32c != CrcOf(header)) {
     return NotAStore("the checksum of its header doesn't match");
   }
-  if (header.slots == 0 || header.slots > kSlotsMax || header.arenaOffset != ArenaOffset(header.slots) ||
-      !IsAligned(header.arenaBytes, object_format::kAlignment) ||
-      !RangeInside(header.arenaOffset, header.arenaBytes, memoryBytes)) {
+  if (header.slots == 0 || header.slots > kSlotsMax || header.arenaOffset != kStoreHeaderBytes ||
+      !IsAligned(header.arenaBytes, object_format::kAlignment) || header.arenaBytes > kArenaBytesMax ||
+      header.tableOffset != TableOffset(header.arenaBytes, header.flags) || StoreBytes(header) > memoryBytes) {
     return NotAStore("its " + std::to_string(header.slots) + " slots and " + std::to_string(header.arenaBytes) +
                      " bytes of arena don't fit into " + std::to_string(memoryBytes) + " bytes");
   }
@@ -64,39 +73,41 @@ Status CheckHeader(const StoreHeader& header, uint64_t memoryBytes) {
 }  // namespace
 
 Status ObjectStore::Create(const StoreOptions& options, std::unique_ptr<ObjectStore>* store) {
-  const uint64_t arenaBytes = AlignDown(options.arenaBytes, object_format::kAlignment);
-  const uint64_t ownSlots = std::max<uint64_t>(arenaBytes / kArenaBytesForSlot, kSlotsMin) +
-                            std::min(options.spillBytes / kSpillBytesForSlot, kSpillSlotsMax);
-  const uint64_t slotsWanted = options.slots != 0 ? options.slots : ownSlots;
-  const auto slots = static_cast<uint32_t>(std::min<uint64_t>(slotsWanted, kSlotsMax));
-  if (arenaBytes == 0 || arenaBytes > (1ULL << 50)) {
+  StoreHeader header{};
+  header.arenaBytes = AlignDown(options.arenaBytes, object_format::kAlignment);
+  if (header.arenaBytes == 0 || header.arenaBytes > kArenaBytesMax) {
     return {StatusCode::kInvalid,
             "an arena of " + std::to_string(options.arenaBytes) + " bytes: use at least 64 bytes and at most 1 PiB"};
   }
-  uint64_t bytes = ArenaOffset(slots) + arenaBytes;
-  bytes = AlignUp(bytes, options.hugePages ? kHugePageBytes : kPageBytes);
+  const uint64_t slots = options.slots != 0 ? options.slots : header.arenaBytes / kArenaBytesForSlot;
+  header.magic = kStoreMagic;
+  header.version = kStoreVersion;
+  header.slots = static_cast<uint32_t>(std::min<uint64_t>(slots, kSlotsMax));
+  header.flags = (options.prefault ? uint32_t{kStorePrefaulted} : 0) | (options.hugePages ? kStoreHugePages : 0U);
+  header.arenaOffset = kStoreHeaderBytes;
+  header.storeId = options.storeId != 0 ? options.storeId : RandomId();
+  header.tableOffset = TableOffset(header.arenaBytes, header.flags);
+  header.headerCrc32c = CrcOf(header);
   Fd fd;
-  if (Status status = CreateMemfd("hbmesh-store", bytes, options.hugePages, &fd); !status.ok()) {
+  if (Status status = CreateMemfd("hbmesh-store", StoreBytes(header), options.hugePages, &fd); !status.ok()) {
     return status;
   }
   MappedMemory map;
-  if (Status status = MappedMemory::Map(fd.get(), 0, bytes, true, &map); !status.ok()) {
+  if (Status status = MappedMemory::Map(fd.get(), 0, StoreBytes(header), true, &map); !status.ok()) {
     return status;
   }
-  if (options.prefault) {
-    if (Status status = map.Prefault(); !status.ok()) {
+  const uint64_t slotsBacked = std::min<uint64_t>(header.slots, header.arenaBytes / kArenaBytesForSlotBacked + 1);
+  if (options.hugePages) {
+    const uint64_t bytes = AlignUp(header.tableOffset + slotsBacked * sizeof(ObjectSlot), kHugePageBytes);
+    if (Status status = BackMemory(fd.get(), 0, bytes); !status.ok()) {
       return status;
     }
   }
-  StoreHeader header{};
-  header.magic = kStoreMagic;
-  header.version = kStoreVersion;
-  header.slots = slots;
-  header.flags = options.prefault ? uint32_t{kStorePrefaulted} : 0;
-  header.arenaOffset = ArenaOffset(slots);
-  header.arenaBytes = arenaBytes;
-  header.storeId = options.storeId != 0 ? options.storeId : RandomId();
-  header.headerCrc32c = CrcOf(header);
+  if (options.prefault) {
+    if (Status status = map.Prefault(header.tableOffset); !status.ok()) {
+      return status;
+    }
+  }
   std::memcpy(map.data(), &header, sizeof(header));
   *store = std::make_unique<SharedObjectStore>(std::move(fd), std::move(map));
   return Status::Ok();
@@ -120,7 +131,7 @@ Status ObjectStore::Adopt(Fd memory, std::unique_ptr<ObjectStore>* store) {
     return status;
   }
   if ((header.flags & kStorePrefaulted) != 0) {
-    if (Status status = map.Prefault(); !status.ok()) {
+    if (Status status = map.Prefault(header.tableOffset); !status.ok()) {
       return status;
     }
   }
@@ -128,6 +139,49 @@ Status ObjectStore::Adopt(Fd memory, std::unique_ptr<ObjectStore>* store) {
   adopted->AdoptSlots();
   *store = std::move(adopted);
   return Status::Ok();
+}
+
+// ----- the table's growth -----
+
+// As StoreProgress says, or all if that is damaged.
+uint32_t SharedObjectStore::OpenedSlots() const {
+  const auto* progress = reinterpret_cast<const StoreProgress*>(map_.data() + kStoreProgressOffset);
+  const auto slots = static_cast<uint32_t>(progress->slotsOpened);
+  const bool agrees = progress->slotsOpened == 0 || static_cast<uint32_t>(progress->slotsOpened >> 32) == ~slots;
+  if (agrees && slots <= header_.slots) {
+    return slots;
+  }
+  Log().error("adopting the store: how far its table was used is damaged; looking at all of its {} slots",
+              header_.slots);
+  return header_.slots;
+}
+
+// False: there are no more, or no huge page for more.
+bool SharedObjectStore::OpenSlots(uint32_t slots) {
+  if (slots <= slotsOpened_) {
+    return true;
+  }
+  if (slots > header_.slots) {
+    return false;
+  }
+  const auto opened = static_cast<uint32_t>(std::min<uint64_t>(AlignUp(slots, kSlotStep), header_.slots));
+  if ((header_.flags & kStoreHugePages) != 0) {
+    const uint64_t end = AlignUp(header_.tableOffset + uint64_t{opened} * sizeof(ObjectSlot), kHugePageBytes);
+    if (!BackMemory(fd_.get(), header_.tableOffset, end - header_.tableOffset).ok()) {
+      return false;
+    }
+  }
+  GrowPrivate(opened);
+  auto* progress = reinterpret_cast<StoreProgress*>(map_.data() + kStoreProgressOffset);
+  // Release: whoever adopts the store and sees a slot in use sees that it was opened.
+  std::atomic_ref(progress->slotsOpened).store(uint64_t{~opened} << 32 | opened, std::memory_order_release);
+  slotsOpened_ = opened;
+  return true;
+}
+
+void SharedObjectStore::GrowPrivate(uint32_t slots) {
+  local_.GrowTo(slots);
+  lists_.GrowTo(slots);
 }
 
 // ----- adoption -----
@@ -153,53 +207,65 @@ bool SharedObjectStore::SlotFault(uint32_t slot) const {
   return !fault.empty();
 }
 
-// Both of two objects that claim the same bytes are given up: there is no telling whose they are.
+// Both of two objects that claim the same bytes are given up: there is no telling whose they are. Sorts by place.
 void SharedObjectStore::DropOverlaps(std::vector<uint32_t>* slots) {
-  std::sort(slots->begin(), slots->end(),
-            [&](uint32_t a, uint32_t b) { return table_[a].extentOffset < table_[b].extentOffset; });
-  std::vector<bool> bad(slots->size(), false);
-  size_t farthest = 0;  // of those before, the one whose extent ends last
-  const auto endOf = [&](size_t i) { return table_[(*slots)[i]].extentOffset + table_[(*slots)[i]].extentBytes; };
-  for (size_t i = 1; i < slots->size(); i++) {
-    if (table_[(*slots)[i]].extentOffset < endOf(farthest)) {
-      bad[i] = true;
-      bad[farthest] = true;
-    }
-    farthest = endOf(i) > endOf(farthest) ? i : farthest;
+  struct Range {
+    uint64_t begin;
+    uint64_t end;
+    uint32_t slot;
+    bool bad;
+  };
+  // Beside each other, not by slot: tens of millions are sorted.
+  std::vector<Range> ranges;
+  ranges.reserve(slots->size());
+  for (const uint32_t slot : *slots) {
+    const ObjectSlot& shared = table_[slot];
+    ranges.push_back({shared.extentOffset, shared.extentOffset + shared.extentBytes, slot, false});
   }
-  size_t kept = 0;
-  for (size_t i = 0; i < slots->size(); i++) {
-    if (bad[i]) {
-      Log().error("adopting the store: slot {} is damaged and dropped: its extent overlaps another's", (*slots)[i]);
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  size_t farthest = 0;  // of those before, the one whose extent ends last
+  for (size_t i = 1; i < ranges.size(); i++) {
+    if (ranges[i].begin < ranges[farthest].end) {
+      ranges[i].bad = true;
+      ranges[farthest].bad = true;
+    }
+    farthest = ranges[i].end > ranges[farthest].end ? i : farthest;
+  }
+  slots->clear();
+  for (const Range& range : ranges) {
+    if (range.bad) {
+      Log().error("adopting the store: slot {} is damaged and dropped: its extent overlaps another's", range.slot);
       counts_.damaged++;
     } else {
-      (*slots)[kept++] = (*slots)[i];
+      slots->push_back(range.slot);
     }
   }
-  slots->resize(kept);
 }
 
 // Fills the index; of several under one key the highest generation stays.
 void SharedObjectStore::KeepNewest(std::vector<uint32_t>* slots) {
+  std::unordered_set<uint32_t> older;
   for (const uint32_t slot : *slots) {
     const uint64_t hash = table_[slot].keyHash;
     const uint32_t other = IndexOf(object_format::KeyAt(BytesOf(slot)), hash);
     if (other != KeyIndex::kNone && table_[other].generation >= table_[slot].generation) {
+      older.insert(slot);
       continue;
     }
     if (other != KeyIndex::kNone) {
       index_.Remove(hash, other);
+      older.insert(other);
     }
     index_.Insert(hash, slot);
   }
-  std::erase_if(*slots, [&](uint32_t slot) {
-    return IndexOf(object_format::KeyAt(BytesOf(slot)), table_[slot].keyHash) != slot;
-  });
+  if (!older.empty()) {
+    std::erase_if(*slots, [&](uint32_t slot) { return older.contains(slot); });
+  }
 }
 
-void SharedObjectStore::AdoptSlots() {
+std::vector<uint32_t> SharedObjectStore::GoodSlots() {
   std::vector<uint32_t> good;
-  for (uint32_t slot = 0; slot < header_.slots; slot++) {
+  for (uint32_t slot = 0; slot < slotsOpened_; slot++) {
     if (!IsVisible(slot)) {
       continue;
     }
@@ -211,7 +277,12 @@ void SharedObjectStore::AdoptSlots() {
   }
   DropOverlaps(&good);
   KeepNewest(&good);
+  return good;
+}
 
+void SharedObjectStore::AdoptSlots() {
+  GrowPrivate(slotsOpened_);
+  const std::vector<uint32_t> good = GoodSlots();
   std::vector<ArenaAllocator::Extent> extents;
   extents.reserve(good.size());
   for (const uint32_t slot : good) {
@@ -224,7 +295,7 @@ void SharedObjectStore::AdoptSlots() {
   }
   counts_.objects = good.size();
   slotsTouched_ = good.empty() ? 0 : *std::max_element(good.begin(), good.end()) + 1;
-  for (uint32_t slot = header_.slots; slot-- > 0;) {
+  for (uint32_t slot = slotsOpened_; slot-- > 0;) {
     if (local_[slot].extent != ArenaAllocator::kNone) {
       continue;
     }
@@ -236,16 +307,25 @@ void SharedObjectStore::AdoptSlots() {
       freeSlots_.push_back(slot);
     }
   }
-  RebuildOrder(&good);
+  RebuildOrder(good);
 }
 
 // LRU order and expiry, as far as the slots tell: by when the objects were sealed.
-void SharedObjectStore::RebuildOrder(std::vector<uint32_t>* slots) {
-  std::sort(slots->begin(), slots->end(), [&](uint32_t a, uint32_t b) {
-    return std::pair(table_[a].sealedAtMs, table_[a].generation) <
-           std::pair(table_[b].sealedAtMs, table_[b].generation);
+void SharedObjectStore::RebuildOrder(const std::vector<uint32_t>& slots) {
+  struct Sealed {
+    uint64_t atMs;
+    uint64_t generation;
+    uint32_t slot;
+  };
+  std::vector<Sealed> order;
+  order.reserve(slots.size());
+  for (const uint32_t slot : slots) {
+    order.push_back({table_[slot].sealedAtMs, table_[slot].generation, slot});
+  }
+  std::sort(order.begin(), order.end(), [](const Sealed& a, const Sealed& b) {
+    return std::pair(a.atMs, a.generation) < std::pair(b.atMs, b.generation);
   });
-  for (const uint32_t slot : *slots) {
+  for (const auto& [atMs, generation, slot] : order) {
     UpdatePlace(slot);
     if (table_[slot].ttlMs != 0) {
       expiry_.Insert(slot, ExpiresAt(slot));
@@ -253,6 +333,7 @@ void SharedObjectStore::RebuildOrder(std::vector<uint32_t>* slots) {
     if (StateOf(slot) == SlotState::kSpilled) {
       counts_.spilledObjects++;
       counts_.spilledBytes += PayloadBytesOf(slot);
+      counts_.spilledIndexBytes += table_[slot].extentBytes;
     }
   }
 }

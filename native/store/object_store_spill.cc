@@ -48,7 +48,7 @@ void SharedObjectStore::ForEachSpilledVictim(const std::function<bool(const Obje
 }
 
 std::optional<Pin> SharedObjectStore::SpilledVictimAt(uint32_t slot, uint64_t spillOffset) const {
-  if (slot >= header_.slots || table_[slot].spillOffset != spillOffset) {
+  if (slot >= slotsTouched_ || table_[slot].spillOffset != spillOffset) {
     return std::nullopt;
   }
   const LruLists::List list = lists_.listOf(slot);
@@ -57,7 +57,7 @@ std::optional<Pin> SharedObjectStore::SpilledVictimAt(uint32_t slot, uint64_t sp
 }
 
 void SharedObjectStore::BeginSpill(uint32_t slot) {
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kSealed && !local_[slot].spilling,
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) == SlotState::kSealed && !local_[slot].spilling,
                "a sealed object is spilled");
   Hold(slot);
   local_[slot].spilling = true;
@@ -66,7 +66,7 @@ void SharedObjectStore::BeginSpill(uint32_t slot) {
 
 bool SharedObjectStore::EndSpill(uint32_t slot, uint64_t spillOffset) {
   Local& local = local_[slot];
-  HBMESH_CHECK(slot < header_.slots && local.spilling && spillOffset != 0, "the object was being spilled");
+  HBMESH_CHECK(slot < slotsTouched_ && local.spilling && spillOffset != 0, "the object was being spilled");
   local.spilling = false;
   if (StateOf(slot) != SlotState::kSealed || local.holds > 1 || local.used || IsExpired(slot)) {
     Release(slot);
@@ -92,12 +92,13 @@ bool SharedObjectStore::EndSpill(uint32_t slot, uint64_t spillOffset) {
   SetState(slot, SlotState::kSpilled);
   counts_.spilledObjects++;
   counts_.spilledBytes += PayloadBytesOf(slot);
+  counts_.spilledIndexBytes += place.bytes;
   UpdatePlace(slot);
   return true;
 }
 
 void SharedObjectStore::AbortSpill(uint32_t slot) {
-  HBMESH_CHECK(slot < header_.slots && local_[slot].spilling, "the object was being spilled");
+  HBMESH_CHECK(slot < slotsTouched_ && local_[slot].spilling, "the object was being spilled");
   local_[slot].spilling = false;
   if (StateOf(slot) != SlotState::kSealed || local_[slot].holds > 1) {
     Release(slot);
@@ -110,7 +111,7 @@ void SharedObjectStore::AbortSpill(uint32_t slot) {
 
 Status SharedObjectStore::BeginBringBack(uint32_t slot, const EndedSink* evicted, ObjectView* object) {
   Local& local = local_[slot];
-  HBMESH_CHECK(slot < header_.slots && StateOf(slot) == SlotState::kSpilled && local.incoming == ArenaAllocator::kNone,
+  HBMESH_CHECK(slot < slotsTouched_ && StateOf(slot) == SlotState::kSpilled && local.incoming == ArenaAllocator::kNone,
                "a spilled object is brought back once");
   const ObjectHeader& header = object_format::HeaderAt(BytesOf(slot));
   const uint64_t payloadOffset = header.payloadOffset;
@@ -161,7 +162,7 @@ bool SharedObjectStore::MoveFront(uint32_t slot, ArenaAllocator::Extent range,
 }
 
 bool SharedObjectStore::GatherFree(uint64_t bytes) {
-  if (arena_.largestFreeBytes() >= bytes) {
+  if (arena_.HasFree(bytes)) {
     return true;
   }
   std::vector<ArenaAllocator::Handle> run;
@@ -171,7 +172,9 @@ bool SharedObjectStore::GatherFree(uint64_t bytes) {
         slot != ArenaAllocator::kNone && StateOf(slot) == SlotState::kSpilled && local_[slot].extent == at;
     return moves ? table_[slot].extentBytes : ArenaAllocator::kBlocked;
   };
-  if (counts_.spilledObjects == 0 || arena_.freeBytes() < bytes || !arena_.CheapestRun(bytes, cost, &run)) {
+  const uint32_t oldest = lists_.oldest(LruLists::kSpilled);
+  const ArenaAllocator::Handle near = oldest == LruLists::kNone ? ArenaAllocator::kNone : local_[oldest].extent;
+  if (counts_.spilledObjects == 0 || arena_.freeBytes() < bytes || !arena_.CheapestRun(bytes, cost, &run, near)) {
     return false;
   }
   ArenaAllocator::Extent range{};
@@ -190,12 +193,12 @@ bool SharedObjectStore::GatherFree(uint64_t bytes) {
   for (const ArenaAllocator::Handle filler : fillers) {
     arena_.Free(filler);
   }
-  return arena_.largestFreeBytes() >= bytes;
+  return arena_.HasFree(bytes);
 }
 
 bool SharedObjectStore::EndBringBack(uint32_t slot, bool whole) {
   Local& local = local_[slot];
-  HBMESH_CHECK(slot < header_.slots && local.incoming != ArenaAllocator::kNone, "the object was being brought back");
+  HBMESH_CHECK(slot < slotsTouched_ && local.incoming != ArenaAllocator::kNone, "the object was being brought back");
   const ArenaAllocator::Handle incoming = local.incoming;
   const ArenaAllocator::Extent place = arena_.extent(incoming);
   counts_.heldBytes -= place.bytes;
@@ -214,6 +217,7 @@ bool SharedObjectStore::EndBringBack(uint32_t slot, bool whole) {
   SetState(slot, SlotState::kDropped);
   UpdatePlace(slot);
   Count(slot, kInReplicas, false, &counts_.replicaBytes);
+  counts_.spilledIndexBytes -= table_[slot].extentBytes;
   arena_.Free(local.extent);
   local.extent = incoming;
   arena_.SetOwner(incoming, slot);

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
+#include "base/growing_array.h"
 #include "base/mapped_memory.h"
 #include "store/arena_allocator.h"
 #include "store/expiry_heap.h"
@@ -15,7 +17,8 @@
 
 namespace hbmesh {
 
-inline constexpr uint64_t kStoreHeaderBytes = 4096;
+inline constexpr uint64_t kStorePageBytes = 4096;
+inline constexpr uint64_t kStoreHeaderBytes = kStorePageBytes;
 
 class SharedObjectStore final : public ObjectStore {
  public:
@@ -49,7 +52,7 @@ class SharedObjectStore final : public ObjectStore {
   void AttachSpill(SpillSpace* space) override { spillSpace_ = space; }
   void ForEachSpilled(const std::function<void(const ObjectView&, uint64_t spillOffset)>& each) const override;
   [[nodiscard]] std::optional<ObjectView> NextVictim(EvictionScope scope) const override;
-  void End(uint32_t slot, EndReason reason, const EndedSink& each) override;
+  void End(uint32_t slot, EndReason reason, const EndedSink& each, EvictCause cause) override;
   void BeginSpill(uint32_t slot) override;
   [[nodiscard]] bool EndSpill(uint32_t slot, uint64_t spillOffset) override;
   void AbortSpill(uint32_t slot) override;
@@ -63,10 +66,14 @@ class SharedObjectStore final : public ObjectStore {
   [[nodiscard]] const ObjectSlot& SlotAt(uint32_t slot) const override { return table_[slot]; }
 
   void ForEachSealed(const std::function<void(const ObjectView&)>& each) const override;
+  uint32_t ForEachSealedFrom(uint32_t first, uint32_t slots,
+                             const std::function<void(const ObjectView&)>& each) const override;
   [[nodiscard]] StoreUsage usage() const override;
   [[nodiscard]] uint64_t largestFreeBytes() const override { return arena_.largestFreeBytes(); }
+  [[nodiscard]] bool HasFree(uint64_t bytes) const override { return arena_.HasFree(bytes); }
   [[nodiscard]] int memoryFd() const override { return fd_.get(); }
   [[nodiscard]] std::span<std::byte> memory() override { return map_.span(); }
+  [[nodiscard]] std::span<std::byte> objectMemory() override { return map_.span().first(header_.tableOffset); }
 
   // Takes over what the slots say. Once, before any other call. In object_store_open.cc.
   void AdoptSlots();
@@ -83,7 +90,8 @@ class SharedObjectStore final : public ObjectStore {
     uint64_t lastReadAtMs = 0;
   };
   enum Counted : uint8_t { kInHeld = 1, kInHardPinned = 2, kInReplicas = 4 };
-  static constexpr uint32_t kHistory = 4096;
+  static constexpr uint32_t kSlotStep = 4096;  // by which the table grows
+  static constexpr uint32_t kHistory = 1U << 16;
 
   [[nodiscard]] SlotState StateOf(uint32_t slot) const;
   void SetState(uint32_t slot, SlotState state);
@@ -97,13 +105,17 @@ class SharedObjectStore final : public ObjectStore {
   [[nodiscard]] bool IsExpired(uint32_t slot) const;
   [[nodiscard]] uint32_t IndexOf(std::string_view key, uint64_t hash) const;
   [[nodiscard]] uint32_t TakeSlot(EvictionScope scope, const EndedSink* evicted);
+  [[nodiscard]] bool OpenSlots(uint32_t slots);
+  void GrowPrivate(uint32_t slots);
+  [[nodiscard]] uint32_t OpenedSlots() const;
   void Occupy(uint32_t slot, ArenaAllocator::Handle extent, std::string_view key, const ObjectAttributes& attributes);
   [[nodiscard]] Status ArenaFull(uint64_t bytes) const;
   [[nodiscard]] Status TableFull() const;
   [[nodiscard]] bool SlotFault(uint32_t slot) const;
+  [[nodiscard]] std::vector<uint32_t> GoodSlots();
   void KeepNewest(std::vector<uint32_t>* slots);
   void DropOverlaps(std::vector<uint32_t>* slots);
-  void RebuildOrder(std::vector<uint32_t>* slots);
+  void RebuildOrder(const std::vector<uint32_t>& slots);
   [[nodiscard]] bool MoveFront(uint32_t slot, ArenaAllocator::Extent range,
                                std::vector<ArenaAllocator::Handle>* fillers);
   void Forget(uint32_t slot);
@@ -111,7 +123,8 @@ class SharedObjectStore final : public ObjectStore {
   void FreeSlot(uint32_t slot);
   void UpdatePlace(uint32_t slot, bool oldest = false);
   void Count(uint32_t slot, Counted sum, bool in, uint64_t* total);
-  void Note(uint32_t slot, EndReason reason);
+  void Note(uint32_t slot, EndReason reason, EvictCause cause = EvictCause::kNone);
+  [[nodiscard]] std::string WhyGone(const std::optional<Ending>& ending) const;
 
   [[nodiscard]] LruLists::List ListFor(uint32_t slot) const;
   [[nodiscard]] uint32_t Victim(EvictionScope scope) const;
@@ -127,18 +140,19 @@ class SharedObjectStore final : public ObjectStore {
   ObjectSlot* table_;   // in the mapping
   ArenaAllocator arena_;
   KeyIndex index_;  // sealed and spilled objects
-  std::vector<Local> local_;
+  GrowingArray<Local> local_;
   LruLists lists_;
   ExpiryHeap expiry_;  // sealed and spilled objects with a ttl
   SteadyClock steadyClock_;
   const Clock* clock_ = &steadyClock_;
   SpillSpace* spillSpace_ = nullptr;
   EvictionPolicy policy_;
-  std::vector<uint32_t> freeSlots_;  // used before, free now; the last freed is the next taken
-  uint32_t slotsTouched_ = 0;        // slots from here on were never used
-  std::vector<Ending> history_;      // a ring of kHistory
-  uint64_t endings_ = 0;             // ever; the next one is at endings_ % kHistory
-  StoreUsage counts_;                // all but what the arena and the lists know
+  std::deque<uint32_t> freeSlots_;  // used before, free now; the last freed is the next taken
+  uint32_t slotsTouched_ = 0;       // slots from here on were never used
+  uint32_t slotsOpened_ = 0;        // as StoreProgress says
+  std::vector<Ending> history_;     // a ring of kHistory
+  uint64_t endings_ = 0;            // ever; the next one is at endings_ % kHistory
+  StoreUsage counts_;               // all but what the arena and the lists know
 };
 
 }  // namespace hbmesh

@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <numeric>
+#include <utility>
 
 #include "base/align.h"
 #include "base/check.h"
@@ -23,7 +23,11 @@ namespace {
 constexpr const char* kFileName = "hbmesh-spill";
 constexpr uint32_t kFileMagic = 0x31464248;    // "HBF1"
 constexpr uint32_t kRecordMagic = 0x31534248;  // "HBS1"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kFileVersion = 2;
+constexpr uint32_t kRecordVersion = 1;
+
+// Places that follow each other must not follow each other in the index as well.
+uint64_t HashOf(uint64_t offset) { return (offset / ArenaAllocator::kAlignment * 0x9E3779B97F4A7C15ULL) >> 32; }
 
 uint32_t CrcOf(SpillFileHeader header) {
   header.headerCrc32c = 0;
@@ -69,7 +73,7 @@ Status OpenDirectory(const std::string& directory, Fd* opened) {
 SpillFooter MakeSpillFooter(const SpillIdentity& identity, uint32_t payloadCrc32c) {
   SpillFooter footer{};
   footer.magic = kRecordMagic;
-  footer.version = kVersion;
+  footer.version = kRecordVersion;
   footer.storeId = identity.storeId;
   footer.generation = identity.generation;
   footer.keyHash = identity.keyHash;
@@ -80,7 +84,7 @@ SpillFooter MakeSpillFooter(const SpillIdentity& identity, uint32_t payloadCrc32
 }
 
 std::string SpillFooterFault(const SpillFooter& footer, const SpillIdentity& identity, uint32_t crc32c) {
-  if (footer.magic != kRecordMagic || footer.version != kVersion || footer.footerCrc32c != CrcOf(footer)) {
+  if (footer.magic != kRecordMagic || footer.version != kRecordVersion || footer.footerCrc32c != CrcOf(footer)) {
     return "there is no whole record";
   }
   if (footer.storeId != identity.storeId || footer.generation != identity.generation ||
@@ -90,8 +94,11 @@ std::string SpillFooterFault(const SpillFooter& footer, const SpillIdentity& ide
   return footer.payloadCrc32c == crc32c ? "" : "the checksum of the payload doesn't match";
 }
 
+bool IsSpillPacked(uint64_t payloadBytes) { return payloadBytes < kSpillPackedBytes - sizeof(SpillFooter); }
+
 uint64_t SpillRecordBytes(uint64_t payloadBytes) {
-  return AlignUp(payloadBytes + sizeof(SpillFooter), kSpillBlockBytes);
+  return AlignUp(payloadBytes + sizeof(SpillFooter),
+                 IsSpillPacked(payloadBytes) ? ArenaAllocator::kAlignment : kSpillBlockBytes);
 }
 
 void FreeAligned::operator()(std::byte* memory) const { std::free(memory); }
@@ -134,6 +141,9 @@ Status SpillFile::Open(const std::string& directory, uint64_t fileBytes, uint64_
       return status;
     }
   }
+  if (Status status = made->OpenPacked(); !status.ok()) {
+    return status;
+  }
   *file = std::move(made);
   return Status::Ok();
 }
@@ -165,6 +175,18 @@ Status SpillFile::OpenFlags(int flags, bool direct) {
   return Status::Ok();
 }
 
+Status SpillFile::OpenPacked() {
+  if (direct_) {
+    packed_ = Fd(::openat(directory_.get(), kFileName, O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (!packed_.valid()) {
+      return StatusFromErrno(errno, "opening the SSD tier's file " + path_);
+    }
+  }
+  // Who gets one packed object does not want its neighbours.
+  (void)::posix_fadvise(packedFd(), 0, 0, POSIX_FADV_RANDOM);
+  return Status::Ok();
+}
+
 Status SpillFile::OpenExisting(uint64_t storeId, bool direct) {
   if (Status status = OpenFlags(0, direct); !status.ok()) {
     return status;
@@ -175,7 +197,7 @@ Status SpillFile::OpenExisting(uint64_t storeId, bool direct) {
   const bool read = ::fstat(file_.get(), &about) == 0 && S_ISREG(about.st_mode) &&
                     ::pread(file_.get(), block.get(), kSpillBlockBytes, 0) == ssize_t{kSpillBlockBytes};
   std::memcpy(&header, block.get(), sizeof(header));
-  if (!read || header.magic != kFileMagic || header.version != kVersion || header.headerCrc32c != CrcOf(header) ||
+  if (!read || header.magic != kFileMagic || header.version != kFileVersion || header.headerCrc32c != CrcOf(header) ||
       header.storeId != storeId || header.fileBytes < 2 * kSpillBlockBytes ||
       static_cast<uint64_t>(about.st_size) != header.fileBytes) {
     file_.Reset();
@@ -213,7 +235,7 @@ Status SpillFile::MakeNew(uint64_t storeId, bool direct) {
   }
   SpillFileHeader header{};
   header.magic = kFileMagic;
-  header.version = kVersion;
+  header.version = kFileVersion;
   header.storeId = storeId;
   header.fileBytes = fileBytes_;
   header.headerCrc32c = CrcOf(header);
@@ -226,37 +248,53 @@ Status SpillFile::MakeNew(uint64_t storeId, bool direct) {
   return Status::Ok();
 }
 
-std::optional<uint64_t> SpillFile::Reserve(uint64_t payloadBytes, uint32_t owner) {
+ArenaAllocator::Handle SpillFile::Allocate(uint64_t payloadBytes) {
   if (payloadBytes > space_.arenaBytes()) {
-    return std::nullopt;
+    return ArenaAllocator::kNone;
   }
-  const ArenaAllocator::Handle taken = space_.Allocate(SpillRecordBytes(payloadBytes));
+  const uint64_t bytes = SpillRecordBytes(payloadBytes);
+  return IsSpillPacked(payloadBytes) ? space_.Allocate(bytes) : space_.AllocateAligned(bytes, kSpillBlockBytes);
+}
+
+uint64_t SpillFile::OffsetOf(ArenaAllocator::Handle record) const {
+  return kSpillBlockBytes + space_.extent(record).offset;
+}
+
+ArenaAllocator::Handle SpillFile::RecordAt(uint64_t offset) const {
+  const uint32_t record = taken_.Find(HashOf(offset), [&](uint32_t at) { return OffsetOf(at) == offset; });
+  HBMESH_CHECK(record != KeyIndex::kNone, "asks for what was reserved");
+  return record;
+}
+
+std::optional<uint64_t> SpillFile::Reserve(uint64_t payloadBytes, uint32_t owner) {
+  const ArenaAllocator::Handle taken = Allocate(payloadBytes);
   if (taken == ArenaAllocator::kNone) {
     return std::nullopt;
   }
   space_.SetOwner(taken, owner);
-  const uint64_t offset = kSpillBlockBytes + space_.extent(taken).offset;
-  taken_.emplace(offset, taken);
+  const uint64_t offset = OffsetOf(taken);
+  taken_.Insert(HashOf(offset), taken);
   return offset;
 }
 
 bool SpillFile::WouldFit(uint64_t offset, uint64_t payloadBytes) const {
-  const auto taken = taken_.find(offset);
-  HBMESH_CHECK(taken != taken_.end(), "asks for what was reserved");
-  return payloadBytes <= space_.arenaBytes() && space_.PieceBytes(taken->second) >= SpillRecordBytes(payloadBytes);
+  if (payloadBytes > space_.arenaBytes()) {
+    return false;
+  }
+  const ArenaAllocator::Extent piece = space_.Piece(RecordAt(offset));
+  const uint64_t begin = IsSpillPacked(payloadBytes) ? piece.offset : AlignUp(piece.offset, kSpillBlockBytes);
+  return piece.bytes >= begin - piece.offset + SpillRecordBytes(payloadBytes);
 }
 
-std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf& costOf) const {
+std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf& costOf, uint64_t near) const {
   if (payloadBytes > space_.arenaBytes()) {
     return {};
   }
   std::vector<ArenaAllocator::Handle> run;
   const auto cost = [&](ArenaAllocator::Handle at) {
-    const ArenaAllocator::Extent extent = space_.extent(at);
-    return space_.owner(at) == kNoOwner ? kBlocked
-                                        : costOf(space_.owner(at), kSpillBlockBytes + extent.offset, extent.bytes);
+    return space_.owner(at) == kNoOwner ? kBlocked : costOf(space_.owner(at), OffsetOf(at), space_.extent(at).bytes);
   };
-  (void)space_.CheapestRun(SpillRecordBytes(payloadBytes), cost, &run);
+  (void)space_.CheapestRun(SpillRecordBytes(payloadBytes), cost, &run, RecordAt(near));
   std::vector<uint32_t> owners;
   owners.reserve(run.size());
   for (const ArenaAllocator::Handle at : run) {
@@ -266,23 +304,26 @@ std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf
 }
 
 void SpillFile::Free(uint64_t offset) {
-  const auto taken = taken_.find(offset);
-  HBMESH_CHECK(taken != taken_.end(), "frees what was reserved");
-  space_.Free(taken->second);
-  taken_.erase(taken);
+  const ArenaAllocator::Handle record = RecordAt(offset);
+  taken_.Remove(HashOf(offset), record);
+  space_.Free(record);
 }
 
 std::vector<bool> SpillFile::Adopt(const std::vector<Place>& places) {
-  std::vector<size_t> order(places.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return places[a].offset < places[b].offset; });
+  std::vector<std::pair<uint64_t, size_t>> order;  // offset, index
+  order.reserve(places.size());
+  for (size_t i = 0; i < places.size(); i++) {
+    order.emplace_back(places[i].offset, i);
+  }
+  std::sort(order.begin(), order.end());
   std::vector<bool> good(places.size(), false);
   std::vector<ArenaAllocator::Extent> extents;
   std::vector<uint32_t> owners;
   uint64_t end = 0;
-  for (const size_t i : order) {
-    const auto [offset, payloadBytes, owner] = places[i];
-    if (offset < kSpillBlockBytes || !IsAligned(offset, kSpillBlockBytes) || payloadBytes > fileBytes_) {
+  for (const auto& [offset, i] : order) {
+    const auto [at, payloadBytes, owner] = places[i];
+    const uint64_t alignment = IsSpillPacked(payloadBytes) ? ArenaAllocator::kAlignment : kSpillBlockBytes;
+    if (offset < kSpillBlockBytes || !IsAligned(offset, alignment) || payloadBytes > fileBytes_) {
       continue;
     }
     const ArenaAllocator::Extent extent{offset - kSpillBlockBytes, SpillRecordBytes(payloadBytes)};
@@ -297,7 +338,7 @@ std::vector<bool> SpillFile::Adopt(const std::vector<Place>& places) {
   const std::vector<ArenaAllocator::Handle> handles = space_.Adopt(extents);
   for (size_t i = 0; i < handles.size(); i++) {
     space_.SetOwner(handles[i], owners[i]);
-    taken_.emplace(extents[i].offset + kSpillBlockBytes, handles[i]);
+    taken_.Insert(HashOf(OffsetOf(handles[i])), handles[i]);
   }
   return good;
 }

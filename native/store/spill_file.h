@@ -1,7 +1,11 @@
 // SpillFile: the file of an SSD tier, in a directory that only this process uses, and the space in it.
 //
 //   0      SpillFileHeader in 4,096 bytes
-//   4096   records, each at a multiple of 4,096 and as long: payload │ zeros │ SpillFooter (docs/FORMATS.md)
+//   4096   records: payload │ zeros │ SpillFooter (docs/FORMATS.md)
+//
+// A record under 64 KiB is packed: it lies at a multiple of 64, next to others, so that an object of 1 KiB takes
+// 1,088 bytes. Such records go through the page cache, where the kernel joins writes to one block. Larger ones begin
+// and end at multiples of 4,096, as O_DIRECT wants it: no block is ever written both ways.
 //
 // The directory is locked (flock) as long as the object lives; the lock ends with the process, whatever ends it.
 // Thread rule: one thread, but for fd().
@@ -12,20 +16,21 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/status.h"
 #include "store/arena_allocator.h"
+#include "store/key_index.h"
 
 namespace hbmesh {
 
-inline constexpr uint64_t kSpillBlockBytes = 4096;  // offsets, lengths and buffers: what O_DIRECT needs at most
+inline constexpr uint64_t kSpillBlockBytes = 4096;          // offsets, lengths and buffers: what O_DIRECT needs at most
+inline constexpr uint64_t kSpillPackedBytes = 64ULL << 10;  // records below this are packed
 
 struct SpillFileHeader {
   uint32_t magic;    // 0x31464248 "HBF1"
-  uint32_t version;  // 1
+  uint32_t version;  // 2
   uint64_t storeId;  // of the store whose slots lead here
   uint64_t fileBytes;
   uint32_t reserved;
@@ -58,6 +63,7 @@ struct SpillIdentity {
 // "" or what is wrong.
 [[nodiscard]] std::string SpillFooterFault(const SpillFooter& footer, const SpillIdentity& identity, uint32_t crc32c);
 [[nodiscard]] uint64_t SpillRecordBytes(uint64_t payloadBytes);
+[[nodiscard]] bool IsSpillPacked(uint64_t payloadBytes);
 
 // Memory that O_DIRECT takes.
 struct FreeAligned {
@@ -92,6 +98,8 @@ class SpillFile {
   // Whether the file stays, for a process that adopts the store.
   void Keep(bool keep) { keep_ = keep; }
   [[nodiscard]] int fd() const { return file_.get(); }
+  // For packed records: never O_DIRECT.
+  [[nodiscard]] int packedFd() const { return packed_.valid() ? packed_.get() : file_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] bool direct() const { return direct_; }
   [[nodiscard]] bool reopened() const { return reopened_; }  // the file was there, of this store
@@ -101,8 +109,8 @@ class SpillFile {
   // Whether a record of this payload would find space if the one at `offset` were freed. REQUIRES: as Free.
   [[nodiscard]] bool WouldFit(uint64_t offset, uint64_t payloadBytes) const;
   // The owners of neighbours that together, if they were freed, would make space for a record of this payload, at the
-  // least sum of costs; empty: there are none. One walk over all records.
-  [[nodiscard]] std::vector<uint32_t> CheapestRun(uint64_t payloadBytes, const CostOf& costOf) const;
+  // least sum of costs; empty: there are none. Looks around the record at `near` first (ArenaAllocator::CheapestRun).
+  [[nodiscard]] std::vector<uint32_t> CheapestRun(uint64_t payloadBytes, const CostOf& costOf, uint64_t near) const;
   // REQUIRES: reserved or adopted.
   void Free(uint64_t offset);
   // Takes over records that a former process wrote; false for each that can't lie there, or overlaps another.
@@ -110,22 +118,29 @@ class SpillFile {
   [[nodiscard]] std::vector<bool> Adopt(const std::vector<Place>& places);
   [[nodiscard]] uint64_t capacityBytes() const { return space_.arenaBytes(); }
   [[nodiscard]] uint64_t usedBytes() const { return space_.usedBytes(); }
+  // Private memory for knowing what is where.
+  [[nodiscard]] uint64_t memoryBytes() const { return space_.memoryBytes() + taken_.bytes(); }
 
  private:
   SpillFile(Fd directory, std::string path, uint64_t fileBytes);
   [[nodiscard]] Status OpenExisting(uint64_t storeId, bool direct);
   [[nodiscard]] Status MakeNew(uint64_t storeId, bool direct);
   [[nodiscard]] Status OpenFlags(int flags, bool direct);
+  [[nodiscard]] Status OpenPacked();
+  [[nodiscard]] ArenaAllocator::Handle Allocate(uint64_t payloadBytes);
+  [[nodiscard]] uint64_t OffsetOf(ArenaAllocator::Handle record) const;
+  [[nodiscard]] ArenaAllocator::Handle RecordAt(uint64_t offset) const;
 
   Fd directory_;  // holds the lock; closed last
   const std::string path_;
   uint64_t fileBytes_;
   Fd file_;
+  Fd packed_;  // the same file, if file_ is O_DIRECT
   bool direct_ = false;
   bool reopened_ = false;
   bool keep_ = false;
   ArenaAllocator space_;  // offsets from kSpillBlockBytes on
-  std::unordered_map<uint64_t, ArenaAllocator::Handle> taken_;
+  KeyIndex taken_;        // records by their offset
 };
 
 }  // namespace hbmesh

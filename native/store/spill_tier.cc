@@ -45,6 +45,7 @@ Status SpillTier::MakeWorkers() {
     if (worker->io == nullptr) {
       worker->io = MakePlainSpillIo(file_->fd(), options_.fault);
     }
+    worker->packed = MakePlainSpillIo(file_->packedFd(), options_.fault);
     worker->buffers = MakeAlignedBuffer(uint64_t{SpillIo::kDepth} * options_.chunkBytes);
     workers_.push_back(std::move(worker));
   }
@@ -122,6 +123,7 @@ Status SpillTier::Failed(const Job& job, int error) const {
 }
 
 Status SpillTier::WriteRecord(Worker* worker, const Job& job) const {
+  SpillIo& io = *(IsSpillPacked(job.identity.payloadBytes) ? worker->packed : worker->io);
   const uint64_t total = SpillRecordBytes(job.identity.payloadBytes);
   const uint64_t payloadBytes = job.identity.payloadBytes;
   uint32_t crc = 0;
@@ -129,7 +131,7 @@ Status SpillTier::WriteRecord(Worker* worker, const Job& job) const {
   uint64_t at = 0;
   for (uint32_t turn = 0; at < total && error == 0; turn++) {
     const uint32_t index = turn % SpillIo::kDepth;
-    error = worker->io->Wait(index);
+    error = io.Wait(index);
     std::byte* chunk = worker->buffers.get() + uint64_t{index} * options_.chunkBytes;
     const uint64_t bytes = std::min<uint64_t>(options_.chunkBytes, total - at);
     const uint64_t ofPayload = at < payloadBytes ? std::min(bytes, payloadBytes - at) : 0;
@@ -141,18 +143,19 @@ Status SpillTier::WriteRecord(Worker* worker, const Job& job) const {
       std::memcpy(chunk + bytes - sizeof(footer), &footer, sizeof(footer));
     }
     if (error == 0) {
-      worker->io->Start(index, SpillOp::kWrite, job.offset + at, chunk, static_cast<uint32_t>(bytes));
+      io.Start(index, SpillOp::kWrite, job.offset + at, chunk, static_cast<uint32_t>(bytes));
     }
     at += bytes;
   }
   for (uint32_t index = 0; index < SpillIo::kDepth; index++) {
-    const int last = worker->io->Wait(index);
+    const int last = io.Wait(index);
     error = error != 0 ? error : last;
   }
   return error == 0 ? Status::Ok() : Failed(job, error);
 }
 
 Status SpillTier::ReadRecord(Worker* worker, const Job& job) const {
+  SpillIo& io = *(IsSpillPacked(job.identity.payloadBytes) ? worker->packed : worker->io);
   const uint64_t total = SpillRecordBytes(job.identity.payloadBytes);
   const uint64_t payloadBytes = job.identity.payloadBytes;
   const uint64_t chunks = (total + options_.chunkBytes - 1) / options_.chunkBytes;
@@ -168,11 +171,10 @@ Status SpillTier::ReadRecord(Worker* worker, const Job& job) const {
   SpillFooter footer{};
   for (uint64_t chunk = 0; chunk < chunks && error == 0; chunk++) {
     for (; started < std::min(chunks, chunk + SpillIo::kDepth); started++) {
-      worker->io->Start(static_cast<uint32_t>(started % SpillIo::kDepth), SpillOp::kRead,
-                        job.offset + started * options_.chunkBytes, bufferOf(started),
-                        static_cast<uint32_t>(bytesOf(started)));
+      io.Start(static_cast<uint32_t>(started % SpillIo::kDepth), SpillOp::kRead,
+               job.offset + started * options_.chunkBytes, bufferOf(started), static_cast<uint32_t>(bytesOf(started)));
     }
-    error = worker->io->Wait(static_cast<uint32_t>(chunk % SpillIo::kDepth));
+    error = io.Wait(static_cast<uint32_t>(chunk % SpillIo::kDepth));
     const uint64_t at = chunk * options_.chunkBytes;
     if (error == 0 && at < payloadBytes) {
       const uint64_t ofPayload = std::min(bytesOf(chunk), payloadBytes - at);
@@ -184,7 +186,7 @@ Status SpillTier::ReadRecord(Worker* worker, const Job& job) const {
     }
   }
   for (uint32_t index = 0; index < SpillIo::kDepth; index++) {
-    const int last = worker->io->Wait(index);
+    const int last = io.Wait(index);
     error = error != 0 ? error : last;
   }
   if (error != 0) {

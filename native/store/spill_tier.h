@@ -81,7 +81,8 @@ class SpillTier {
   };
   struct Worker {
     std::unique_ptr<SpillIo> io;
-    AlignedBuffer buffers;  // kDepth x chunkBytes
+    std::unique_ptr<SpillIo> packed;  // for packed records: through the page cache
+    AlignedBuffer buffers;            // kDepth x chunkBytes
     std::thread thread;
   };
 

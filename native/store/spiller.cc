@@ -9,13 +9,15 @@
 namespace hbmesh {
 namespace {
 
-// What a block of the tier costs when neighbours must go for a large object: 1 for those that were not used for
-// longest, 2 for those after them, each as many as make what is wanted, and so on up to kOldShare of them. A file has
-// at most 2^38 blocks and a store 2^20 slots: no sum overflows, and one soft pin costs more than everything without.
+// What 64 bytes of the tier cost when neighbours must go for a large object: 1 for those that were not used for
+// longest, 2 for those after them, each as many as make what is wanted, and so on up to kOldShare of them. One soft pin
+// costs more than everything without.
 constexpr uint64_t kOldShare = 8;
 constexpr size_t kOldMax = 4'096;
 constexpr uint64_t kUsedCost = 16;
 constexpr uint64_t kSoftPinCost = 1ULL << 43;
+
+constexpr uint64_t kIndexShare = 2;
 
 constexpr uint64_t kWritesMax = 64;  // under way at once; bounds what can't be evicted because it is being written
 
@@ -153,7 +155,7 @@ void Spiller::Written(const Job& job, const Status& status) {
   }
   ObjectView object;
   if (store_.FindSlot(job.slot, job.generation, &object).ok() && store_.ExplainSlot(job.slot, 0).evictable) {
-    store_.End(job.slot, EndReason::kEvicted, ended_);
+    store_.End(job.slot, EndReason::kEvicted, ended_, EvictCause::kTierFault);
   }
 }
 
@@ -205,16 +207,18 @@ bool Spiller::SpillOne() {
   }
   const bool fits = SpillRecordBytes(victim->payloadBytes) <= tier_->file().capacityBytes();
   if (victim->attributes.replica || !fits) {
-    store_.End(victim->slot, EndReason::kEvicted, ended_);
+    const EvictCause cause = fits ? EvictCause::kMemoryFull : EvictCause::kTierTooSmall;
+    store_.End(victim->slot, EndReason::kEvicted, ended_, cause);
     return true;
   }
+  KeepIndexSmall();
   const std::optional<uint64_t> offset = ReservePlace(*victim);
   if (!offset.has_value()) {
     awaitsWrite_ = writing_ > 0;
     if (awaitsWrite_) {
       return false;  // what is being written may be dropped from the tier later
     }
-    store_.End(victim->slot, EndReason::kEvicted, ended_);
+    store_.End(victim->slot, EndReason::kEvicted, ended_, EvictCause::kTierFull);
     return true;
   }
   const uint64_t token = ++lastId_;
@@ -231,13 +235,24 @@ bool Spiller::SpillOne() {
   return true;
 }
 
+// What the arena has of objects on the tier takes half of it at most: more of them would leave no room for others.
+void Spiller::KeepIndexSmall() {
+  while (store_.usage().spilledIndexBytes > store_.usage().arenaBytes / kIndexShare) {
+    const std::optional<ObjectView> oldest = store_.NextSpilledVictim();
+    if (!oldest.has_value()) {
+      return;
+    }
+    store_.End(oldest->slot, EndReason::kEvicted, ended_, EvictCause::kTierIndexFull);
+  }
+}
+
 std::optional<uint64_t> Spiller::ReservePlace(const ObjectView& object) {
   std::optional<uint64_t> offset = tier_->file().Reserve(object.payloadBytes, object.slot);
   if (offset.has_value()) {
     return offset;
   }
   for (const uint32_t slot : InTheWay(object.payloadBytes)) {
-    store_.End(slot, EndReason::kEvicted, ended_);  // frees its place
+    store_.End(slot, EndReason::kEvicted, ended_, EvictCause::kTierFull);  // frees its place
   }
   return tier_->file().Reserve(object.payloadBytes, object.slot);
 }
@@ -250,7 +265,8 @@ std::vector<uint32_t> Spiller::InTheWay(uint64_t payloadBytes) const {
   if (!oldest.has_value()) {
     return {};
   }
-  if (tier_->file().WouldFit(store_.SlotAt(oldest->slot).spillOffset, payloadBytes)) {
+  const uint64_t oldestOffset = store_.SlotAt(oldest->slot).spillOffset;
+  if (tier_->file().WouldFit(oldestOffset, payloadBytes)) {
     return {oldest->slot};
   }
   const uint64_t wantedBytes = SpillRecordBytes(payloadBytes);
@@ -261,22 +277,25 @@ std::vector<uint32_t> Spiller::InTheWay(uint64_t payloadBytes) const {
     oldBytes += SpillRecordBytes(object.payloadBytes);
     return costs.size() < kOldMax && oldBytes / wantedBytes < kOldShare;
   });
-  return tier_->file().CheapestRun(payloadBytes, [&](uint32_t slot, uint64_t offset, uint64_t recordBytes) {
-    const std::optional<Pin> pin = store_.SpilledVictimAt(slot, offset);
-    if (!pin.has_value()) {
-      return SpillFile::kBlocked;
-    }
-    if (*pin == Pin::kSoft) {
-      return kSoftPinCost;
-    }
-    const auto old = costs.find(slot);
-    return recordBytes / kSpillBlockBytes * (old == costs.end() ? kUsedCost : old->second);
-  });
+  return tier_->file().CheapestRun(
+      payloadBytes,
+      [&](uint32_t slot, uint64_t offset, uint64_t recordBytes) {
+        const std::optional<Pin> pin = store_.SpilledVictimAt(slot, offset);
+        if (!pin.has_value()) {
+          return SpillFile::kBlocked;
+        }
+        if (*pin == Pin::kSoft) {
+          return kSoftPinCost;
+        }
+        const auto old = costs.find(slot);
+        return recordBytes / ArenaAllocator::kAlignment * (old == costs.end() ? kUsedCost : old->second);
+      },
+      oldestOffset);
 }
 
 bool Spiller::IsThere(const Room& room) const {
   const StoreUsage usage = store_.usage();
-  return usage.arenaBytes - usage.usedBytes >= room.arenaBytes && store_.largestFreeBytes() >= room.extentBytes;
+  return usage.arenaBytes - usage.usedBytes >= room.arenaBytes && store_.HasFree(room.extentBytes);
 }
 
 void Spiller::ServeRooms() {
@@ -413,6 +432,7 @@ SpillUsage Spiller::usage() const {
   SpillUsage usage = counts_;
   usage.fileBytes = tier_->file().capacityBytes();
   usage.usedBytes = tier_->file().usedBytes();
+  usage.memoryBytes = tier_->file().memoryBytes();
   usage.writing = writing_;
   usage.reading = reading_.size();
   usage.io = tier_->ioName();

@@ -29,8 +29,9 @@ namespace hbmesh {
 struct SpillUsage {
   uint64_t fileBytes = 0;  // that records may take
   uint64_t usedBytes = 0;
-  uint64_t writing = 0;  // objects on their way out
-  uint64_t reading = 0;  // and back
+  uint64_t memoryBytes = 0;  // private, for knowing what is where in the file
+  uint64_t writing = 0;      // objects on their way out
+  uint64_t reading = 0;      // and back
   uint64_t writeFaults = 0;
   uint64_t readFaults = 0;
   uint64_t damaged = 0;  // of the read faults: the checksum or the footer was not right
@@ -112,6 +113,7 @@ class Spiller final : private SpillSink, private SpillSpace {
   [[nodiscard]] bool WantsRoom() const;
   [[nodiscard]] bool IsThere(const Room& room) const;
   [[nodiscard]] bool SpillOne();
+  void KeepIndexSmall();
   [[nodiscard]] std::optional<uint64_t> ReservePlace(const ObjectView& object);
   [[nodiscard]] std::vector<uint32_t> InTheWay(uint64_t payloadBytes) const;
   void ServeRooms();

@@ -67,7 +67,7 @@ bool HasPattern(const ObjectView& view, uint64_t id) {
 class SpillerTest : public ::testing::TestWithParam<SpillOptions::Io> {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(ObjectStore::Create({.arenaBytes = kArena, .slots = 400}, &store_).ok());
+    ASSERT_TRUE(ObjectStore::Create({.arenaBytes = kArena}, &store_).ok());
     store_->SetClock(&clock_);
   }
   Status Open(uint64_t bytesMax) {
@@ -226,12 +226,18 @@ TEST_P(SpillerTest, TheTierIsBoundedAndDropsTheLeastRecentlyUsed) {
   for (size_t i = 0; i < ended_.size(); i++) {
     EXPECT_EQ(ended_[i], std::pair("key" + std::to_string(i), EndReason::kEvicted));
   }
-  EXPECT_EQ(store_->usage().spilledObjects, 10U);
+  EXPECT_EQ(store_->usage().spilledObjects, 10U * 12'288 / SpillRecordBytes(10'000));
+  EXPECT_EQ(store_->Explain("key0").lastEnding->cause, EvictCause::kTierFull);
+  EXPECT_NE(
+      store_->Explain("key0").reason.find("memory and SSD tier were full; start the worker with a larger --spill_mb"),
+      std::string::npos)
+      << store_->Explain("key0").reason;
   Put("huge", 200'000);
   ended_.clear();
   spiller_->MakeRoom(kArena, 0, [] {});
   RunAll();
   EXPECT_EQ(Find("huge").generation, 0U) << "larger than the tier: dropped";
+  EXPECT_EQ(store_->Explain("huge").lastEnding->cause, EvictCause::kTierTooSmall);
 }
 
 TEST_P(SpillerTest, ReplicasAreDroppedAndHardPinsStay) {

@@ -50,7 +50,7 @@ export interface MetaResult {
 }
 
 const objectBytes = 4_096;
-/** So that none is evicted: the table of an arena of 1 GiB has room for 65,536 objects. */
+/** So that none is evicted: 4 KB of each are 160 MB. */
 const keysMax = 40_000;
 const sharedMemorySizeMb = 1_024;
 const roundTripRounds = 5_000;

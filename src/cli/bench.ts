@@ -4,6 +4,7 @@ import { addHeteroCommand } from "./bench-hetero.js";
 import { addInterferenceCommand } from "./bench-interference.js";
 import { addLinkCommand } from "./bench-link.js";
 import { addMetaCommand } from "./bench-meta.js";
+import { addObjectsCommand } from "./bench-objects.js";
 
 const help = `
 Every figure stands beside a limit that the same run measures on the same machine. Without a worker's address they start their own
@@ -14,6 +15,7 @@ Examples:
   $ hbmesh bench hetero --html hetero.html
   $ hbmesh bench link & hbmesh bench link 127.0.0.1 -a
   $ hbmesh bench meta
+  $ hbmesh bench objects --objects 1000000
   $ hbmesh bench interference`;
 
 export function addBenchCommand(program: Command): Command {
@@ -24,6 +26,7 @@ export function addBenchCommand(program: Command): Command {
   addHeteroCommand(bench);
   addLinkCommand(bench);
   addMetaCommand(bench);
+  addObjectsCommand(bench);
   addInterferenceCommand(bench);
   return bench;
 }

@@ -51,6 +51,14 @@ async function health(options: ApiOptions): Promise<number> {
     spillBytes: answer.spillBytes,
     spilledObjects: answer.spilledObjects,
     spilledBytes: answer.spilledBytes,
+    slots: answer.slots,
+    usedSlots: answer.usedSlots,
+    tableBytes: answer.tableBytes,
+    indexBytes: answer.indexBytes,
+    spilledIndexBytes: answer.spilledIndexBytes,
+    evictedMemoryFull: answer.evictedMemoryFull,
+    evictedTableFull: answer.evictedTableFull,
+    evictedTierFull: answer.evictedTierFull,
   };
   if (options.json === true) {
     process.stdout.write(`${toJson(facts)}\n`);

@@ -31,6 +31,11 @@ interface WorkerStatus {
   objects: bigint;
   arenaBytes: bigint;
   arenaUsedBytes: bigint;
+  /** The most objects, and what they take beside the arena. */
+  slots: bigint;
+  usedSlots: bigint;
+  tableBytes: bigint;
+  indexBytes: bigint;
   sessions: number;
 }
 
@@ -89,6 +94,10 @@ async function statusOf(workerAddress: string, options: StatusOptions): Promise<
     objects: 0n,
     arenaBytes: 0n,
     arenaUsedBytes: 0n,
+    slots: 0n,
+    usedSlots: 0n,
+    tableBytes: 0n,
+    indexBytes: 0n,
     sessions: 0,
   };
   try {
@@ -107,6 +116,10 @@ async function statusOf(workerAddress: string, options: StatusOptions): Promise<
       objects: health.objects,
       arenaBytes: health.arenaBytes,
       arenaUsedBytes: health.arenaUsedBytes,
+      slots: health.slots,
+      usedSlots: health.usedSlots,
+      tableBytes: health.tableBytes,
+      indexBytes: health.indexBytes,
       sessions: health.sessions,
     };
   } catch (error) {
@@ -128,7 +141,9 @@ function forPeople(statuses: readonly WorkerStatus[]): string {
     number("members"),
     number("devices"),
     number("objects"),
+    number("slots"),
     number("memory used, MiB"),
+    number("for slots, MiB"),
     { title: "since" },
     { title: "log" },
   ];
@@ -141,7 +156,9 @@ function forPeople(statuses: readonly WorkerStatus[]): string {
     String(each.members),
     String(each.devices),
     grouped(each.objects),
+    `${grouped(each.usedSlots)} of ${grouped(each.slots)}`,
     `${mebibytes(each.arenaUsedBytes)} of ${mebibytes(each.arenaBytes)}`,
+    mebibytes(each.tableBytes + each.indexBytes),
     each.startedAt ?? "",
     each.log ?? "",
   ]);

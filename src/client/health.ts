@@ -25,6 +25,18 @@ export interface WorkerHealth {
   /** Objects there, and their bytes. */
   spilledObjects: bigint;
   spilledBytes: bigint;
+  /** The most objects, and how many slots of the object table are used. */
+  slots: bigint;
+  usedSlots: bigint;
+  /** Memory beside the arena: the object table, and the sidecar's own for finding and ordering objects. */
+  tableBytes: bigint;
+  indexBytes: bigint;
+  /** What the arena has of objects on the SSD tier. */
+  spilledIndexBytes: bigint;
+  /** Objects evicted since the sidecar's start, by what there was too little of: memory, slots, the SSD tier. */
+  evictedMemoryFull: bigint;
+  evictedTableFull: bigint;
+  evictedTierFull: bigint;
 }
 
 const agent = createDirectAgent(false);

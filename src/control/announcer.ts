@@ -213,20 +213,11 @@ export class Announcer {
     if (run.sidecar === undefined) {
       return;
     }
-    let told: Promise<unknown> = Promise.resolve();
-    let failure: unknown;
-    await run.sidecar.listHeld((chunk) => {
-      // One chunk after the other, so that owners aren't flooded.
-      told = told
-        .then(() => (failure === undefined && !run.signal.aborted ? this.#tellChunk(run, chunk) : undefined))
-        .catch((reason: unknown) => {
-          failure = reason;
-        });
+    // One chunk after the other, so that owners aren't flooded.
+    await run.sidecar.listHeld(async (chunk) => {
+      run.signal.throwIfAborted();
+      await this.#tellChunk(run, chunk);
     }, LIST_TIMEOUT_MS);
-    await told;
-    if (failure !== undefined) {
-      throw failure as Error;
-    }
   }
 
   async #tellChunk(run: Run, chunk: HeldChunk): Promise<void> {

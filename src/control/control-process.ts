@@ -40,7 +40,7 @@ import { Peers } from "./peers.js";
 import { confirmReach, createReachService, ReachWatch } from "./reach.js";
 import { whyNotReady } from "./readiness.js";
 import { describeSelf } from "./self.js";
-import type { SidecarLink } from "./sidecar-link.js";
+import { NO_FIGURES, type SidecarLink } from "./sidecar-link.js";
 import { SidecarRequests } from "./sidecar-requests.js";
 import { SidecarSupervisor } from "./sidecar-supervisor.js";
 import { Superseded } from "./superseded.js";
@@ -265,18 +265,14 @@ class ControlProcessImpl implements ControlProcess {
     const reason = this.notReadyReason;
     const supervisor = this.#supervisor;
     const asks = supervisor?.isUp === true && !supervisor.isHung;
-    const figures = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const asked = asks ? await supervisor.link.stats(STATS_TIMEOUT_MS).catch(() => undefined) : undefined;
+    const { roomBytes: _room, ...figures } = asked ?? NO_FIGURES;
     return {
       ready: reason === "",
       workerAddress: this.config.workerAddress,
       reason: reason || this.#guard.warning || this.#reach.warning || this.#peers.warning,
-      arenaBytes: figures?.arenaBytes ?? 0n,
-      arenaUsedBytes: figures?.arenaUsedBytes ?? 0n,
-      objects: figures?.objects ?? 0n,
+      ...figures,
       sessions: this.#sessions,
-      spillBytes: figures?.spillBytes ?? 0n,
-      spilledObjects: figures?.spilledObjects ?? 0n,
-      spilledBytes: figures?.spilledBytes ?? 0n,
     };
   }
 

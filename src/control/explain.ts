@@ -72,7 +72,11 @@ export async function explainKey(
         }),
       ),
     };
-    return { ...answer, ...verdictOf(answer) };
+    const verdict = verdictOf(answer);
+    const { code, message } = verdict;
+    const lost = code === StatusCode.NOT_FOUND && answer.ended !== "removed";
+    const why = lost ? await whyLost(options, key, endedBy, answer.endedGeneration) : "";
+    return { ...answer, code, message: `${message}${why}` };
   } catch (reason) {
     signal?.throwIfAborted();
     const error = HbmeshError.from(reason);
@@ -103,6 +107,28 @@ function parseDetail(detail: string): unknown {
   } catch {
     return detail;
   }
+}
+
+/**
+ * What the last holder says of how it lost the key, or, where the owner remembers none, what this member says: full
+ * memory ends more keys than an owner remembers.
+ */
+async function whyLost(
+  { calls, holders, nameOf }: ExplainOptions,
+  key: KeyBatch,
+  endedBy: number,
+  generation: bigint,
+): Promise<string> {
+  const member = endedBy === 0 ? calls.view.selfId : endedBy;
+  // An answer of one that is gone is no answer: what is known of the key stands without it.
+  const held = await holders.explain(member, key, { slot: 0, generation }).catch(() => undefined);
+  const detail = parseDetail(held?.detail ?? "") as { reason?: unknown; ended?: unknown } | string | undefined;
+  if (typeof detail !== "object" || typeof detail.reason !== "string") {
+    return "";
+  }
+  return detail.ended === undefined && !detail.reason.includes("evicted")
+    ? ""
+    : `; ${nameOf(member)}: ${detail.reason}`;
 }
 
 function describeHeld(code: number): string {

@@ -36,7 +36,7 @@ export const FLAG_MORE = 2;
 // Records of lookups and figures; those that Wasm knows too are in src/decision/layout.ts.
 export const LOOKUP_REPLY_BYTES = 16;
 export const FOUND_RECORD_BYTES = 80;
-export const SIDECAR_STATS_BYTES = 88;
+export const SIDECAR_STATS_BYTES = 152;
 export const TAKE_RECORD_BYTES = 32;
 
 // Flags of what kDescribe tells.

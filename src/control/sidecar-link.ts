@@ -8,14 +8,7 @@ import { HbmeshError, StatusCode } from "../base/errors.js";
 import { encodeHeld, type Family, type HeldObject, type KeyBatch, viewOf } from "../decision/index.js";
 import type { PortMessage, SidecarPort } from "../sidecar/port.js";
 import { checkFamily } from "./families.js";
-import {
-  FLAG_MORE,
-  FLAG_REPLY,
-  LISTED_COPIES,
-  MESSAGE_PAYLOAD_BYTES_MAX,
-  Op,
-  SIDECAR_STATS_BYTES,
-} from "./layout-constants.js";
+import { FLAG_MORE, FLAG_REPLY, LISTED_COPIES, MESSAGE_PAYLOAD_BYTES_MAX, Op } from "./layout-constants.js";
 import { alignTo8, COMMIT_RECORD_BYTES, checkRecordCount, decodeCodes, splitKeys } from "./records.js";
 
 export interface DescribedObject {
@@ -40,7 +33,47 @@ export interface SidecarStats {
   spilledObjects: bigint;
   /** What objects of a worker that leaves may take here, without pushing out any but replicas. */
   roomBytes: bigint;
+  /** The most objects. */
+  slots: bigint;
+  usedSlots: bigint;
+  /** Memory of the object table, beside the arena. */
+  tableBytes: bigint;
+  /** The sidecar's own memory for finding and ordering objects. */
+  indexBytes: bigint;
+  /** What the arena has of objects on the SSD tier. */
+  spilledIndexBytes: bigint;
+  /** Objects evicted since the sidecar's start, by what there was too little of. */
+  evictedMemoryFull: bigint;
+  evictedTableFull: bigint;
+  evictedTierFull: bigint;
 }
+
+/** SidecarStats of native/queue/layout.h. Zero is what a payload is too short for. */
+function decodeStats(payload: Uint8Array): SidecarStats {
+  const view = viewOf(payload);
+  const at = (offset: number): bigint => (offset + 8 <= view.byteLength ? view.getBigUint64(offset, true) : 0n);
+  return {
+    arenaBytes: at(0),
+    arenaUsedBytes: at(8),
+    objects: at(16),
+    sessions: at(24),
+    spillBytes: at(56),
+    spilledBytes: at(64),
+    spilledObjects: at(72),
+    roomBytes: at(80),
+    slots: at(88),
+    usedSlots: at(96),
+    tableBytes: at(104),
+    indexBytes: at(112),
+    spilledIndexBytes: at(120),
+    evictedMemoryFull: at(128),
+    evictedTableFull: at(136),
+    evictedTierFull: at(144),
+  };
+}
+
+/** Of a sidecar that can't be asked. */
+export const NO_FIGURES: SidecarStats = decodeStats(new Uint8Array(0));
 
 /** Sealed objects of one family, as the sidecar lists them. `records` are CommitRecords. */
 export interface HeldChunk {
@@ -54,6 +87,8 @@ export interface HeldChunk {
 /** Messages that may wait while the queue to the sidecar is full. A sidecar that is so far behind is stuck. */
 const OUTBOX_MAX = 4_096;
 const OUTBOX_RETRY_MS = 2;
+/** Of SidecarStats: what every release tells. */
+const SIDECAR_STATS_BYTES_MIN = 80;
 const NO_ARGUMENTS = [0n, 0n, 0n, 0n] as const;
 const EMPTY = new Uint8Array(0);
 
@@ -129,13 +164,26 @@ export class SidecarLink {
     return decodeDescribed(reply.payload, objects.length);
   }
 
-  /** Calls `onChunk` for everything sealed, in order, and resolves after the last. */
-  async listHeld(onChunk: (chunk: HeldChunk) => void, timeoutMs: number): Promise<void> {
-    await this.#ask(Op.listHeld, new Uint8Array(0), 0, timeoutMs, "listing what it holds", (message) => {
-      if (message.payload.byteLength > 0) {
-        onChunk(decodeHeldChunk(message));
+  /**
+   * Calls `onChunk` for everything sealed, one after the other, and resolves after the last. The sidecar tells of part
+   * of its objects at a time, and of the next only when these have been taken: millions don't wait in memory.
+   * `timeoutMs`: for each part.
+   */
+  async listHeld(onChunk: (chunk: HeldChunk) => Promise<void> | void, timeoutMs: number): Promise<void> {
+    let next = 0n;
+    do {
+      const chunks: HeldChunk[] = [];
+      const take = (message: PortMessage): void => {
+        if (message.payload.byteLength > 0) {
+          chunks.push(decodeHeldChunk(message));
+        }
+      };
+      const last = await this.#ask(Op.listHeld, EMPTY, 0, timeoutMs, "listing what it holds", take, next);
+      for (const chunk of chunks) {
+        await onChunk(chunk);
       }
-    });
+      next = last.args[0] ?? 0n;
+    } while (next !== 0n);
   }
 
   /** JSON text of what the sidecar knows of one key; empty from a sidecar that has nothing to tell. */
@@ -153,21 +201,11 @@ export class SidecarLink {
 
   async stats(timeoutMs: number): Promise<SidecarStats> {
     const { payload } = await this.#ask(Op.stats, new Uint8Array(0), 0, timeoutMs, "its figures");
-    // A sidecar of the release before, which outlived its control process, tells of no room.
-    if (payload.byteLength < SIDECAR_STATS_BYTES - 8) {
+    // A sidecar of the release before, which outlived its control process, tells of less.
+    if (payload.byteLength < SIDECAR_STATS_BYTES_MIN) {
       throw new HbmeshError(StatusCode.DATA_INCONSISTENCY, `${this.#what} sent ${payload.byteLength} bytes of figures`);
     }
-    const view = viewOf(payload);
-    return {
-      arenaBytes: view.getBigUint64(0, true),
-      arenaUsedBytes: view.getBigUint64(8, true),
-      objects: view.getBigUint64(16, true),
-      sessions: view.getBigUint64(24, true),
-      spillBytes: view.getBigUint64(56, true),
-      spilledBytes: view.getBigUint64(64, true),
-      spilledObjects: view.getBigUint64(72, true),
-      roomBytes: payload.byteLength < SIDECAR_STATS_BYTES ? 0n : view.getBigUint64(80, true),
-    };
+    return decodeStats(payload);
   }
 
   /**

@@ -242,6 +242,14 @@ describe("fields of the header's records", () => {
       spillBytes: 8n,
       spilledBytes: 9n,
       spilledObjects: 10n,
+      slots: 12n,
+      usedSlots: 13n,
+      tableBytes: 14n,
+      indexBytes: 15n,
+      spilledIndexBytes: 16n,
+      evictedMemoryFull: 17n,
+      evictedTableFull: 18n,
+      evictedTierFull: 19n,
     };
     let deliver: (message: PortMessage) => void = () => {};
     const port = {
