@@ -110,7 +110,7 @@ Napi::Object MakeOps(Napi::Env env) {
             HBMESH_OP(Meta),          HBMESH_OP(ReportMissing), HBMESH_OP(Sessions),        HBMESH_OP(Drop),
             HBMESH_OP(Describe),      HBMESH_OP(ListHeld),      HBMESH_OP(Peers),           HBMESH_OP(Stats),
             HBMESH_OP(Shutdown),      HBMESH_OP(AddLocation),   HBMESH_OP(ForgetLocations), HBMESH_OP(ExplainOwner),
-            HBMESH_OP(Drain),         HBMESH_OP(Take)});
+            HBMESH_OP(Drain),         HBMESH_OP(Take),          HBMESH_OP(Reach)});
 #undef HBMESH_OP
 }
 
