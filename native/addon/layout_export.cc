@@ -105,16 +105,41 @@ Napi::Object MakeStructs(Napi::Env env) {
 Napi::Object MakeOps(Napi::Env env) {
 #define HBMESH_OP(name) \
   Number { #name, static_cast < uint64_t>(layout::Op::k##name) }
-  return MakeNumbers(
-      env, {HBMESH_OP(SetD2H),        HBMESH_OP(GetH2D),        HBMESH_OP(Delete),          HBMESH_OP(Exist),
-            HBMESH_OP(GetMeta),       HBMESH_OP(Cancel),        HBMESH_OP(DevPublish),      HBMESH_OP(DevSubscribe),
-            HBMESH_OP(DevMSet),       HBMESH_OP(DevMGet),       HBMESH_OP(DevDelete),       HBMESH_OP(DevLocalDelete),
-            HBMESH_OP(ReserveLayers), HBMESH_OP(PushLayer),     HBMESH_OP(Explain),         HBMESH_OP(Reserve),
-            HBMESH_OP(Commit),        HBMESH_OP(Lookup),        HBMESH_OP(Remove),          HBMESH_OP(Presence),
-            HBMESH_OP(Meta),          HBMESH_OP(ReportMissing), HBMESH_OP(Sessions),        HBMESH_OP(Drop),
-            HBMESH_OP(Describe),      HBMESH_OP(ListHeld),      HBMESH_OP(Peers),           HBMESH_OP(Stats),
-            HBMESH_OP(Shutdown),      HBMESH_OP(AddLocation),   HBMESH_OP(ForgetLocations), HBMESH_OP(ExplainOwner),
-            HBMESH_OP(Drain),         HBMESH_OP(Take)});
+  return MakeNumbers(env, {HBMESH_OP(SetD2H),
+                           HBMESH_OP(GetH2D),
+                           HBMESH_OP(Delete),
+                           HBMESH_OP(Exist),
+                           HBMESH_OP(GetMeta),
+                           HBMESH_OP(Cancel),
+                           HBMESH_OP(DevPublish),
+                           HBMESH_OP(DevSubscribe),
+                           HBMESH_OP(DevMSet),
+                           HBMESH_OP(DevMGet),
+                           HBMESH_OP(DevDelete),
+                           HBMESH_OP(DevLocalDelete),
+                           HBMESH_OP(ReserveLayers),
+                           HBMESH_OP(PushLayer),
+                           HBMESH_OP(Explain),
+                           HBMESH_OP(Reserve),
+                           HBMESH_OP(Commit),
+                           HBMESH_OP(Lookup),
+                           HBMESH_OP(Remove),
+                           HBMESH_OP(Presence),
+                           HBMESH_OP(Meta),
+                           HBMESH_OP(ReportMissing),
+                           HBMESH_OP(Sessions),
+                           HBMESH_OP(Drop),
+                           HBMESH_OP(Describe),
+                           HBMESH_OP(ListHeld),
+                           HBMESH_OP(Peers),
+                           HBMESH_OP(Stats),
+                           HBMESH_OP(Shutdown),
+                           HBMESH_OP(AddLocation),
+                           HBMESH_OP(ForgetLocations),
+                           HBMESH_OP(ExplainOwner),
+                           HBMESH_OP(Drain),
+                           HBMESH_OP(Take),
+                           HBMESH_OP(Reach)});
 #undef HBMESH_OP
 }
 
