@@ -55,14 +55,20 @@ bool IsAllowed(int socket) {
   return GetPeerCredentials(socket, &peer).ok() && (peer.uid == ::getuid() || peer.uid == 0);
 }
 
-// False: whoever asked did not take it. Else `socket` blocks.
-bool GiveMemory(int socket) {
+// False: whoever asked did not take it. Else `socket` blocks, and `listener` is closed: before the answer, so that who
+// comes after that one's end doesn't wait at a listener that nobody looks at any more.
+bool GiveMemory(int socket, Fd* listener) {
   std::byte answer{};
   Packet taken;
   const int memory = kMemoryFd;
-  return SetSocketTimeout(socket, kAnswerTimeoutMs).ok() && SendPacket(socket, {&kPacket, 1}, {&memory, 1}).ok() &&
-         ReceivePacket(socket, {&answer, 1}, &taken).ok() && answer == kPacket &&
-         SendPacket(socket, {&kStays, 1}).ok() && SetSocketTimeout(socket, 0).ok();
+  if (!SetSocketTimeout(socket, kAnswerTimeoutMs).ok() || !SendPacket(socket, {&kPacket, 1}, {&memory, 1}).ok() ||
+      !ReceivePacket(socket, {&answer, 1}, &taken).ok() || answer != kPacket || !SetSocketTimeout(socket, 0).ok()) {
+    return false;
+  }
+  listener->Reset();
+  // If it is gone already, the wait for its end tells.
+  (void)SendPacket(socket, {&kStays, 1}).ok();
+  return true;
 }
 
 bool ParseGrace(std::string_view text, uint32_t* graceMs) {
@@ -89,7 +95,7 @@ Fd Serve(const std::string& workerAddress, uint32_t graceMs) {
     if (::poll(&polled, 1, LeftMs(until)) <= 0) continue;
     Fd socket;
     if (!AcceptUnix(listener.get(), false, &socket).ok()) continue;
-    if (IsAllowed(socket.get()) && GiveMemory(socket.get())) return socket;
+    if (IsAllowed(socket.get()) && GiveMemory(socket.get(), &listener)) return socket;
   }
   return {};
 }
@@ -161,7 +167,9 @@ bool IsSameMemory(int one, int other) {
 
 namespace {
 
-KeptMemory FetchOnce(const std::string& workerAddress, int looks) {
+// `met`: there is a keeper, which did not give its memory.
+KeptMemory FetchOnce(const std::string& workerAddress, int looks, bool* met) {
+  *met = false;
   Fd socket;
   for (int look = 1; !ConnectUnix(KeeperSocketName(workerAddress), &socket).ok(); ++look) {
     if (look >= looks) return {};
@@ -174,6 +182,7 @@ KeptMemory FetchOnce(const std::string& workerAddress, int looks) {
   if (!status.ok() || byte != kPacket || packet.descriptors.size() != 1) {
     Log().warn("the keeper of the memory of {} did not give it: {}", workerAddress,
                status.ok() ? "it sent something else" : status.message());
+    *met = true;
     return {};
   }
   KeptMemory kept;
@@ -189,11 +198,14 @@ KeptMemory FetchOnce(const std::string& workerAddress, int looks) {
 }  // namespace
 
 KeptMemory FetchKeptMemory(const std::string& workerAddress, bool wasKilled) {
-  KeptMemory kept = FetchOnce(workerAddress, wasKilled ? kLooks : 1);
+  bool met = false;
+  KeptMemory kept = FetchOnce(workerAddress, wasKilled ? kLooks : 1, &met);
+  // It was about to hear of the end of another one.
+  for (int attempt = 1; met && attempt < kFetchesMax; ++attempt) kept = FetchOnce(workerAddress, kLooks, &met);
   // A keeper that got no answer in time keeps the memory for the next, which must not be somebody else's: this sidecar
   // may end as it should. One of an earlier release is gone.
   for (int attempt = 1; kept.memory.valid() && !kept.connection.valid() && attempt < kFetchesMax; ++attempt) {
-    KeptMemory again = FetchOnce(workerAddress, 1);
+    KeptMemory again = FetchOnce(workerAddress, 1, &met);
     if (!again.memory.valid()) break;
     kept = std::move(again);
   }
@@ -212,6 +224,8 @@ int RunKeeper(int argc, char** argv) {
     life = Serve(argv[1], graceMs);
     if (!life.valid()) break;
   }
+  // The process's end closes it: that is what the sidecar waits for.
+  (void)life.Release();
   return 0;
 }
 
