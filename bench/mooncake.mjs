@@ -19,9 +19,7 @@ import { formatTable } from "../dist/cli/table.js";
 const program = "transfer_engine_bench";
 const release = "mooncake-transfer-engine-non-cuda==0.3.13.post1";
 const host = "127.0.0.1";
-/** Ours move so many bytes a round, or `transfersMin` transfers. */
-const bytesARound = 2 ** 30;
-const transfersMin = 200;
+const transfersMin = 20;
 const depthMax = 256;
 const connectionsMax = 16;
 
@@ -39,7 +37,8 @@ Mooncake's is looked for on the PATH and in $VIRTUAL_ENV/bin; to install it outs
   --operations LIST     read, write or both (default write,read)
   --depth N             transfers under way on each connection, Mooncake's batch size (default 128, at most ${depthMax})
   --rounds N            rounds that count, after a warm-up (default 5)
-  --seconds N           of a measurement of Mooncake's, whole ones (default 1); the others move ${bytesARound / 2 ** 30} GiB
+  --seconds N           of a measurement of Mooncake's, whole ones (default 1)
+  --megabytes N         that the other two move in a measurement (default 1024)
   --json                one JSON document instead of the table
   -h, --help            this
 
@@ -91,6 +90,7 @@ function readValues() {
     depth: text("128"),
     rounds: text("5"),
     seconds: text("1"),
+    megabytes: text("1024"),
     json: { type: "boolean", default: false },
     help: { type: "boolean", short: "h", default: false },
   };
@@ -111,6 +111,7 @@ function readOptions() {
     depth: wholeNumber("--depth", values.depth, 1, depthMax),
     rounds: wholeNumber("--rounds", values.rounds, 1, 1_000),
     seconds: wholeNumber("--seconds", values.seconds, 1, 3_600),
+    megabytes: wholeNumber("--megabytes", values.megabytes, 1, 1_000_000),
   };
 }
 
@@ -242,14 +243,14 @@ async function measureMooncake(file, { operation, bytes, connections }, { depth,
 }
 
 /** Our transport, and raw sockets with as many connections, in bytes a second. */
-async function measureOurs({ operation, bytes, connections }, { depth }, signal) {
+async function measureOurs({ operation, bytes, connections }, { depth, megabytes }, signal) {
   const done = new AbortController();
   let serving = Promise.resolve();
   const port = await new Promise((resolve, reject) => {
     serving = serveLink(0, { listening: resolve, client: () => undefined }, done.signal);
     serving.catch(reject);
   });
-  const iterations = Math.max(transfersMin, Math.ceil(bytesARound / bytes));
+  const iterations = Math.max(transfersMin, Math.ceil((megabytes * 2 ** 20) / bytes));
   const link = { host, port, transport: "tcp", op: operation, sizes: [bytes], iterations, intervalMs: 0 };
   let ours = Number.NaN;
   try {

@@ -17,7 +17,11 @@ export function hbmesh(...args: string[]): Promise<CommandResult> {
   return run(process.execPath, [mainPath, ...args]);
 }
 
-export function run(program: string, args: readonly string[], options: { cwd?: string } = {}): Promise<CommandResult> {
+export function run(
+  program: string,
+  args: readonly string[],
+  options: { cwd?: string; env?: NodeJS.ProcessEnv } = {},
+): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     let stdout = "";
