@@ -4,6 +4,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,7 +24,8 @@ constexpr uint64_t kRawBytesMax = 1ULL << 30;
 constexpr uint64_t kCacheLineBytes = 64;
 constexpr uint64_t kPeakParts = 10;
 constexpr uint32_t kWarmups = 10;
-constexpr int kSpins = 2000;
+constexpr int kPolls = 2000;
+constexpr uint64_t kRoomParts = 4;
 
 std::atomic<bool> stopAsked = false;                    // relaxed: nothing is published with it
 static_assert(std::atomic<bool>::is_always_lock_free);  // a signal handler sets it
@@ -33,23 +35,25 @@ void Say(const JsonLine& line) {
   std::fflush(stdout);
 }
 
-// Counts what is done. The first failure ends every wait.
+// Counts what is done. The first failure ends every wait. Whoever waits is woken once, for the last one it waits for.
 class Completions final : public TransportSink {
  public:
   void OnComplete(uint64_t /*token*/, Status status) override {
     if (!status.ok()) Fail(std::move(status));
-    done_.fetch_add(1, std::memory_order_release);  // publishes the bytes that arrived
-    done_.notify_one();
+    // Publishes the bytes that arrived. Sequentially consistent with awaited_: of the two threads one sees the other.
+    const uint64_t done = done_.fetch_add(1) + 1;
+    if (done >= awaited_.load()) done_.notify_one();
   }
   void OnAccept(std::unique_ptr<Endpoint> /*endpoint*/) override {}
   void OnMessage(uint64_t /*endpointId*/, std::span<const std::byte> /*message*/) override {}
   void OnDisconnect(uint64_t /*endpointId*/, Status reason) override { Fail(std::move(reason)); }
 
   [[nodiscard]] uint64_t done() const { return done_.load(std::memory_order_acquire); }
-  // Throws the first failure.
-  void Await(uint64_t count) {
-    for (int turn = 0; turn < kSpins && done() < count; ++turn) __builtin_ia32_pause();
-    for (uint64_t seen = done(); seen < count; seen = done()) done_.wait(seen);
+  // Throws the first failure. `polls`: how often it looks before it sleeps.
+  void Await(uint64_t count, int polls) {
+    for (int turn = 0; turn < polls && done() < count; ++turn) __builtin_ia32_pause();
+    awaited_.store(count);
+    for (uint64_t seen = done_.load(); seen < count; seen = done_.load()) done_.wait(seen);
     const std::lock_guard lock(mutex_);
     if (fault_.has_value()) throw Failure(fault_->code(), fault_->message());
   }
@@ -61,6 +65,7 @@ class Completions final : public TransportSink {
   }
 
   std::atomic<uint64_t> done_ = 0;
+  std::atomic<uint64_t> awaited_ = 0;
   std::mutex mutex_;
   std::optional<Status> fault_;  // guarded by mutex_
 };
@@ -69,9 +74,12 @@ class Link {
  public:
   explicit Link(const Order& order);
 
-  // One transfer of `bytes`; waits where too many are under way.
+  // One transfer of `bytes`; waits where too many are under way. Reads may start with a later one, or AwaitAll.
   void Post(uint64_t bytes);
-  void AwaitAll() { completions_.Await(posted_); }
+  void AwaitAll() {
+    StartReads();
+    Await(posted_);
+  }
   [[nodiscard]] uint64_t done() const { return completions_.done(); }
   // How many may be under way.
   void SetDepth(uint64_t depth) { depth_ = depth; }
@@ -79,6 +87,13 @@ class Link {
   [[nodiscard]] std::span<std::byte> span() const { return memory_.span(); }
 
  private:
+  // A wait for one transfer looks for it first, as who waits for one in earnest would; with many under way that would
+  // take a core from what moves the bytes.
+  void Await(uint64_t count) { completions_.Await(count, depth_ == 1 ? kPolls : 0); }
+  [[nodiscard]] uint32_t LaneOfNext() const { return static_cast<uint32_t>(posted_ % endpoint_->lanes()); }
+  void StartWrite(const RemoteRange& range, const LocalPiece& piece);
+  void StartReads();
+
   LineSocket control_;
   LinkMemory memory_;
   Completions completions_;
@@ -89,6 +104,9 @@ class Link {
   uint64_t posted_ = 0;
   uint64_t depth_ = 1;
   uint64_t offset_ = 0;
+  // Reads that are not started yet, and where each goes to.
+  std::vector<ReadRequest> reads_;
+  std::deque<LocalPiece> targets_;  // doesn't move what is there
 };
 
 Link::Link(const Order& order)
@@ -109,21 +127,43 @@ Link::Link(const Order& order)
   AwaitAll();
 }
 
+// Goes on when a part of what is under way is done: waking for each would cost more than small transfers do.
 void Link::Post(uint64_t bytes) {
-  if (posted_ >= depth_) completions_.Await(posted_ - depth_ + 1);
+  if (posted_ - completions_.done() >= depth_) {
+    StartReads();
+    Await(posted_ - depth_ + std::max<uint64_t>(1, depth_ / kRoomParts));
+  }
   if (offset_ + bytes > memory_.bytes()) offset_ = 0;
   const LocalPiece piece{memory_.data() + offset_, bytes};
   const RemoteRange range{.region = region_, .offset = offset_, .bytes = bytes};
-  const auto lane = static_cast<uint32_t>(posted_ % endpoint_->lanes());
-  for (;;) {
-    const Status status = write_ ? endpoint_->Write({&piece, 1}, range, lane, posted_)
-                                 : endpoint_->Read(range, {&piece, 1}, lane, posted_);
-    if (status.ok()) break;
-    if (status.code() != StatusCode::kTryAgain) throw Failure(status.code(), status.message());
-    completions_.Await(completions_.done() + 1);
+  if (write_) {
+    StartWrite(range, piece);
+  } else {
+    reads_.push_back({range, {&targets_.emplace_back(piece), 1}, LaneOfNext(), posted_});
   }
   ++posted_;
   offset_ += (bytes + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
+}
+
+void Link::StartWrite(const RemoteRange& range, const LocalPiece& piece) {
+  for (;;) {
+    const Status status = endpoint_->Write({&piece, 1}, range, LaneOfNext(), posted_);
+    if (status.ok()) return;
+    if (status.code() != StatusCode::kTryAgain) throw Failure(status.code(), status.message());
+    Await(completions_.done() + 1);
+  }
+}
+
+void Link::StartReads() {
+  for (std::span<const ReadRequest> left = reads_; !left.empty();) {
+    Status status;
+    left = left.subspan(endpoint_->ReadEach(left, &status));
+    if (left.empty()) break;
+    if (status.code() != StatusCode::kTryAgain) throw Failure(status.code(), status.message());
+    Await(completions_.done() + 1);
+  }
+  reads_.clear();
+  targets_.clear();
 }
 
 // Of one size: average over all, and the best tenth of the run.

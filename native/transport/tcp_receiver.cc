@@ -19,6 +19,16 @@ using tcp::FrameType;
 
 constexpr size_t kPartsPerCall = 512;
 constexpr uint64_t kDiscardBytes = 64 << 10;
+// What is received ahead is copied once more. Behind a small frame many small ones may follow, which then cost one
+// system call together; behind a large one comes another large one, of which little is taken ahead.
+constexpr size_t kAheadBytes = 16 << 10;
+constexpr size_t kAheadOfLargeBytes = 1 << 10;
+constexpr uint64_t kLargeBytes = 16 << 10;
+static_assert(kAheadOfLargeBytes >= sizeof(FrameHeader));
+// Writes of so many bytes or frames are answered at once: the peer may only have so many under way, and must not run
+// out of them while this side is busy with receiving.
+constexpr uint64_t kAnswerBytes = 256 << 10;
+constexpr size_t kAnswersMax = 64;
 
 Status Broken(const std::string& what) {
   return {StatusCode::kRpcPeerDead,
@@ -28,6 +38,7 @@ Status Broken(const std::string& what) {
 }  // namespace
 
 Status TcpReceiver::Run() {
+  ahead_.bytes.resize(kAheadBytes);
   Status status = ReceiveFrames();
   write_ = {};  // whoever unregisters the memory of a write that was cut off must not wait for this lane's destruction
   return status;
@@ -48,6 +59,10 @@ Status TcpReceiver::Dispatch(const FrameHeader& header) {
   }
   if (write_.active && header.type == static_cast<uint16_t>(FrameType::kWrite) && header.request != write_.request) {
     return Broken("a second write in the middle of one");
+  }
+  // Whoever waits for an answer doesn't wait for a large payload.
+  if (!written_.empty() && writtenBytes_ + header.payloadBytes > kAnswerBytes) {
+    if (Status status = SendWritten(); !status.ok()) return status;
   }
   const auto type = static_cast<FrameType>(header.type);
   const bool isRequest = type == FrameType::kRead || type == FrameType::kMessage;
@@ -80,7 +95,7 @@ Status TcpReceiver::OnRead(const FrameHeader& header) const {
   std::byte* address = nullptr;
   const RemoteRange range{.region = header.region, .offset = header.offset, .bytes = header.bytes};
   if (Status status = memory_->Acquire(range, false, events_->id(), &bulk.use, &address); !status.ok()) {
-    return Answer(*sender, header.request, status);
+    return Fail(*sender, header.request, status);
   }
   bulk.header.magic = tcp::kMagic;
   bulk.header.type = static_cast<uint16_t>(FrameType::kData);
@@ -111,12 +126,7 @@ Status TcpReceiver::OnData(const FrameHeader& header) {
         pending->pieceOffset = 0;
       }
     }
-    // The next header is asked for with the last parts only: before them comes more of this payload.
-    const size_t keep = headerBytes_;
-    if (left > 0) headerBytes_ = sizeof header_;
-    Status status = ReceiveParts(parts_);
-    if (left > 0) headerBytes_ = keep;
-    if (!status.ok()) return status;
+    if (Status status = ReceiveParts(parts_, left > 0 ? Part::kMiddle : Part::kLast); !status.ok()) return status;
   }
   pending->received += header.payloadBytes;
   if (pending->received < pending->bytes) return Status::Ok();
@@ -145,14 +155,32 @@ Status TcpReceiver::OnWrite(const FrameHeader& header) {
   if (write_.received < write_.bytes) return Status::Ok();
   write_.active = false;
   write_.use.Release();
-  return Answer(*sender_, write_.request, write_.status);
+  return AnswerWrite();
 }
 
-Status TcpReceiver::Answer(TcpSender& sender, uint64_t request, const Status& status) const {
+Status TcpReceiver::AnswerWrite() {
+  if (!write_.status.ok()) return Fail(*sender_, write_.request, write_.status);
+  FrameHeader& header = written_.emplace_back();
+  header.magic = tcp::kMagic;
+  header.type = static_cast<uint16_t>(FrameType::kWritten);
+  header.request = write_.request;
+  writtenBytes_ += write_.bytes;
+  return writtenBytes_ >= kAnswerBytes || written_.size() >= kAnswersMax ? SendWritten() : Status::Ok();
+}
+
+Status TcpReceiver::SendWritten() {
+  if (sender_->queuedSmall() >= smallMax_) return Broken("requests, but takes no answers");
+  Status status = sender_->SendFrames(written_);
+  written_.clear();
+  writtenBytes_ = 0;
+  return status;
+}
+
+Status TcpReceiver::Fail(TcpSender& sender, uint64_t request, const Status& status) const {
   if (sender.queuedSmall() >= smallMax_) return Broken("requests, but takes no answers");
   FrameHeader header{};
   header.magic = tcp::kMagic;
-  header.type = static_cast<uint16_t>(status.ok() ? FrameType::kWritten : FrameType::kFailed);
+  header.type = static_cast<uint16_t>(FrameType::kFailed);
   header.request = request;
   header.code = static_cast<uint32_t>(status.code());
   const std::string text = status.message().substr(0, tcp::kTextBytesMax);
@@ -190,25 +218,31 @@ Status TcpReceiver::OnMessage(const FrameHeader& header) {
 }
 
 Status TcpReceiver::NextHeader(FrameHeader* header) {
-  while (headerBytes_ < sizeof header_) {
-    iovec part{header_ + headerBytes_, sizeof header_ - headerBytes_};
+  if (ahead_.size() < sizeof *header) {
+    // What is there of it goes to the front, so that much more fits behind it.
+    std::memmove(ahead_.bytes.data(), ahead_.bytes.data() + ahead_.begin, ahead_.size());
+    ahead_.end = ahead_.size();
+    ahead_.begin = 0;
+  }
+  while (ahead_.size() < sizeof *header) {
+    iovec part{ahead_.bytes.data() + ahead_.end, ahead_.bytes.size() - ahead_.end};
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
     size_t received = 0;
-    if (Status status = ReceiveOnce(&message, headerBytes_ == 0 && !write_.active, &received); !status.ok())
+    if (Status status = ReceiveOnce(&message, ahead_.size() == 0 && !write_.active, &received); !status.ok())
       return status;
-    headerBytes_ += received;
+    ahead_.end += received;
   }
-  std::memcpy(header, header_, sizeof header_);
-  headerBytes_ = 0;
+  std::memcpy(header, ahead_.bytes.data() + ahead_.begin, sizeof *header);
+  ahead_.begin += sizeof *header;
   return Status::Ok();
 }
 
 Status TcpReceiver::ReceiveInto(void* target, uint64_t bytes) {
   parts_.clear();
   if (bytes > 0) parts_.push_back({target, bytes});
-  return ReceiveParts(parts_);
+  return ReceiveParts(parts_, Part::kLast);
 }
 
 Status TcpReceiver::Discard(uint64_t bytes) {
@@ -216,62 +250,76 @@ Status TcpReceiver::Discard(uint64_t bytes) {
   while (bytes > 0) {
     const uint64_t taken = std::min(bytes, kDiscardBytes);
     bytes -= taken;
-    iovec part{buffer_.data(), taken};
-    while (part.iov_len > 0) {
-      msghdr message{};
-      message.msg_iov = &part;
-      message.msg_iovlen = 1;
-      size_t received = 0;
-      if (Status status = ReceiveOnce(&message, false, &received); !status.ok()) return status;
-      part.iov_len -= received;
-    }
+    parts_.assign(1, {buffer_.data(), taken});
+    if (Status status = ReceiveParts(parts_, bytes > 0 ? Part::kMiddle : Part::kLast); !status.ok()) return status;
   }
   return Status::Ok();
 }
 
-Status TcpReceiver::ReceiveParts(std::vector<iovec>& parts) {
+Status TcpReceiver::ReceiveParts(std::vector<iovec>& parts, Part part) {
   const size_t payloadParts = parts.size();
-  const bool withHeader = headerBytes_ < sizeof header_;
-  if (withHeader) parts.push_back({header_, sizeof header_});
   size_t first = 0;
+  // Of `received` bytes: those of the payload are where they belong. Returns how many are behind it.
+  const auto advance = [&](size_t received) {
+    while (first < payloadParts && received >= parts[first].iov_len) received -= parts[first++].iov_len;
+    if (first == payloadParts) return received;
+    parts[first].iov_base = static_cast<std::byte*>(parts[first].iov_base) + received;
+    parts[first].iov_len -= received;
+    return size_t{0};
+  };
+  uint64_t missing = 0;
+  for (iovec& target : parts) {
+    const size_t bytes = std::min(ahead_.size(), target.iov_len);
+    std::memcpy(target.iov_base, ahead_.bytes.data() + ahead_.begin, bytes);
+    ahead_.begin += bytes;
+    target.iov_base = static_cast<std::byte*>(target.iov_base) + bytes;
+    target.iov_len -= bytes;
+    missing += target.iov_len;
+  }
+  if (missing == 0) return Status::Ok();
+  ahead_.begin = 0;
+  ahead_.end = 0;
+  if (part == Part::kLast)
+    parts.push_back({ahead_.bytes.data(), missing >= kLargeBytes ? kAheadOfLargeBytes : kAheadBytes});
+  (void)advance(0);
   while (first < payloadParts) {
     msghdr message{};
     message.msg_iov = parts.data() + first;
     message.msg_iovlen = parts.size() - first;
     size_t received = 0;
     if (Status status = ReceiveOnce(&message, false, &received); !status.ok()) return status;
-    while (first < payloadParts && received >= parts[first].iov_len) received -= parts[first++].iov_len;
-    if (first == payloadParts) {
-      if (withHeader) headerBytes_ = received;  // what came behind the payload
-    } else {
-      parts[first].iov_base = static_cast<std::byte*>(parts[first].iov_base) + received;
-      parts[first].iov_len -= received;
-    }
+    ahead_.end = advance(received);
   }
   return Status::Ok();
 }
 
 // Between frames the peer may be silent as long as it likes; within one, the socket's timeout bounds its silence. A
-// blocking receive would be woken whenever the sending thread of this connection gets room, too; poll is not.
+// blocking receive would be woken whenever the sending thread of this connection gets room, too; poll is not. The peer
+// gets its answers before this side waits for it.
 Status TcpReceiver::ReceiveOnce(msghdr* message, bool betweenFrames, size_t* received) {
   for (;;) {
-    const ssize_t result = ::recvmsg(socket_, message, betweenFrames ? MSG_DONTWAIT : 0);
+    const bool mayWait = !betweenFrames && written_.empty();
+    const ssize_t result = ::recvmsg(socket_, message, mayWait ? 0 : MSG_DONTWAIT);
     if (result > 0) {
       *received = static_cast<size_t>(result);
       return Status::Ok();
     }
     if (result == 0) return {StatusCode::kRpcPeerDead, "the peer closed the connection"};
     if (errno == EINTR) continue;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      if (betweenFrames) {
-        pollfd readable{socket_, POLLIN, 0};
-        (void)::poll(&readable, 1, -1);  // what it may fail with, receiving tells
-        continue;
-      }
+    if (errno != EAGAIN && errno != EWOULDBLOCK) {
+      return {StatusCode::kRpcPeerDead, std::string("receiving from the peer failed: ") + std::strerror(errno)};
+    }
+    if (mayWait) {
       return {StatusCode::kRpcPeerDead,
               "the peer sent nothing for longer than the stall timeout in the middle of a frame"};
     }
-    return {StatusCode::kRpcPeerDead, std::string("receiving from the peer failed: ") + std::strerror(errno)};
+    if (!written_.empty()) {
+      if (Status status = SendWritten(); !status.ok()) return status;
+    }
+    if (betweenFrames) {
+      pollfd readable{socket_, POLLIN, 0};
+      (void)::poll(&readable, 1, -1);  // what it may fail with, receiving tells
+    }
   }
 }
 

@@ -1,8 +1,9 @@
 // TcpReceiver: everything that comes in on one connection, a lane or that for requests. Payloads go from the socket
 // straight to where they belong: into the pieces of our Read, or into the registered memory that the peer writes to.
 //
-// Each call of recvmsg asks for the rest of a payload and the header behind it, so that a stream of frames costs about
-// one call for each.
+// Each call of recvmsg asks for the rest of a payload and what follows it, so that large frames cost about one call
+// each, and small ones, like answers, come several at a time. Answers to the peer's writes go out together: when no
+// more is there to receive, or after kAnswerBytes.
 //
 // Thread rule: Run is the connection's receiving thread; nothing else is called from others.
 #pragma once
@@ -67,9 +68,20 @@ class TcpReceiver {
     MemoryTable::Use use;
   };
 
+  // What of the frames to come is received already.
+  struct Ahead {
+    std::vector<std::byte> bytes;
+    size_t begin = 0;
+    size_t end = 0;
+    [[nodiscard]] size_t size() const { return end - begin; }
+  };
+  // Whether more of the same payload follows what is received.
+  enum class Part { kMiddle, kLast };
+
   [[nodiscard]] Status NextHeader(tcp::FrameHeader* header);
-  // Receives `parts` (used up) and what there is of the next header.
-  [[nodiscard]] Status ReceiveParts(std::vector<iovec>& parts);
+  // Fills `parts` (used up), from ahead_ first. With the last part of a payload what follows it is received into
+  // ahead_.
+  [[nodiscard]] Status ReceiveParts(std::vector<iovec>& parts, Part part);
   [[nodiscard]] Status ReceiveInto(void* target, uint64_t bytes);
   [[nodiscard]] Status Discard(uint64_t bytes);
   [[nodiscard]] Status ReceiveOnce(msghdr* message, bool betweenFrames, size_t* received);
@@ -82,7 +94,9 @@ class TcpReceiver {
   [[nodiscard]] Status OnWritten(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnFailed(const tcp::FrameHeader& header);
   [[nodiscard]] Status OnMessage(const tcp::FrameHeader& header);
-  [[nodiscard]] Status Answer(TcpSender& sender, uint64_t request, const Status& status) const;
+  [[nodiscard]] Status AnswerWrite();
+  [[nodiscard]] Status SendWritten();
+  [[nodiscard]] Status Fail(TcpSender& sender, uint64_t request, const Status& status) const;
 
   const int socket_;
   const Kind kind_;
@@ -93,8 +107,9 @@ class TcpReceiver {
   TcpSender* const sender_;
   TcpLaneEvents* const events_;
   IncomingWrite write_;
-  std::byte header_[sizeof(tcp::FrameHeader)];  // the next header, as far as it has come
-  size_t headerBytes_ = 0;
+  std::vector<tcp::FrameHeader> written_;  // answers to writes that are still to be sent
+  uint64_t writtenBytes_ = 0;              // that they are about
+  Ahead ahead_;
   std::vector<iovec> parts_;
   std::vector<std::byte> buffer_;  // messages, texts, bytes thrown away
 };

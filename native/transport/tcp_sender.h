@@ -1,10 +1,12 @@
 // TcpSender: everything that goes out on one connection, a lane or that for requests. Small frames pass large ones: a
-// large one goes out in chunks, and small ones go between two chunks.
+// large one goes out in chunks, and small ones go between two chunks. Writes keep their order, whatever their size:
+// the frames of two of them must not mix.
 //
 // A small frame is sent at once by the thread that has it, if nothing is queued and the socket takes it without
-// waiting; this saves waking the lane's sending thread. Otherwise, and for large payloads, that thread (Run) does it.
+// waiting; this saves waking the lane's sending thread. Otherwise, and for large payloads, that thread (Run) does it,
+// as many queued frames at a time as make up kGatherBytes.
 // No caller of another method ever waits for the socket: a receiver that answers must go on receiving, or two peers
-// that read from each other would wait for ever.
+// that read from each other would wait for each other.
 //
 // Thread rule: Run is the sending thread; the rest from any thread.
 #pragma once
@@ -17,6 +19,7 @@
 #include <deque>
 #include <mutex>
 #include <span>
+#include <unordered_set>
 #include <vector>
 
 #include "base/status.h"
@@ -26,7 +29,7 @@
 
 namespace hbmesh {
 
-// A large payload on its way: Data for a peer's Read, or the bytes of our Write.
+// A payload on its way that isn't copied: Data for a peer's Read, or the bytes of our Write.
 struct TcpBulk {
   tcp::FrameHeader header{};  // of the first chunk; offset (Data) and payloadBytes are set for each chunk
   std::vector<LocalPiece> pieces;
@@ -48,7 +51,7 @@ class TcpSender {
   // The same for several frames without payloads, together.
   [[nodiscard]] Status SendFrames(std::span<const tcp::FrameHeader> frames);
   [[nodiscard]] Status SendBulk(TcpBulk bulk);
-  [[nodiscard]] size_t queuedSmall() const;
+  [[nodiscard]] size_t queuedSmall() const;  // frames
   [[nodiscard]] size_t queuedBulk() const;
 
   // Returns when no byte of our Write `request` is read any more: a peer may say too early that it has them, and
@@ -60,27 +63,50 @@ class TcpSender {
   void Stop();
 
  private:
-  struct SmallFrame {  // or several that were sent together
+  struct SmallFrames {  // that were sent together
     std::vector<std::byte> bytes;
     size_t sent = 0;
+    size_t count = 1;
+  };
+  // What Run sends together. The payloads stay in their queues until they are out.
+  struct Gathered {
+    struct Frame {  // or SmallFrames
+      size_t partsEnd;
+      std::deque<TcpBulk>* ended;  // whose front is out with it; null: none
+    };
+    std::vector<SmallFrames> small;
+    std::vector<tcp::FrameHeader> headers;  // never grows: `parts` points into it
+    std::vector<iovec> parts;
+    std::vector<Frame> frames;
+    uint64_t payloadBytes = 0;
+    // How far it is out.
+    size_t part = 0;
+    size_t frame = 0;
   };
 
-  static SmallFrame CopyOf(std::span<const iovec> parts, size_t sent);
-  [[nodiscard]] Status SendParts(std::span<const iovec> parts);
-  void TakeSmallLocked(std::vector<SmallFrame>* frames);
-  static void AppendFrames(std::span<const SmallFrame> frames, std::vector<iovec>* parts);
-  [[nodiscard]] Status SendAll(std::vector<iovec>& parts) const;
-  // Adds the next chunk's header and pieces to `parts`. True: it is the last one.
-  static bool AppendChunk(TcpBulk& bulk, tcp::FrameHeader* header, std::vector<iovec>* parts);
+  static SmallFrames CopyOf(std::span<const iovec> parts, size_t sent, size_t frames);
+  [[nodiscard]] bool QueuedLocked() const;
+  [[nodiscard]] bool IdleLocked() const;
+  [[nodiscard]] Status SendParts(std::span<const iovec> parts, size_t frames);
+  // REQUIRES: sending_ is the caller's.
+  [[nodiscard]] Status SendNow(std::span<const iovec> parts, size_t frames);
+  void GatherLocked(Gathered* gathered);
+  // Adds the queue's next chunk, of the payload at `index`. True: that is its last one.
+  static bool AppendChunk(std::deque<TcpBulk>& queue, size_t index, Gathered* gathered);
+  [[nodiscard]] Status SendGathered(Gathered& gathered);
+  void Advance(Gathered& gathered, size_t sent);
 
   const int socket_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::condition_variable sent_;  // a large payload is out
-  std::deque<SmallFrame> small_;  // guarded by mutex_
-  std::deque<TcpBulk> bulk_;      // guarded by mutex_; the front one's progress is Run's
-  bool sending_ = false;          // guarded by mutex_: a thread is writing to the socket
-  bool stopping_ = false;         // guarded by mutex_
+  std::condition_variable sent_;               // our Writes are out
+  std::deque<SmallFrames> small_;              // guarded by mutex_
+  size_t smallFrames_ = 0;                     // guarded by mutex_: in small_
+  std::deque<TcpBulk> quick_;                  // guarded by mutex_: small Data, which passes what is in bulk_
+  std::deque<TcpBulk> bulk_;                   // guarded by mutex_
+  std::unordered_set<uint64_t> unsentWrites_;  // guarded by mutex_: requests of Writes that are in bulk_
+  bool sending_ = false;                       // guarded by mutex_: a thread is writing to the socket
+  bool stopping_ = false;                      // guarded by mutex_
 };
 
 }  // namespace hbmesh

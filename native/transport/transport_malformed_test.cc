@@ -292,6 +292,21 @@ TEST_P(MalformedPeer, TcpPeerThatDribblesAWriteDoesNotKeepTheMemory) {
   ExpectStillServes();
 }
 
+// What it asked for is not copied to wait for it: it costs the same few bytes a read, up to the limit.
+TEST_P(MalformedPeer, TcpPeerThatTakesNothingMayNotAskForMoreAndMore) {
+  if (GetParam() != "tcp") GTEST_SKIP() << "frames are those of tcp";
+  options_.stallTimeoutMs = 60'000;
+  transport_.reset();
+  SetUp();
+  const TcpPeer peer = DialTcp();
+  const std::unique_ptr<Endpoint> endpoint = sink_.WaitAccepted();
+  tcp::FrameHeader read = Frame(tcp::FrameType::kRead);
+  read.region = region_.id;
+  read.bytes = 32 << 10;
+  for (; read.request < 4096; ++read.request) Say(peer.requests.get(), read);
+  EXPECT_NE(sink_.WaitDisconnect(endpoint->id()).message().find("more requests than are allowed"), std::string::npos);
+}
+
 // What is said passes the bytes, however long those wait for a peer that takes none.
 TEST_P(MalformedPeer, TcpMessagesDoNotWaitBehindBytes) {
   if (GetParam() != "tcp") GTEST_SKIP() << "lanes with bytes of their own are those of tcp";
