@@ -3,7 +3,6 @@
  * there are many, what an idle worker costs, and how long a killed sidecar's successor takes to find them all again.
  */
 import { readdirSync, readFileSync } from "node:fs";
-import { askHealth, type WorkerHealth } from "../client/health.js";
 import { type BenchContext, withClosers } from "./cluster.js";
 import { BenchClient, type KeyedRun } from "./native-client.js";
 
@@ -16,8 +15,19 @@ export interface ObjectsOptions {
   idleMs: number;
 }
 
-/** The processes of the worker at an address. Who knows how to find them is above this folder. */
-export type ProcessesOf = (address: string) => { control: number; sidecar: number };
+/** What a worker says of itself, and its processes. Who knows how to ask for them is above this folder. */
+export interface WorkerProbe {
+  health(address: string): Promise<WorkerFigures>;
+  processesOf(address: string): { control: number; sidecar: number };
+}
+
+export interface WorkerFigures {
+  ready: boolean;
+  objects: bigint;
+  arenaBytes: bigint;
+  tableBytes: bigint;
+  indexBytes: bigint;
+}
 
 export interface ObjectsRow {
   objects: number;
@@ -54,7 +64,7 @@ const adoptionTimeoutMs = 600_000;
 
 export async function measureObjects(
   options: ObjectsOptions,
-  processesOf: ProcessesOf,
+  probe: WorkerProbe,
   context: BenchContext,
 ): Promise<ObjectsResult> {
   return await withClosers(async (defer) => {
@@ -93,12 +103,12 @@ export async function measureObjects(
       const rate = (ms: readonly number[]): number =>
         (1000 * keys * ms.length) / ms.reduce((sum, each) => sum + each, 0);
       const measured = { objects: blocks * keys, setPerSecond: rate(setMs), getPerSecond: rate(getMs) };
-      rows.push({ ...measured, ...(await memoryAndIdle(address, processesOf(address), options.idleMs)) });
+      rows.push({ ...measured, ...(await memoryAndIdle(address, probe, options.idleMs)) });
     }
-    const before = await askHealth(address, adoptionTimeoutMs);
+    const before = await probe.health(address);
     await end();
     context.progress("killing the sidecar, and waiting for its successor");
-    const { adoptionMs, health } = await adoption(address, processesOf(address).sidecar, before, context);
+    const { adoptionMs, health } = await adoption(address, probe, before, context);
     await expectWhole(address, options, blocks);
     const { bytes, batch } = options;
     const arenaBytes = Number(health.arenaBytes);
@@ -130,10 +140,11 @@ async function timed(client: BenchClient, op: "set" | "get", block: number): Pro
 
 async function memoryAndIdle(
   address: string,
-  { control, sidecar }: { control: number; sidecar: number },
+  probe: WorkerProbe,
   idleMs: number,
 ): Promise<Omit<ObjectsRow, "objects" | "setPerSecond" | "getPerSecond">> {
-  const health = await askHealth(address, adoptionTimeoutMs);
+  const health = await probe.health(address);
+  const { control, sidecar } = probe.processesOf(address);
   const begin = { sidecar: cpuMs(sidecar), control: cpuMs(control), at: performance.now() };
   await new Promise((resolve) => setTimeout(resolve, idleMs));
   const passed = performance.now() - begin.at;
@@ -150,15 +161,15 @@ async function memoryAndIdle(
 
 async function adoption(
   address: string,
-  sidecar: number,
-  before: WorkerHealth,
+  probe: WorkerProbe,
+  before: WorkerFigures,
   context: BenchContext,
-): Promise<{ adoptionMs: number; health: WorkerHealth }> {
+): Promise<{ adoptionMs: number; health: WorkerFigures }> {
   const begin = performance.now();
-  process.kill(sidecar, "SIGKILL");
+  process.kill(probe.processesOf(address).sidecar, "SIGKILL");
   for (;;) {
     context.signal.throwIfAborted();
-    const health = await askHealth(address, adoptionTimeoutMs).catch(() => undefined);
+    const health = await probe.health(address).catch(() => undefined);
     const adoptionMs = performance.now() - begin;
     if ((health?.ready === true && health.objects === before.objects) || adoptionMs > adoptionTimeoutMs) {
       return { adoptionMs, health: health ?? before };

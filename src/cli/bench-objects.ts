@@ -1,6 +1,7 @@
 /** `hbmesh bench objects`: arguments and table. The measuring is in src/bench/objects.ts. */
 import type { Command } from "commander";
-import { measureObjects, type ObjectsResult } from "../bench/objects.js";
+import { measureObjects, type ObjectsResult, type WorkerProbe } from "../bench/objects.js";
+import { askHealth } from "../client/health.js";
 import { withBenchContext } from "./bench-context.js";
 import { ExitError, wholeNumber } from "./options.js";
 import { formatTable, grouped, toJson } from "./table.js";
@@ -58,10 +59,15 @@ function processesOf(address: string): { control: number; sidecar: number } {
   return { control, sidecar };
 }
 
+/** A worker that lists millions of objects answers late. */
+const healthTimeoutMs = 60_000;
+
+const probe: WorkerProbe = { processesOf, health: (address) => askHealth(address, healthTimeoutMs) };
+
 async function objects(flags: ObjectsFlags): Promise<void> {
   const { objects: count, bytes, batch, idle_ms: idleMs } = flags;
   await withBenchContext(async (context) => {
-    const result = await measureObjects({ objects: count, bytes, batch, idleMs }, processesOf, context);
+    const result = await measureObjects({ objects: count, bytes, batch, idleMs }, probe, context);
     process.stdout.write(flags.json === true ? `${toJson(result)}\n` : describe(result));
   });
 }
