@@ -1,5 +1,5 @@
 /** A simulation's result as text for people. */
-import type { ScenarioResult } from "./scenarios.js";
+import type { ScenarioResult } from "./scenario.js";
 import type { SimulationResult } from "./simulation.js";
 
 const FAULTS_SHOWN_MAX = 20;

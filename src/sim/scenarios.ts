@@ -3,81 +3,30 @@
  * every member gives sure answers again, and whether every key that still has bytes is found. Each leaves as many
  * workers as it found.
  */
-import type { ControlProcess } from "../control/contract.js";
 import { encodeKeys } from "../decision/index.js";
-import type { CheckResult, Clients } from "./clients.js";
-import type { SimCluster, SimHost } from "./cluster.js";
+import type { SimHost } from "./cluster.js";
 import { OBJECT_BYTES } from "./memory.js";
 import type { ModelCounts } from "./model.js";
+import {
+  type Change,
+  type Context,
+  controlOf,
+  DRAIN_LOOK_MS,
+  PAUSE_BEFORE_RESTART_MS,
+  releaseCopies,
+  type Scenario,
+  type ScenarioResult,
+  SETTLE_LOOK_MS,
+  settleUnderTraffic,
+  TRAFFIC_MS,
+  type Waits,
+} from "./scenario.js";
+import { copiesAway, deletesAway, replacedAway } from "./scenarios-away.js";
 import { countedSince } from "./trace.js";
 
-export interface ScenarioResult {
-  name: string;
-  what: string;
-  /** Members that the change concerns. */
-  members: number;
-  /** Virtual time from the change until every member gave sure answers. */
-  settledMs: number;
-  /** Between control processes, from the change until then; those of clients' calls apart. */
-  messages: number;
-  messagesPerMember: number;
-  bytes: number;
-  messagesByName: Record<string, number>;
-  /** Keys in the directory of a member that joined. */
-  movedKeys?: number;
-  movedShare?: number;
-  /** Keys that were deleted, or replaced, while their holder was out of reach. */
-  deleted?: number;
-  /** Keys of which copies were all that was left. */
-  orphans?: number;
-  waits?: Waits;
-  check: CheckResult;
-  calls: ModelCounts;
-  violations: string[];
-}
-
-interface Context {
-  cluster: SimCluster;
-  clients: Clients;
-  /** A host that runs, chosen from the seed; never the same one twice in a row. */
-  pick: () => SimHost;
-  /** Clients' calls for so long. */
-  traffic: (durationMs: number) => Promise<void>;
-  leaseMs: number;
-  deadAfterMs: number;
-}
-
-/** The longest waits of calls at hosts that run. */
-interface Waits {
-  /** Of those that begin as it happens. */
-  firstMs: number;
-  /** Of those that begin FIRST_WAIT_MS later, while it lasts. */
-  laterMs: number;
-}
-
-interface Change {
-  waits?: Waits;
-  /** Keys that were deleted, or replaced, while their holder was out of reach. */
-  deleted?: number;
-  /** Keys of which copies were all that was left. */
-  orphans?: number;
-  members: number;
-  settledMs: number;
-  movedKeys?: number;
-  movedShare?: number;
-}
-
-interface Scenario {
-  name: string;
-  what: string;
-  run: (context: Context) => Promise<Change>;
-}
-
-const PAUSE_BEFORE_RESTART_MS = 1_000;
 /** In leases: 8 s and 60 s with the default of 4 s. */
 const CUT_LEASES = 2;
 const OUTAGE_LEASES = 15;
-const TRAFFIC_MS = 1_000;
 const FIRST_WAIT_MS = 1_000;
 const OWED_MS = 3_000;
 
@@ -188,7 +137,6 @@ async function leave({ cluster }: Context): Promise<Change> {
 /** So that moving what a host holds takes a while: objects a second. */
 const DRAIN_OBJECTS_PER_SECOND = 10;
 const DRAIN_BYTES_PER_SECOND = DRAIN_OBJECTS_PER_SECOND * Number(OBJECT_BYTES);
-const DRAIN_LOOK_MS = 100;
 const DRAIN_SETTINGS = { bytesPerSecond: DRAIN_BYTES_PER_SECOND, timeLimitMs: 0, leaveBehind: false };
 
 async function drain(context: Context): Promise<Change> {
@@ -215,13 +163,6 @@ async function drain(context: Context): Promise<Change> {
   cluster.startControl(host);
   await settleUnderTraffic(context, members);
   return { members: members - 1, settledMs };
-}
-
-function controlOf({ address, running }: SimHost): ControlProcess {
-  if (running?.control === undefined) {
-    throw new Error(`no control process runs at ${address}`);
-  }
-  return running.control;
 }
 
 async function deletesOwed(context: Context): Promise<Change> {
@@ -251,112 +192,6 @@ async function deletesOwed(context: Context): Promise<Change> {
   cluster.startControl(owner);
   await settleUnderTraffic(context, members);
   return { members: members - 1, settledMs, deleted: deleted.length };
-}
-
-/** The owner of the time at which they were deleted is not there any more when a holder of their copies is. */
-async function deletesAway(context: Context): Promise<Change> {
-  const { cluster, clients, traffic, pick } = context;
-  const members = cluster.controls.length;
-  const [holder, owner] = [pick(), pick()];
-  await traffic(TRAFFIC_MS);
-  await clients.getAt(holder, clients.model.certain);
-  await cluster.clock.advance(DRAIN_LOOK_MS);
-  const copied = holder.memory.allSealed().filter(({ isCopy }) => isCopy);
-  const { memberId } = controlOf(owner);
-  const startMs = cluster.clock.monotonicMs();
-  cluster.killControl(holder);
-  await cluster.settle(members - 1);
-  const keys = copied.map(({ key }) => key);
-  const owners = owner.running?.decisions.ownersOf(encodeKeys(keys)) ?? [];
-  const mine = keys.filter((_, index) => owners[index] === memberId);
-  const deleted = await clients.deleteAt(owner, mine);
-  cluster.killControl(owner);
-  await traffic(PAUSE_BEFORE_RESTART_MS);
-  cluster.startControl(holder);
-  await traffic(PAUSE_BEFORE_RESTART_MS);
-  cluster.startControl(owner);
-  await settleUnderTraffic(context, members);
-  const settledMs = cluster.clock.monotonicMs() - startMs;
-  await clients.getEverywhere(deleted);
-  return { members, settledMs, deleted: deleted.length };
-}
-
-/** What took the place of an old version is gone when its holder is back, and so is the owner that knew of it. */
-async function replacedAway(context: Context): Promise<Change> {
-  const { cluster, clients, traffic, leaseMs } = context;
-  const members = cluster.controls.length;
-  const [holder, setter] = pickApart(context, 2) as [SimHost, SimHost];
-  await traffic(TRAFFIC_MS);
-  const held = holder.memory.allSealed().map(({ key }) => key);
-  const startMs = cluster.clock.monotonicMs();
-  cluster.cutStore(holder);
-  cluster.isolate(holder);
-  await cluster.clock.advance(LEASES_UNTIL_AWAY * leaseMs);
-  // Where others have copies it is there already.
-  const replaced = await clients.setAt(setter, held, 0);
-  clients.evictAt(setter, replaced);
-  await cluster.clock.advance(DRAIN_LOOK_MS);
-  const [owner] = pickApart(context, 1, [holder, setter]) as [SimHost];
-  cluster.killControl(owner);
-  await cluster.clock.advance(PAUSE_BEFORE_RESTART_MS);
-  cluster.healStore(holder);
-  cluster.rejoin(holder);
-  await cluster.clock.advance(PAUSE_BEFORE_RESTART_MS);
-  cluster.startControl(owner);
-  await settleUnderTraffic(context, members);
-  const settledMs = cluster.clock.monotonicMs() - startMs;
-  await clients.getEverywhere(replaced);
-  return { members, settledMs, deleted: replaced.length };
-}
-
-const LEASES_UNTIL_AWAY = 2;
-
-/** Different hosts that run, and none of `others`. */
-function pickApart({ pick }: Context, count: number, others: readonly SimHost[] = []): SimHost[] {
-  const picked = new Set<SimHost>();
-  while (picked.size < count) {
-    const host = pick();
-    if (!others.includes(host)) {
-      picked.add(host);
-    }
-  }
-  return [...picked];
-}
-
-/** Nobody but they has those bytes, and their owners forget where they were when both are gone. */
-async function copiesAway(context: Context): Promise<Change> {
-  const { cluster, clients, traffic, leaseMs, deadAfterMs } = context;
-  const members = cluster.controls.length;
-  const [lost, one, other] = pickApart(context, 3) as [SimHost, SimHost, SimHost];
-  await traffic(TRAFFIC_MS);
-  await clients.getAt(one, clients.model.certain);
-  await clients.getAt(other, clients.model.certain);
-  cluster.loseHost(lost);
-  await settleUnderTraffic(context, members - 1);
-  await cluster.clock.advance(deadAfterMs + TRAFFIC_MS);
-  await clients.check();
-  // Copies of what was looked at are kept after the answer.
-  await cluster.clock.advance(DRAIN_LOOK_MS);
-  const orphans = clients.model.certain.filter((key) => cluster.isOnlyAt(key, [one, other]));
-  const startMs = cluster.clock.monotonicMs();
-  for (const host of [one, other]) {
-    cluster.cutStore(host);
-  }
-  await cluster.clock.advance(LEASES_UNTIL_AWAY * leaseMs);
-  for (const host of [one, other]) {
-    cluster.healStore(host);
-  }
-  await cluster.settle(members - 1);
-  const settledMs = cluster.clock.monotonicMs() - startMs;
-  const gone = orphans.filter((key) => !cluster.isOnlyAt(key, [one, other]));
-  if (gone.length > 0) {
-    clients.model.violations.push(`${gone.length} of ${orphans.length} keys of which only copies were left are lost`);
-  }
-  await clients.check();
-  releaseCopies(context);
-  cluster.replaceHost(lost);
-  await settleUnderTraffic(context, members);
-  return { members, settledMs, orphans: orphans.length };
 }
 
 async function drainKilled(context: Context): Promise<Change> {
@@ -415,11 +250,6 @@ async function hostLost(context: Context): Promise<Change> {
   cluster.replaceHost(host);
   await settleUnderTraffic(context, members);
   return { members: members - 1, settledMs };
-}
-
-/** A host took objects with it: what is left of some are copies. */
-function releaseCopies({ cluster, clients }: Context): void {
-  clients.model.releaseCopies((key, contents) => cluster.hasBytes(key, contents, false));
 }
 
 async function linkCut(context: Context): Promise<Change> {
@@ -511,15 +341,4 @@ async function paused(context: Context): Promise<Change> {
   cluster.resume(host);
   await settleUnderTraffic(context, members);
   return { members, settledMs: cluster.clock.monotonicMs() - startMs };
-}
-
-const SETTLE_LOOK_MS = 100;
-
-/** As SimCluster.settle, while clients go on. */
-async function settleUnderTraffic({ cluster, traffic }: Context, members: number): Promise<void> {
-  const limitMs = cluster.clock.monotonicMs() + 120_000;
-  while (!cluster.isSettled(members) && cluster.clock.monotonicMs() < limitMs) {
-    await traffic(SETTLE_LOOK_MS);
-  }
-  await cluster.settle(members, 0);
 }

@@ -8,7 +8,8 @@ import { createSeededRandom } from "../base/random.js";
 import { Clients } from "./clients.js";
 import { SimCluster, type SimHost, STORE_PUT } from "./cluster.js";
 import { measurePlacement, type PlacementResult } from "./placement.js";
-import { runScenario, SCENARIOS, type ScenarioResult } from "./scenarios.js";
+import type { ScenarioResult } from "./scenario.js";
+import { runScenario, SCENARIOS } from "./scenarios.js";
 
 export interface SimulationOptions {
   workers: number;

@@ -106,7 +106,7 @@ describe("signals", { timeout: 120_000 }, () => {
     expect(terminal.said()).toBe("1\n");
     // Neither a sidecar that waits for the next control process nor a keeper.
     expect(leftoversNow([address]).processes).toEqual([]);
-    expect(findKeepers(address)).toEqual([]);
+    expect(findKeepers([address])).toEqual([]);
   });
 
   it.each(["SIGHUP", "SIGQUIT"] as const)("%s to hbmesh dev and its workers ends them all", async (signal) => {

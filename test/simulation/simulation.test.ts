@@ -5,7 +5,7 @@
  */
 import { describe, expect, it } from "vitest";
 import { TOKENS_PER_WEIGHT } from "../../src/sim/decisions.js";
-import type { ScenarioResult } from "../../src/sim/scenarios.js";
+import type { ScenarioResult } from "../../src/sim/scenario.js";
 import {
   LARGEST_SHARE_MAX,
   MOVED_SHARE_MAX,
