@@ -73,7 +73,11 @@ describe("node bench/mooncake.mjs", () => {
     const file = fakeProgram(
       program,
       `case "$*" in
-*"-mode target"*) echo "using P2P handshake, listening on 127.0.0.1:4567" >&2; echo "DRAM is used" >&2; exec sleep 600 ;;
+*"-mode target"*)
+  echo "using P2P handshake, listening on 127.0.0.1:4567" >&2
+  echo "DRAM is used" >&2
+  exec sleep 600
+  ;;
 *) echo "Test completed: duration 1.00, batch count 9, throughput 1.2500 GB/s" >&2 ;;
 esac`,
     );
