@@ -81,7 +81,7 @@ describe("many small objects", () => {
     const status = await hbmesh("status", "--worker_address", address);
     expect(status.stdout).toMatch(/10,000 of 1,048,576/);
     const { stdout } = await hbmesh("status", "--worker_address", address, "--json");
-    expect(JSON.parse(stdout)).toMatchObject({ workers: [{ usedSlots: "10000", slots: "1048576" }] });
+    expect(JSON.parse(stdout)).toMatchObject({ workers: [{ usedSlots: 10_000, slots: 1_048_576 }] });
   });
 
   it("an evicted key says what there was too little of: memory, or the SSD tier", async () => {
