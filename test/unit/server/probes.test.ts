@@ -149,7 +149,7 @@ describe("probes", () => {
       }
       await expect(startProbeServer(probes.address, worker.control)).rejects.toMatchObject({
         code: StatusCode.NOT_READY,
-        message: `can't listen at ${probes.address}: another process has this port; stop it, or choose another address`,
+        message: `can't listen at ${probes.address}: another process has this port; stop it, or choose another one`,
       });
     } finally {
       await probes.close();
