@@ -310,8 +310,12 @@ export class Announcer {
     const outdated: HeldObject[] = [];
     const gone: DroppedObject[] = [];
     for (let at = 0; at < results.count; at++) {
+      const isOutdated = results.code(at) !== StatusCode.OK;
+      if (!isOutdated && run.watch.size === 0) {
+        continue;
+      }
       const object = readCommit(records, at);
-      if (results.code(at) !== StatusCode.OK) {
+      if (isOutdated) {
         outdated.push(object);
       } else if (run.watch.has(object)) {
         // It is known to the owner now, and must not be.
@@ -366,6 +370,9 @@ function objectsOf({ keys, records }: Part): HeldObject[] {
 }
 
 function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
+  if (watch.size === 0) {
+    return chunk; // as nearly always; and a restarted sidecar lists millions
+  }
   const kept: number[] = [];
   for (let index = 0; index < keyCountOf(chunk.keys); index++) {
     if (!watch.has(readCommit(chunk.records, index))) {
