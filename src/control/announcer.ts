@@ -328,10 +328,14 @@ export class Announcer {
     const gone: DroppedObject[] = [];
     const undecided: number[] = [];
     for (let at = 0; at < results.count; at++) {
+      const isOutdated = results.code(at) !== StatusCode.OK;
+      if (!isOutdated && run.watch.size === 0) {
+        continue;
+      }
       const object = readCommit(records, at);
       if (part.areCopies === true && results.code(at) === StatusCode.NOT_READY) {
         undecided.push(at);
-      } else if (results.code(at) !== StatusCode.OK) {
+      } else if (isOutdated) {
         outdated.push(object);
       } else if (run.watch.has(object)) {
         // It is known to the owner now, and must not be.
@@ -396,6 +400,9 @@ function objectsOf({ keys, records }: Part): HeldObject[] {
 }
 
 function withoutDeparted(chunk: HeldChunk, watch: DepartureWatch): HeldChunk {
+  if (watch.size === 0) {
+    return chunk; // as nearly always; and a restarted sidecar lists millions
+  }
   const kept: number[] = [];
   for (let index = 0; index < keyCountOf(chunk.keys); index++) {
     if (!watch.has(readCommit(chunk.records, index))) {

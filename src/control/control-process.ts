@@ -169,8 +169,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#deaths = this.#createDeathWatch();
     this.#reach = new ReachWatch({ ...shared, peers: this.#peers });
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
-    const nameOf = this.#nameOf;
-    this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf });
+    this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf: this.#nameOf });
   }
 
   readonly #nameOf = (member: number): string => this.#peers.nameOf(member);
