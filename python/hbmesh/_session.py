@@ -10,7 +10,8 @@ import atexit
 import ctypes
 import threading
 import weakref
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Type, TypeVar
+from collections import deque
+from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from . import _native, config
 from ._address import format_address, parse_host
@@ -95,11 +96,12 @@ class Session:
         return self
 
     def close(self) -> None:
-        """Ends every call and future with SHUTTING_DOWN. Returns once the worker no longer uses their device memory, or
-        after 2 seconds; their messages say which. May be called again."""
+        """Ends every call and future with SHUTTING_DOWN. Returns once the worker no longer uses their device memory.
+        One that takes no message is given up after 2 seconds, one that lives has as long as bytes that move may take;
+        their messages then say that the memory may be in use. May be called again."""
         if self._handle and self._generation == _native.generation():
             self._api.client_close(self._handle)
-            self._kept.look(self._api)
+            self._kept.look_at_all(self._api)
         _open_clients.discard(self)
 
     # ---- Inside ------------------------------------------------------------------------------------------------------
@@ -129,13 +131,12 @@ class Session:
         out = ctypes.c_void_p()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, ctypes.byref(out))
         self._check(status, batch.names)
-        return self._transfer(out, batch.names, kind, batch, self._limit_ms(batch, wait_ms))
+        limit_ms = self._limit_ms(batch, wait_ms)
+        return TransferFuture(self, out, batch.names, kind, limit_ms, batch.owners, self._stop_ms(batch))
 
-    def _transfer(
-        self, handle: Any, keys: Sequence[str], kind: Type[R], batch: CallBatch, limit_ms: Optional[int] = None
-    ) -> "TransferFuture[R]":
-        stop_ms = STOP_GRACE_MS + self._bytes_ms(batch)
-        return TransferFuture(self, handle, keys, kind, limit_ms, batch.owners, stop_ms)
+    def _stop_ms(self, batch: CallBatch) -> int:
+        """How long the worker may take to confirm that the call, or one of its futures, stopped."""
+        return STOP_GRACE_MS + self._bytes_ms(batch)
 
     def _limit_ms(self, batch: CallBatch, wait_ms: int) -> int:
         """How long the call may take: as long as the library lets one that blocks."""
@@ -168,7 +169,12 @@ class Session:
         out = (ctypes.c_void_p * len(batch.names))()
         status = function(self._usable(), ctypes.byref(batch.struct), *arguments, out)
         self._check(status, batch.names)
-        return [self._transfer(handle, [key], BatchResult, batch) for handle, key in zip(out, batch.names)]
+        stop_ms, owners = self._stop_ms(batch), batch.owners
+        by_key = len(owners) == len(batch.names)  # else each keeps the memory of all
+        return [
+            TransferFuture(self, handle, [key], BatchResult, None, owners[i : i + 1] if by_key else owners, stop_ms)
+            for i, (handle, key) in enumerate(zip(out, batch.names))
+        ]
 
     def _forget(self, handle: Any, owners: Sequence[Any]) -> None:
         """Nobody has a future any more. The call may still be under way, and then keeps its memory."""
@@ -187,15 +193,17 @@ class Session:
         handle = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
             self._api.client_free(handle)
-            self._kept.look(self._api)  # every call has ended
+            self._kept.look_at_all(self._api)  # every call has ended
 
 
 class KeptCalls:
-    """Calls whose futures were forgotten before their end, and what keeps their memory. Looked through when another
-    call begins."""
+    """Calls whose futures were forgotten before their end, and what keeps their memory. Each call that begins looks at
+    some of them in turn, however many there are."""
+
+    AT_ONCE = 16
 
     def __init__(self) -> None:
-        self._calls: List[Tuple[Any, Sequence[Any]]] = []
+        self._calls: Deque[Tuple[Any, Sequence[Any]]] = deque()
         # Futures may be collected while this very thread is in here.
         self._lock = threading.RLock()
 
@@ -207,13 +215,20 @@ class KeptCalls:
             self._calls.append((handle, owners))
 
     def look(self, api: _native.Api) -> None:
-        """Lets go of what has ended."""
-        if not self._calls:
-            return
+        """Lets go of those of the next few that have ended."""
+        if self._calls:
+            self._look(api, self.AT_ONCE)
+
+    def look_at_all(self, api: _native.Api) -> None:
+        """Lets go of all that have ended."""
+        self._look(api, len(self._calls))
+
+    def _look(self, api: _native.Api, most: int) -> None:
         with self._lock:
-            calls, self._calls = self._calls, []
-            for handle, owners in calls:
-                self.add(api, handle, owners)
+            for _ in range(min(most, len(self._calls))):
+                if not self._calls:
+                    return  # what was let go of led here again, on this thread
+                self.add(api, *self._calls.popleft())
 
 
 # Closed when the interpreter exits, so that nothing is cut off in the middle.

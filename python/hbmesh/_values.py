@@ -11,6 +11,9 @@ import operator
 import re
 from typing import Any, List, Optional, Sequence
 
+# As in <f4, |V6, <U5, <M8[ns].
+_TYPESTR = re.compile(r"[<>|=]?([a-zA-Z])(\d+)")
+
 
 def whole(value: Any) -> Optional[int]:
     """A whole number as int, or None: a bool, a float, text. numpy's numbers are whole numbers, its bools are not."""
@@ -38,9 +41,18 @@ def is_contiguous(shape: Sequence[int], strides: Optional[Sequence[int]], item_b
     return True
 
 
+def item_bytes_of(interface: Any) -> int:
+    """Bytes of one element of an ``__array_interface__``. Raises TypeError for a type that it does not say so of."""
+    found = _TYPESTR.match(interface["typestr"])
+    if found is None:
+        raise TypeError(f"elements of type {interface['typestr']!r} have no number of bytes")
+    kind, number = found.groups()
+    return int(number) * (4 if kind == "U" else 1)  # text: a number of characters
+
+
 def interface_bytes(interface: Any) -> int:
     """Bytes of the elements of an ``__array_interface__``."""
-    total = int(interface["typestr"].lstrip("<>|=")[1:])
+    total = item_bytes_of(interface)
     for length in interface["shape"]:
         total *= int(length)
     return total
@@ -57,7 +69,7 @@ def refuse_lazy(tensor: Any, what: str) -> None:
 
 
 def host_view(value: Any, what: str, least: int = 1) -> memoryview:
-    """The bytes of a value in ordinary memory, as a view of bytes that borrows from it.
+    """The bytes of a value in ordinary memory, as a view of bytes that borrows from it and keeps it.
 
     Args:
         value: see above.
@@ -93,8 +105,13 @@ def host_views(key: str, pieces: Any) -> List[memoryview]:
     return [host_view(piece, f"piece {number} of key {key!r}") for number, piece in enumerate(listed, 1)]
 
 
-def _memory(address: int, size: int) -> memoryview:
-    return memoryview((ctypes.c_ubyte * size).from_address(address) if size else b"").cast("B")
+def _memory(owner: Any, address: int, size: int) -> memoryview:
+    """A view of an owner's memory, which lives as long as the view."""
+    if size == 0:
+        return memoryview(b"")
+    held = (ctypes.c_ubyte * size).from_address(address)
+    held.owner = owner  # type: ignore[attr-defined]
+    return memoryview(held).cast("B")
 
 
 def _tensor_view(tensor: Any, what: str) -> memoryview:
@@ -109,18 +126,17 @@ def _tensor_view(tensor: Any, what: str) -> memoryview:
     size = int(tensor.numel()) * int(tensor.element_size())
     if size and not tensor.data_ptr():
         raise ValueError(f"{what} has no storage: is it on the meta device?")
-    return _memory(int(tensor.data_ptr()), size)
+    return _memory(tensor, int(tensor.data_ptr()), size)
 
 
 def _array_view(array: Any, what: str) -> memoryview:
     interface = array.__array_interface__
     if "O" in interface["typestr"] or getattr(getattr(array, "dtype", None), "hasobject", False):
         raise TypeError(f"{what} is an array of Python objects, whose memory has addresses: give its values as bytes")
-    item_bytes = int(interface["typestr"].lstrip("<>|=")[1:])
-    if not is_contiguous(interface["shape"], interface.get("strides"), item_bytes):
+    if not is_contiguous(interface["shape"], interface.get("strides"), item_bytes_of(interface)):
         raise TypeError(f"{what} is not contiguous: its bytes are not in one piece; give numpy.ascontiguousarray(it)")
     address, readonly = interface["data"]
-    view = _memory(int(address), interface_bytes(interface))
+    view = _memory((array, interface), int(address), interface_bytes(interface))
     return view.toreadonly() if readonly else view
 
 
@@ -138,4 +154,4 @@ def _buffer_view(value: Any, what: str) -> memoryview:
     return view.cast("B") if view.nbytes and view.format in _CASTABLE else view
 
 
-_CASTABLE = frozenset("bBcHhIiLlQqnNfd?P@")
+_CASTABLE = frozenset("bBcHhIiLlQqnNfd?P")

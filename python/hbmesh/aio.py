@@ -1,6 +1,6 @@
 """AsyncClient: the same client for asyncio. No thread waits for an answer: the library writes to an eventfd that the
-event loop watches. Calls that the library has only in a form that blocks (connecting, publishing, reserving, asking for
-health) run on the loop's executor.
+event loop watches. Calls that the library has only in a form that blocks (connect, close, explain, health_check,
+dev_publish, dev_subscribe, reserve_layers, pre_register_device_memory) run on the loop's executor.
 
 Cancelling a coroutine cancels its call at the worker, and waits until the worker has let go of the call's memory before
 CancelledError is raised: the memory may be used again. A worker that does not confirm that it stopped (it hangs) is
@@ -114,20 +114,23 @@ def _ends() -> _Ends:
     return ends
 
 
-async def _stop(future: "TransferFuture[Any]", why: str) -> None:
-    """Ends the call, and returns when the worker has let go of its memory. Cancelling this again changes nothing.
-    Raises WORKER_TIMEOUT, after `why`: the worker did not confirm that it stopped."""
+async def _stop(future: "TransferFuture[Any]", why: str) -> Optional[asyncio.CancelledError]:
+    """Ends the call, and returns when the worker has let go of its memory. Cancelling this does not end it earlier: the
+    last such error is returned, for the caller to raise. Raises WORKER_TIMEOUT, after `why`: the worker did not confirm
+    that it stopped."""
     future.cancel()
+    cancelled: Optional[asyncio.CancelledError] = None
     ends, loop = _ends(), asyncio.get_running_loop()
     end = loop.time() + future.stop_ms / 1000
     while loop.time() < end:
         try:
             if await ends.wait(future, end - loop.time()):
-                return
-        except asyncio.CancelledError:
-            continue
+                break
+        except asyncio.CancelledError as error:
+            cancelled = error
     if not future.done:
         raise future.unconfirmed(why)
+    return cancelled
 
 
 async def _finish(future: "TransferFuture[R]") -> R:
@@ -139,7 +142,9 @@ async def _finish(future: "TransferFuture[R]") -> R:
     except asyncio.CancelledError:
         await _stop(future, "a call was cancelled")
         raise
-    await _stop(future, future.expired().message)
+    cancelled = await _stop(future, future.expired().message)
+    if cancelled is not None:
+        raise cancelled
     return result_of_stopped(future, future.expired())
 
 
@@ -211,7 +216,7 @@ class AsyncFuture(Generic[R]):
 
 
 class AsyncLayerTicket:
-    """A :class:`LayerTicket` whose layers can be awaited.
+    """A :class:`LayerTicket` whose layers can be awaited, by any number of tasks of one event loop.
 
     Attributes:
         text: what the pushing side needs; a secret.
@@ -225,7 +230,7 @@ class AsyncLayerTicket:
 
     async def layer(self, index: int, timeout_ms: int = 60_000) -> None:
         """Returns when all bytes of the layer are there; errors as of :meth:`LayerTicket.layer`."""
-        await AsyncFuture(self._ticket.future(index)).get(timeout_ms)
+        await AsyncFuture(self._ticket._layer(index)).get(timeout_ms)
 
     async def all(self, timeout_ms: int = 60_000) -> None:
         """Returns when every layer is there."""

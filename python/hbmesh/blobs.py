@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from ._values import interface_bytes, is_contiguous, refuse_lazy, whole
+from ._values import interface_bytes, is_contiguous, item_bytes_of, refuse_lazy, whole
 
 
 class Blob(NamedTuple):
@@ -57,8 +57,7 @@ def pointer_of(tensor: Any) -> int:
         contiguous, pointer = bool(tensor.is_contiguous()), int(tensor.data_ptr())
     elif hasattr(tensor, "__array_interface__"):
         interface = tensor.__array_interface__
-        item_bytes = int(interface["typestr"].lstrip("<>|=")[1:])
-        contiguous = is_contiguous(interface["shape"], interface.get("strides"), item_bytes)
+        contiguous = is_contiguous(interface["shape"], interface.get("strides"), item_bytes_of(interface))
         pointer = int(interface["data"][0])
     else:
         raise TypeError(

@@ -305,7 +305,8 @@ class Client(Session):
     def push_async(self, ticket_text: str, layer: int, blob_list: DeviceBlobList) -> "TransferFuture[BatchResult]":
         """:meth:`push` with a future."""
         out, batch = self._push(self._api.push_layer_async, ticket_text, layer, blob_list)
-        return self._transfer(out, [f"layer {layer}"], BatchResult, batch, self._limit_ms(batch, 0))
+        limit_ms, stop_ms = self._limit_ms(batch, 0), self._stop_ms(batch)
+        return TransferFuture(self, out, [f"layer {layer}"], BatchResult, limit_ms, batch.owners, stop_ms)
 
     # ---- More --------------------------------------------------------------------------------------------------------
 

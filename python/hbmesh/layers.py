@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 
 from . import _native
 from ._batch import check_uint
@@ -30,6 +30,7 @@ class LayerTicket:
         """`owners` keep the device memory; `stop_ms` as of :class:`TransferFuture`."""
         self._owners = owners
         self._stop_ms = stop_ms
+        self._layers: "Dict[int, TransferFuture[BatchResult]]" = {}
         self._client = client
         self._handle = handle
         self._generation = _native.generation()
@@ -50,7 +51,7 @@ class LayerTicket:
             HbmeshError: OUT_OF_RANGE, no such layer.
         """
         timeout_ms = check_uint(timeout_ms, "timeout_ms", FUTURE_TIMEOUT_MS_MAX)
-        future = self.future(index)
+        future = self._layer(index)
         if not future.wait(timeout_ms):
             raise error_of(
                 StatusCode.FUTURE_TIMEOUT,
@@ -72,6 +73,12 @@ class LayerTicket:
         self._check(self._api().ticket_layer(self._handle, check_uint(index, "layer"), ctypes.byref(out)))
         layer = [f"layer {index}"]
         return TransferFuture(self._client, out, layer, BatchResult, owners=self._owners, stop_ms=self._stop_ms)
+
+    def _layer(self, index: int) -> "TransferFuture[BatchResult]":
+        """The future of a layer that all waits of this ticket share. Raises as :meth:`future`."""
+        index = check_uint(index, "layer")
+        found = self._layers.get(index)
+        return self._layers.setdefault(index, self.future(index)) if found is None else found
 
     def cancel(self) -> None:
         """Asks for the end of the reservation; layers that are not there end with RPC_CANCELLED. A layer's memory may
@@ -100,5 +107,6 @@ class LayerTicket:
         handle: Optional[Any] = getattr(self, "_handle", None)
         if handle and self._generation == _native.generation():
             for index in range(self.layer_count):
-                self.future(index)  # forgotten at once: keeps the memory of a layer that has not ended
+                self._layer(index)
+            self._layers.clear()  # forgotten futures keep the memory of a layer that has not ended
             self._client._api.ticket_free(handle)

@@ -92,6 +92,41 @@ def test_cancelling_again_and_again_still_waits_for_the_worker(workers, memory):
     run(workers, body)
 
 
+def test_cancelling_a_call_whose_limit_is_over_is_not_lost():
+    """A worker that is slow to confirm: the task is cancelled in the meantime."""
+
+    class Slow:
+        limit_ms, stop_ms, done, asked, fd = 1, LONG * 1000, False, None, -1
+
+        def cancel(self):
+            self.asked.set()
+
+        def notify(self, fd):
+            self.fd = fd
+
+        def expired(self):
+            return hbmesh.DeadlineExceededError(1001, "waited 1 ms")
+
+        def result(self):
+            raise hbmesh.HbmeshError(0, "its result is not asked for")
+
+    async def body():
+        call = Slow()
+        call.asked = asyncio.Event()
+        task = asyncio.create_task(hbmesh.aio._finish(call))
+        await call.asked.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.01)
+            assert not task.done()
+        call.done = True
+        os.write(call.fd, (1).to_bytes(8, "little"))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(body())
+
+
 def test_cancelling_what_publishes_takes_it_back(workers, memory, monkeypatch):
     """The call itself can't be cut off: it is on another thread. What it published, subscribed or reserved ends."""
 

@@ -4,6 +4,8 @@ back and compared. Tensors are stand-ins with torch's interface over ordinary me
 """
 
 import ctypes
+import gc
+import weakref
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -13,12 +15,12 @@ from conftest import LONG
 
 import hbmesh
 from hbmesh import Client, DeviceBlobList, SimDevice
-from hbmesh._values import host_view, whole
-from hbmesh.blobs import blob_of, device_of
+from hbmesh._values import host_view, host_views, whole
+from hbmesh.blobs import blob_of, bytes_of, device_of
 from hbmesh.host import HostObjects
 from hbmesh.integrations.kv_blocks import pieces_of
 from hbmesh.sim.acl import make_module
-from yr.datasystem.ds_tensor_client import DsTensorClient
+from yr.datasystem.ds_tensor_client import CopyRange, DsTensorClient
 from yr.datasystem.hetero_client import Blob, HeteroClient
 from yr.datasystem.hetero_client import DeviceBlobList as DsBlobList
 from yr.datasystem.kv_client import KVClient
@@ -79,6 +81,9 @@ def numbers(dtype, shape=(2, 3)):
         (ml_dtypes.bfloat16(1), b"\x80\x3f"),
         (numpy.array([(1, 2)], dtype=[("Offset", "u1"), ("O", "u1")]), b"\1\2"),
         (numpy.frombuffer(b"readonly", dtype="u1"), b"readonly"),
+        (numpy.array(["ab", "c"]), "abc\0".encode("utf-32-le")),
+        (numpy.array([1, 2], dtype="M8[ns]"), b"\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0"),
+        (Interface(numpy.array(["ab", "c"])), "abc\0".encode("utf-32-le")),
         (Interface(numbers("int32")), numbers("int32").tobytes()),
         (Tensor(), b"\x80\x3f\x00\x40"),  # bfloat16
         (Tensor(b"\x38\x40", width=1), b"\x38\x40"),  # float8
@@ -134,6 +139,52 @@ def test_what_has_no_bytes_in_ordinary_memory(first, value, error, says):
 def test_what_is_no_piece_of_device_memory(piece, error, says):
     with pytest.raises(error, match=says):
         DeviceBlobList.of(0, piece)
+
+
+def test_views_keep_what_they_are_of():
+    """Pieces that nobody else holds: of a generator, a map."""
+    alive = []
+
+    def fresh(make):
+        for number in range(3):
+            piece = make(number)
+            alive.append(weakref.ref(piece))
+            yield piece
+            del piece
+            gc.collect()
+
+    for make in (
+        lambda number: numpy.full(1 << 16, number, dtype="u1"),
+        lambda number: Interface(numpy.full(1 << 16, number, dtype="u1")),
+        lambda number: Tensor(bytes([number]) * (1 << 16), width=1),
+    ):
+        alive.clear()
+        views = host_views("k", fresh(make))
+        gc.collect()
+        assert all(each() is not None for each in alive)
+        assert [bytes(view) for view in views] == [bytes([number]) * (1 << 16) for number in range(3)]
+        part = views[2][5:7]
+        del views
+        gc.collect()
+        assert [each() is not None for each in alive] == [False, False, True] and part == b"\2\2"
+        del part
+        gc.collect()
+        assert alive[2]() is None
+
+
+def test_elements_of_text_and_of_dates():
+    text, dates = numpy.array([["ab", "c"]] * 2), numpy.array([[1, 2]] * 2, dtype="M8[ns]")
+    for array in (text, dates, numpy.zeros((2, 2), "m8[D]")):
+        assert host_view(array, "it").nbytes == array.nbytes == bytes_of(Interface(array))
+        assert blob_of(Interface(array)) == blob_of(array)
+        spread = numpy.concatenate([array, array], axis=1)[:, :2]
+        for refuse in (lambda spread=spread: host_view(spread, "it"), lambda spread=spread: blob_of(spread)):
+            with pytest.raises(TypeError, match="not contiguous"):
+                refuse()
+    bad = Interface(numbers("i4"))
+    bad.__array_interface__["typestr"] = "<?"
+    with pytest.raises(TypeError, match="elements of type '<[?]' have no number of bytes"):
+        host_view(bad, "it")
 
 
 def test_tensors_of_every_data_type_and_of_no_dimension():
@@ -260,6 +311,15 @@ def test_values_of_no_bytes_in_the_compatible_module(workers):
     with pytest.raises(TypeError, match="invalid type, valid type: .memoryview, bytes, bytearray, str."):
         client.set("k", numbers("float32"))
     client.close()
+
+
+def test_ranges_of_numbers_of_numpy_do_not_wrap(workers):
+    tensors = DsTensorClient(*workers.place(0), 0)
+    target, n = SimDevice(0).array(250), numpy.uint8
+    with pytest.raises(ValueError, match="does not fit into a tensor of"):
+        tensors.dev_mget_into_tensor(["k"], target, [CopyRange(n(0), n(200), n(100))])
+    with pytest.raises(TypeError, match="int is no tensor"):
+        tensors.mset_page_attn_blockwise_d2h(["k"], [7], [0])
 
 
 def test_the_simulated_acl_takes_numbers_of_numpy():

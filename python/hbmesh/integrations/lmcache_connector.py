@@ -31,7 +31,7 @@ SCHEME = "hbmesh://"
 
 
 class HbmeshConnectorAdapter(ConnectorAdapter):  # type: ignore[misc]
-    """Makes connectors for ``hbmesh://IP:PORT`` and for plugins of type ``hbmesh``."""
+    """Makes connectors for ``hbmesh://HOST:PORT`` and for plugins of type ``hbmesh``."""
 
     def __init__(self) -> None:
         super().__init__(SCHEME)
@@ -42,7 +42,7 @@ class HbmeshConnectorAdapter(ConnectorAdapter):  # type: ignore[misc]
         return url.startswith(SCHEME)
 
     def create_connector(self, context: ConnectorContext) -> "HbmeshRemoteConnector":
-        """Options, in the URL's query or as ``remote_storage_plugin.<name>.<option>``: `address` (IP:PORT), `token`,
+        """Options, in the URL's query or as ``remote_storage_plugin.<name>.<option>``: `address` (HOST:PORT), `token`,
         `device` (of the staging buffers, default 0), `ttl_seconds`."""
         options = self._options(context)
         address = str(options.get("address", ""))

@@ -190,9 +190,10 @@ def _code(work: Callable[[], None]) -> int:
 class _Lately:
     """Owners of addresses that were handed out, kept for a while: scripts make a temporary in the very expression that
     uses its address, as in ``acl.rt.memcpy(device, n, acl.util.bytes_to_ptr(text.encode()), n, 1)``. Each thread keeps
-    its last ones, up to a number and to so many bytes, and the very last whatever its size."""
+    its last ones, up to a number and to so many bytes, and the last two, which one copy may be between, whatever their
+    size."""
 
-    COUNT_MAX, BYTES_MAX = 256, 64 << 20
+    COUNT_MIN, COUNT_MAX, BYTES_MAX = 2, 256, 64 << 20
 
     def __init__(self) -> None:
         self._thread = threading.local()
@@ -204,7 +205,7 @@ class _Lately:
             self._thread.kept = kept
         kept.append((owner, size))
         self._thread.bytes += size
-        while len(kept) > 1 and (len(kept) > self.COUNT_MAX or self._thread.bytes > self.BYTES_MAX):
+        while len(kept) > self.COUNT_MIN and (len(kept) > self.COUNT_MAX or self._thread.bytes > self.BYTES_MAX):
             self._thread.bytes -= kept.popleft()[1]
 
 

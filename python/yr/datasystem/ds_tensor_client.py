@@ -134,11 +134,11 @@ class DsTensorClient:
             check_type("copy_ranges, an element", each, CopyRange)
             for name in ("src_offset", "dst_offset", "length"):
                 check_type(name, getattr(each, name), int)
-            if each.dst_offset < 0 or each.length <= 0 or each.dst_offset + each.length > size:
+            offset, length = int(each.dst_offset), int(each.length)  # numpy's would wrap
+            if offset < 0 or length <= 0 or offset + length > size:
                 raise ValueError(f"{each} does not fit into a tensor of {size} bytes")
-            blob = Blob(start + each.dst_offset, each.length)
-            lists.append(DeviceBlobList(self._device_id, [blob], each.src_offset))
-        offsets = [each.src_offset for each in copy_ranges]
+            lists.append(DeviceBlobList(self._device_id, [Blob(start + offset, length)], int(each.src_offset)))
+        offsets = [int(each.src_offset) for each in copy_ranges]
         return self._hetero_client._get_ranges(keys, lists, offsets, sub_timeout_ms)
 
     def dev_delete(self, keys: List[str]) -> List[str]:
@@ -194,7 +194,7 @@ class DsTensorClient:
         if not layer_tensors or not block_ids:
             raise ValueError("layer_tensors and block_ids must not be empty")
         for number, each in enumerate(layer_tensors, 1):
-            if len(each.shape) == 0:
+            if len(getattr(each, "shape", (0,))) == 0:
                 raise ValueError(f"layer tensor number {number} has no dimensions: the first one is that of its blocks")
         layers = [(_pointer(each), bytes_of(each) // int(each.shape[0]), int(each.shape[0])) for each in layer_tensors]
         lists = []

@@ -315,7 +315,7 @@ class HeteroClient:
             check_type("src_offset", offset, int)
         lists = _native_lists(keys, blob_lists, with_offsets=True)
         with translated():
-            return failed_or_raise(get_ranges(self._client, keys, lists, offsets, timeout_ms))
+            return failed_or_raise(get_ranges(self._client, keys, lists, list(map(int, offsets)), timeout_ms))
 
 
 def _native_lists(
