@@ -109,6 +109,19 @@ bool ArenaAllocator::HasFree(uint64_t bytes) const {
   return bytes == 0 || (bytes <= arenaBytes_ && FindFree(AlignUp(bytes, kAlignment)) != kNone);
 }
 
+bool ArenaAllocator::BringForward(uint64_t bytes) {
+  if (bytes == 0 || bytes > arenaBytes_) {
+    return false;
+  }
+  const uint64_t wanted = AlignUp(bytes, kAlignment);
+  const Handle found = FindInBin(BinOf(wanted / kAlignment), wanted, UINT32_MAX);
+  if (found != kNone) {
+    PopFree(found);
+    PushFree(found);
+  }
+  return HasFree(bytes);
+}
+
 void ArenaAllocator::Free(Handle handle) {
   HBMESH_CHECK(handle < nodesMade_ && !nodes_[handle].isFree && nodes_[handle].bytes > 0, "frees what it allocated");
   usedBytes_ -= nodes_[handle].bytes;
@@ -151,6 +164,7 @@ ArenaAllocator::Extent ArenaAllocator::Piece(Handle handle) const {
 
 std::vector<ArenaAllocator::Handle> ArenaAllocator::TakeFreeOf(std::span<const Handle> run, uint64_t bytes,
                                                                Extent* range) {
+  HBMESH_CHECK(!run.empty(), "there is something in the way");
   const auto byOffset = [&](Handle a, Handle b) { return nodes_[a].offset < nodes_[b].offset; };
   Handle at = *std::min_element(run.begin(), run.end(), byOffset);
   if (nodes_[at].before != kNone && nodes_[nodes_[at].before].isFree) {
