@@ -86,6 +86,14 @@ ArenaAllocator::Handle ArenaAllocator::AllocateAligned(uint64_t bytes, uint64_t 
   // Where all have this alignment, what is large enough is aligned; else a block with room to spare is wanted.
   Handle found = FindFree(wanted);
   found = fits(found) ? found : FindFree(wanted + alignment - kAlignment);
+  // A block that is aligned by itself may lie behind one that isn't.
+  const uint32_t lastBin = BinOf((wanted + alignment - kAlignment) / kAlignment);
+  for (uint32_t bin = BinOf(wanted / kAlignment); !fits(found) && bin <= lastBin; bin++) {
+    found = bins_[bin];
+    for (uint32_t tries = kTriesLast; tries > 0 && found != kNone && !fits(found); tries--) {
+      found = nodes_[found].next;
+    }
+  }
   if (!fits(found)) {
     return kNone;
   }
