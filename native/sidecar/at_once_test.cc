@@ -124,6 +124,18 @@ TEST(AtOnceTest, AReaderOfACopyThatFailsGetsNothing) {
   EXPECT_EQ(slow.worker.control->Stats().arenaUsedBytes, 0U);
 }
 
+TEST(AtOnceTest, ACancelledSetWhoseClientEndsIsNotKept) {
+  SlowSet slow({"--sim_bandwidth_mb_per_s=4"});
+  (void)slow.client.SubmitRaw(Op::kCancel, 0, {}, {slow.set, 0, 0, 0});
+  // Answered behind the cancel, which is known then.
+  EXPECT_EQ(slow.client.Call(Op::kDevLocalDelete, 0, {{"other", {}}}).code, StatusCode::kOk);
+  EXPECT_EQ(slow.worker.control->Stats().objects, 0U) << "its bytes are on their way";
+  slow.client.Die();
+  Eventually([&] { return slow.directory.IsEmpty(); }, "the owner forgets the key");
+  Eventually([&] { return slow.worker.control->Stats().arenaUsedBytes == 0; }, "its memory is free");
+  EXPECT_EQ(slow.worker.control->Stats().objects, 0U) << "nobody vouches for its bytes";
+}
+
 // Another client of that worker sets the same key, whose first set is under way.
 struct SecondSet {
   explicit SecondSet(SlowSet& slow) : client(slow.worker.process.workerAddress()) {

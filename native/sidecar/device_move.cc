@@ -198,8 +198,9 @@ void DeviceFetch::OnMoved(uint64_t tag, const Status& status) {
     const uint32_t member = key.found.locations[key.location].member;
     const bool cancelled = status.code() == StatusCode::kRpcCancelled;
     if (!abandoned_ && !cancelled) Log().warn("a transfer from member {} failed: {}", member, status.message());
-    // What is published has one source; of the cache another one may have it.
-    if (subscribe_ || stopped_.has_value()) {
+    // What is published has one source; of the cache another one may have it, and is not asked for a key that the
+    // caller cancelled (a transport's own cancel comes as kRpcPeerDead).
+    if (subscribe_ || stopped_.has_value() || cancelled) {
       EndKey(index, status);
     } else {
       TryNext(index);

@@ -281,6 +281,29 @@ TEST_F(SlowDeviceTest, CancelledInTheMiddle) {
   EXPECT_EQ(worker.control->Stats().holds, 0U) << "answered while it was moved";
 }
 
+// A key that two devices have: its cancel is not a reason to read it from the other one.
+TEST_F(SlowDeviceTest, ACancelledKeyIsNotReadFromItsOtherSource) {
+  ASSERT_EQ(sender.Call(Op::kDevMSet, 0, {Blobs("a", from, 3, 1 << 20)}).results[0].code, 0U);
+  Client third(worker.process.workerAddress());
+  DeviceMemory memory(4 << 20);
+  const Reply shared = third.Call(Op::kDevMGet, 2, {Blobs("a", third.MustRegister(2, memory), 3, 1 << 20)},
+                                  {0, layout::kShareReplica, 0, 0});
+  ASSERT_EQ(shared.results[0].code, 0U) << shared.texts[0];
+  {
+    const std::lock_guard lock(directory.mutex);
+    ASSERT_EQ(directory.known["a"].locations.size(), 2U);
+  }
+  Eventually([&] { return worker.control->Stats().holds == 0; }, "nothing is read");
+  const uint64_t get = receiver.Submit(Op::kDevMGet, 1, {Blobs("a", to, 3, 1 << 20)});
+  Eventually([&] { return worker.control->Stats().holds == 1; }, "the transfer begins");
+  (void)receiver.SubmitRaw(Op::kCancel, 0, {}, {get, 1, 0, 0});
+  const Reply reply = receiver.WaitFor(get);
+  ASSERT_EQ(reply.results.size(), 1U) << reply.text;
+  EXPECT_EQ(reply.results[0].code, CodeOf(StatusCode::kRpcCancelled)) << reply.texts[0];
+  EXPECT_FALSE(Same(3 << 20));
+  EXPECT_EQ(worker.control->Stats().holds, 0U) << "answered while it was moved";
+}
+
 // A cancel that came while bytes moved counts when they were for nothing.
 TEST_F(SlowDeviceTest, PublisherThenSubscriberCancelInTheMiddle) {
   const uint64_t publish = sender.Submit(Op::kDevPublish, 0, {Blobs("a", from, 3, 1 << 20)});

@@ -235,6 +235,17 @@ hbmesh::sidecar::KeptMemory FetchMemory(SidecarOptions& options) {
   return kept;
 }
 
+// Memory of a keeper that can't be adopted, of another release or damaged: the keeper would give it to every sidecar to
+// come, and none could start. Only adoption fails with this code when a sidecar opens.
+void LetGo(const Status& why, SidecarOptions& options, hbmesh::sidecar::KeptMemory& kept) {
+  hbmesh::Log().error("{}: its keeper is told to let go of it, and this sidecar starts with an empty arena",
+                      why.message());
+  // Its destructor tells the keeper, and waits for its end.
+  { const hbmesh::sidecar::MemoryKeeper former = hbmesh::sidecar::MemoryKeeper::Of(std::move(kept.connection)); }
+  kept = {};
+  options.adoptFd = -1;  // the adoption has closed it
+}
+
 // The keeper that the memory came from stays, if it is this memory that it keeps. A sidecar without a keeper is as good
 // until it is killed.
 void StartKeeper(const Sidecar& sidecar, const SidecarOptions& options, hbmesh::sidecar::KeptMemory& kept,
@@ -272,11 +283,18 @@ int main(int argc, char** argv) {
   hbmesh::SetLogName("sidecar " + flags.options.workerAddress);
   std::signal(SIGPIPE, SIG_IGN);
   hbmesh::sidecar::KeptMemory kept;
+  const bool adoptsGiven = flags.options.adoptFd >= 0;
   if (flags.keepMemory) kept = FetchMemory(flags.options);
+  const bool fromKeeper = !adoptsGiven && flags.options.adoptFd >= 0;
   std::unique_ptr<Sidecar> sidecar;
-  if (const Status status = Open(flags, &sidecar); !status.ok()) {
-    Say(flags.readyFd, "error: " + status.message());
-    std::fprintf(stderr, "hbmesh-sidecar: %s\n", status.ToString().c_str());
+  Status opened = Open(flags, &sidecar);
+  if (opened.code() == hbmesh::StatusCode::kDataInconsistency && fromKeeper) {
+    LetGo(opened, flags.options, kept);
+    opened = Open(flags, &sidecar);
+  }
+  if (!opened.ok()) {
+    Say(flags.readyFd, "error: " + opened.message());
+    std::fprintf(stderr, "hbmesh-sidecar: %s\n", opened.ToString().c_str());
     return 1;
   }
   hbmesh::sidecar::MemoryKeeper keeper;

@@ -366,6 +366,41 @@ TEST(MemoryKeeper, ASidecarThatWasKilledWithItsControlProcessIsAdopted) {
   EXPECT_TRUE(KeepersOf(address).empty());
 }
 
+// Of another release, or damaged: it must not stand in the way of every sidecar to come.
+TEST(MemoryKeeper, MemoryThatCanNotBeAdoptedIsLetGoOf) {
+  FakeDirectory directory;
+  const std::vector<std::string> flags = {"--keep_memory"};
+  auto worker = std::make_unique<Worker>(directory, 1, flags);
+  const std::string address = worker->process.workerAddress();
+  Eventually([&] { return KeepersOf(address).size() == 1; }, "the keeper is there");
+  const pid_t before = KeepersOf(address).at(0);
+  worker->process.Signal(SIGKILL);
+  EXPECT_EQ(worker->process.Wait(), -SIGKILL);
+  worker->control->Die();
+  const auto listens = [&] {
+    Fd socket;
+    return ConnectUnix(KeeperSocketName(address), &socket).ok();
+  };
+  Eventually(listens, "the keeper listens");
+  {
+    const KeptMemory given = FetchKeptMemory(address, true);
+    ASSERT_TRUE(given.memory.valid());
+    const uint32_t version = 1'000;
+    ASSERT_EQ(::pwrite(given.memory.get(), &version, sizeof(version), 4), ssize_t{sizeof(version)});
+  }
+  Eventually(listens, "the keeper listens again");
+  SidecarProcess next(address, flags);
+  EXPECT_EQ(next.ready(), "ready");
+  FakeControl control(address, directory, 1);
+  Introduce({&control}, {address});
+  EXPECT_EQ(control.Stats().objects, 0U);
+  Eventually([&] { return KeepersOf(address).size() == 1; }, "it has a keeper of its own");
+  EXPECT_NE(KeepersOf(address).at(0), before);
+  control.Ask(layout::Op::kShutdown, 0, {}, {1, 0, 0, 0});
+  EXPECT_EQ(next.Wait(), 0);
+  EXPECT_TRUE(KeepersOf(address).empty());
+}
+
 }  // namespace
 }  // namespace hbmesh::sidecar::testing
 

@@ -57,7 +57,11 @@ void PeerLink::RefuseOpens() {
   if (refuseTimer_.id != 0) return;
   refuseTimer_ = environment_.timers.Add(environment_.clock.NowNs(), [this] {
     refuseTimer_ = {};
-    if (unreachable_) FailOpens(Dead(whyUnreachable_));
+    if (unreachable_) {
+      FailOpens(Dead(whyUnreachable_));
+    } else if (!opening_.empty()) {
+      WatchOpens();  // reached again meanwhile: they were sent, or wait for the connection, and nothing watches them
+    }
   });
 }
 

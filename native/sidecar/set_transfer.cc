@@ -282,7 +282,7 @@ void SetTransfer::Stop(const Status& why) {
 }
 
 void SetTransfer::EndCancelled(const Status& copied) {
-  if (atOnce_) fault_ = copied;
+  if (atOnce_ && fault_.ok()) fault_ = copied;  // the client may have ended after its cancel
   for (uint32_t i = 0; i < keys_.size(); ++i) {
     if (keys_[i].state == State::kConfirmed) SealConfirmed(i);
   }

@@ -86,6 +86,14 @@ ArenaAllocator::Handle ArenaAllocator::AllocateAligned(uint64_t bytes, uint64_t 
   // Where all have this alignment, what is large enough is aligned; else a block with room to spare is wanted.
   Handle found = FindFree(wanted);
   found = fits(found) ? found : FindFree(wanted + alignment - kAlignment);
+  // A block that is aligned by itself may lie behind one that isn't.
+  const uint32_t lastBin = BinOf((wanted + alignment - kAlignment) / kAlignment);
+  for (uint32_t bin = BinOf(wanted / kAlignment); !fits(found) && bin <= lastBin; bin++) {
+    found = bins_[bin];
+    for (uint32_t tries = kTriesLast; tries > 0 && found != kNone && !fits(found); tries--) {
+      found = nodes_[found].next;
+    }
+  }
   if (!fits(found)) {
     return kNone;
   }
@@ -107,6 +115,19 @@ ArenaAllocator::Handle ArenaAllocator::AllocateAligned(uint64_t bytes, uint64_t 
 
 bool ArenaAllocator::HasFree(uint64_t bytes) const {
   return bytes == 0 || (bytes <= arenaBytes_ && FindFree(AlignUp(bytes, kAlignment)) != kNone);
+}
+
+bool ArenaAllocator::BringForward(uint64_t bytes) {
+  if (bytes == 0 || bytes > arenaBytes_) {
+    return false;
+  }
+  const uint64_t wanted = AlignUp(bytes, kAlignment);
+  const Handle found = FindInBin(BinOf(wanted / kAlignment), wanted, UINT32_MAX);
+  if (found != kNone) {
+    PopFree(found);
+    PushFree(found);
+  }
+  return HasFree(bytes);
 }
 
 void ArenaAllocator::Free(Handle handle) {
@@ -151,6 +172,7 @@ ArenaAllocator::Extent ArenaAllocator::Piece(Handle handle) const {
 
 std::vector<ArenaAllocator::Handle> ArenaAllocator::TakeFreeOf(std::span<const Handle> run, uint64_t bytes,
                                                                Extent* range) {
+  HBMESH_CHECK(!run.empty(), "there is something in the way");
   const auto byOffset = [&](Handle a, Handle b) { return nodes_[a].offset < nodes_[b].offset; };
   Handle at = *std::min_element(run.begin(), run.end(), byOffset);
   if (nodes_[at].before != kNone && nodes_[nodes_[at].before].isFree) {

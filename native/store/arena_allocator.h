@@ -41,8 +41,11 @@ class ArenaAllocator {
   [[nodiscard]] Handle Allocate(uint64_t bytes);
   // The same at a multiple of `alignment`. REQUIRES: that is a power of two, not below kAlignment.
   [[nodiscard]] Handle AllocateAligned(uint64_t bytes, uint64_t alignment);
-  // Whether Allocate would find so much. Constant time, unlike largestFreeBytes.
+  // Whether Allocate would find so much. Constant time, unlike largestFreeBytes: of very many free blocks that are a
+  // little smaller only the first ones are looked at.
   [[nodiscard]] bool HasFree(uint64_t bytes) const;
+  // The same, but looks at all of them, and what it finds is what Allocate looks at first.
+  [[nodiscard]] bool BringForward(uint64_t bytes);
   void Free(Handle handle);
 
   [[nodiscard]] Extent extent(Handle handle) const { return {nodes_[handle].offset, nodes_[handle].bytes}; }
@@ -56,7 +59,7 @@ class ArenaAllocator {
   [[nodiscard]] uint32_t owner(Handle handle) const { return nodes_[handle].owner; }
   // Neighbours that together, if they were free, would make a block of `bytes`: of all such runs one with the least sum
   // of costOf over its taken blocks, which are told in *taken. A block that costs kBlocked is never part. False: there
-  // is no such run.
+  // is no such run. Empty: a free block is large enough, which Allocate may not have found (HasFree).
   //
   // Up to kWalkMax blocks are walked over. Of more than that it is the cheapest of those around `near` (a taken block,
   // or kNone), and only if there is none among them all are walked over.
@@ -66,8 +69,8 @@ class ArenaAllocator {
                                  std::vector<Handle>* taken, Handle near = kNone) const;
 
   // *range is a piece of `bytes` that begins with these neighbours, or the free block before them; takes the free
-  // blocks of it, so that nothing else goes there. REQUIRES: a run that CheapestRun told for these bytes; nothing was
-  // freed.
+  // blocks of it, so that nothing else goes there. REQUIRES: a run that CheapestRun told for these bytes, not empty;
+  // nothing was freed.
   [[nodiscard]] std::vector<Handle> TakeFreeOf(std::span<const Handle> run, uint64_t bytes, Extent* range);
 
   // Memory of the allocator's own structures.

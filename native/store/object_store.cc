@@ -25,9 +25,7 @@ SharedObjectStore::SharedObjectStore(Fd fd, MappedMemory map)
       arena_(header_.arenaBytes),
       local_(header_.slots),
       lists_(header_.slots),
-      expiry_(header_.slots) {
-  slotsOpened_ = OpenedSlots();
-}
+      expiry_(header_.slots) {}
 
 SlotState SharedObjectStore::StateOf(uint32_t slot) const { return static_cast<SlotState>(table_[slot].state); }
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -341,6 +342,24 @@ TEST(ObjectStoreAdopt, FindsAllWhenHowFarTheTableWasUsedIsDamaged) {
     EXPECT_EQ(adopted->usage().objects, 3U) << value;
     ExpectEmptiesWhole(adopted.get());
   }
+}
+
+// The table has address space for as many bytes as the arena: of what was never used no page is taken.
+TEST(ObjectStoreAdopt, TakesNoMemoryForATableWhoseUseIsDamaged) {
+  const auto store = MakeStore({.arenaBytes = 64 << 20});
+  for (uint64_t i = 0; i < 5'000; i++) Put(store.get(), KeyOf(i), 1);
+  auto* progress = reinterpret_cast<StoreProgress*>(store->memory().data() + kStoreProgressOffset);
+  progress->slotsOpened = 3;
+  struct stat before {};
+  ASSERT_EQ(::fstat(store->memoryFd(), &before), 0);
+  const auto adopted = AdoptCopyOf(*store);
+  ASSERT_NE(adopted, nullptr);
+  struct stat after {};
+  ASSERT_EQ(::fstat(store->memoryFd(), &after), 0);
+  EXPECT_EQ(adopted->usage().objects, 5'000U);
+  // In 512 bytes each. Beside the 5,000 slots there are those of the last step.
+  EXPECT_LE((after.st_blocks - before.st_blocks) * 512, (1 << 20)) << "of 64 MiB";
+  Put(adopted.get(), "later", 2);
 }
 
 TEST(ObjectStoreAdopt, SurvivesAnyScribble) {

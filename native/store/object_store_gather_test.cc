@@ -106,5 +106,38 @@ TEST_F(GatherTest, RoomInOnePieceIsFoundWhereThereIsEnough) {
   ExpectAll();
 }
 
+// A free piece that is just large enough, behind more of almost its size than an allocation looks at.
+TEST(GatherFree, APieceBehindManySmallerOnesIsFound) {
+  std::unique_ptr<ObjectStore> store;
+  ASSERT_TRUE(ObjectStore::Create({.arenaBytes = 8 << 20}, &store).ok());
+  constexpr uint64_t kHole = 64 * 64;  // 64 units; 65 are in the same bin
+  const uint64_t small[] = {64};
+  const uint64_t front = ObjectStore::ExtentBytes("key", small) - 64;
+  const auto put = [&](uint64_t extentBytes) {
+    ObjectView view;
+    const uint64_t sizes[] = {extentBytes - front};
+    EXPECT_TRUE(store->Allocate("key", sizes, &view).ok());
+    return view.slot;
+  };
+  const uint32_t spilled = put(kHole);
+  store->MarkWritten(spilled, 1);
+  store->Seal(spilled, 1);
+  store->BeginSpill(spilled);
+  ASSERT_TRUE(store->EndSpill(spilled, 4096));
+  std::vector<uint32_t> holes = {put(kHole + 64)};
+  for (int i = 0; i < 1'100; i++) {
+    (void)put(front + 64);  // between them
+    holes.push_back(put(kHole));
+  }
+  (void)put(front + 64);
+  (void)put(store->largestFreeBytes());  // the rest
+  for (const uint32_t slot : holes) ASSERT_TRUE(store->Drop(slot, 0).ok());
+  ASSERT_EQ(store->largestFreeBytes(), kHole + 64);
+  ASSERT_FALSE(store->HasFree(kHole + 64)) << "it is not looked for as far";
+  EXPECT_TRUE(store->GatherFree(kHole + 64));
+  (void)put(kHole + 64);
+  EXPECT_FALSE(store->GatherFree(kHole + 64)) << "there was one";
+}
+
 }  // namespace
 }  // namespace hbmesh

@@ -1,6 +1,9 @@
 // Making a store, and adopting one that another process left: nothing in it is believed before it is checked.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <random>
 #include <string>
@@ -70,6 +73,21 @@ Status CheckHeader(const StoreHeader& header, uint64_t memoryBytes) {
   return Status::Ok();
 }
 
+// Where the last page that the file has from `begin` on ends, or `begin`; 0: the file system doesn't tell.
+uint64_t DataEnd(int fd, uint64_t begin) {
+  auto end = static_cast<off_t>(begin);
+  for (;;) {
+    const off_t data = ::lseek(fd, end, SEEK_DATA);
+    if (data < 0) {
+      return errno == ENXIO ? static_cast<uint64_t>(end) : 0;  // ENXIO: only a hole is left
+    }
+    end = ::lseek(fd, data, SEEK_HOLE);
+    if (end < 0) {
+      return 0;
+    }
+  }
+}
+
 }  // namespace
 
 Status ObjectStore::Create(const StoreOptions& options, std::unique_ptr<ObjectStore>* store) {
@@ -136,24 +154,35 @@ Status ObjectStore::Adopt(Fd memory, std::unique_ptr<ObjectStore>* store) {
     }
   }
   auto adopted = std::make_unique<SharedObjectStore>(std::move(memory), std::move(map));
-  adopted->AdoptSlots();
+  if (Status status = adopted->AdoptSlots(); !status.ok()) {
+    return status;
+  }
   *store = std::move(adopted);
   return Status::Ok();
 }
 
 // ----- the table's growth -----
 
-// As StoreProgress says, or all if that is damaged.
-uint32_t SharedObjectStore::OpenedSlots() const {
+// As StoreProgress says. If that is damaged, up to where the table has pages: reading on would make the system back all
+// of it, which is as large as the arena.
+Status SharedObjectStore::FindOpenedSlots() {
   const auto* progress = reinterpret_cast<const StoreProgress*>(map_.data() + kStoreProgressOffset);
   const auto slots = static_cast<uint32_t>(progress->slotsOpened);
   const bool agrees = progress->slotsOpened == 0 || static_cast<uint32_t>(progress->slotsOpened >> 32) == ~slots;
   if (agrees && slots <= header_.slots) {
-    return slots;
+    slotsOpened_ = slots;
+    return Status::Ok();
   }
-  Log().error("adopting the store: how far its table was used is damaged; looking at all of its {} slots",
-              header_.slots);
-  return header_.slots;
+  // Huge pages: lseek says that all is data.
+  const uint64_t end = (header_.flags & kStoreHugePages) != 0 ? 0 : DataEnd(fd_.get(), header_.tableOffset);
+  if (end == 0) {
+    return NotAStore("how far its table was used is damaged, and the system doesn't tell it");
+  }
+  const uint64_t used = (end - header_.tableOffset + sizeof(ObjectSlot) - 1) / sizeof(ObjectSlot);
+  slotsOpened_ = static_cast<uint32_t>(std::min<uint64_t>(AlignUp(used, kSlotStep), header_.slots));
+  Log().error("adopting the store: how far its table was used is damaged; looking at the {} slots that have memory",
+              slotsOpened_);
+  return Status::Ok();
 }
 
 // False: there are no more, or no huge page for more.
@@ -280,7 +309,10 @@ std::vector<uint32_t> SharedObjectStore::GoodSlots() {
   return good;
 }
 
-void SharedObjectStore::AdoptSlots() {
+Status SharedObjectStore::AdoptSlots() {
+  if (Status status = FindOpenedSlots(); !status.ok()) {
+    return status;
+  }
   GrowPrivate(slotsOpened_);
   const std::vector<uint32_t> good = GoodSlots();
   std::vector<ArenaAllocator::Extent> extents;
@@ -308,6 +340,7 @@ void SharedObjectStore::AdoptSlots() {
     }
   }
   RebuildOrder(good);
+  return Status::Ok();
 }
 
 // LRU order and expiry, as far as the slots tell: by when the objects were sealed.

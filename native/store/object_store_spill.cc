@@ -177,6 +177,9 @@ bool SharedObjectStore::GatherFree(uint64_t bytes) {
   if (counts_.spilledObjects == 0 || arena_.freeBytes() < bytes || !arena_.CheapestRun(bytes, cost, &run, near)) {
     return false;
   }
+  if (run.empty()) {
+    return arena_.BringForward(bytes);  // it is there, and HasFree did not look as far
+  }
   ArenaAllocator::Extent range{};
   std::vector<ArenaAllocator::Handle> fillers = arena_.TakeFreeOf(run, bytes, &range);
   std::vector<uint32_t> slots;

@@ -76,7 +76,7 @@ class SharedObjectStore final : public ObjectStore {
   [[nodiscard]] std::span<std::byte> objectMemory() override { return map_.span().first(header_.tableOffset); }
 
   // Takes over what the slots say. Once, before any other call. In object_store_open.cc.
-  void AdoptSlots();
+  [[nodiscard]] Status AdoptSlots();
 
  private:
   // What only this process knows of a slot.
@@ -107,7 +107,7 @@ class SharedObjectStore final : public ObjectStore {
   [[nodiscard]] uint32_t TakeSlot(EvictionScope scope, const EndedSink* evicted);
   [[nodiscard]] bool OpenSlots(uint32_t slots);
   void GrowPrivate(uint32_t slots);
-  [[nodiscard]] uint32_t OpenedSlots() const;
+  [[nodiscard]] Status FindOpenedSlots();
   void Occupy(uint32_t slot, ArenaAllocator::Handle extent, std::string_view key, const ObjectAttributes& attributes);
   [[nodiscard]] Status ArenaFull(uint64_t bytes) const;
   [[nodiscard]] Status TableFull() const;

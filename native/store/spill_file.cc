@@ -286,6 +286,16 @@ bool SpillFile::WouldFit(uint64_t offset, uint64_t payloadBytes) const {
   return piece.bytes >= begin - piece.offset + SpillRecordBytes(payloadBytes);
 }
 
+// Whether a large record would lie in what is free once these neighbours are, the last one first in `run`.
+bool SpillFile::HasAligned(const std::vector<ArenaAllocator::Handle>& run, uint64_t recordBytes) const {
+  if (run.empty()) {
+    return false;
+  }
+  const ArenaAllocator::Extent first = space_.Piece(run.back());
+  const ArenaAllocator::Extent last = space_.Piece(run.front());
+  return AlignUp(first.offset, kSpillBlockBytes) + recordBytes <= last.offset + last.bytes;
+}
+
 std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf& costOf, uint64_t near) const {
   if (payloadBytes > space_.arenaBytes()) {
     return {};
@@ -294,7 +304,13 @@ std::vector<uint32_t> SpillFile::CheapestRun(uint64_t payloadBytes, const CostOf
   const auto cost = [&](ArenaAllocator::Handle at) {
     return space_.owner(at) == kNoOwner ? kBlocked : costOf(space_.owner(at), OffsetOf(at), space_.extent(at).bytes);
   };
-  (void)space_.CheapestRun(SpillRecordBytes(payloadBytes), cost, &run, RecordAt(near));
+  const uint64_t bytes = SpillRecordBytes(payloadBytes);
+  (void)space_.CheapestRun(bytes, cost, &run, RecordAt(near));
+  if (!IsSpillPacked(payloadBytes) && !HasAligned(run, bytes)) {
+    // Packed ones end anywhere, and a free piece that isn't aligned is nothing: with so much more, any place will do.
+    const uint64_t slack = kSpillBlockBytes - ArenaAllocator::kAlignment;
+    (void)space_.CheapestRun(std::min(bytes + slack, space_.arenaBytes()), cost, &run, RecordAt(near));
+  }
   std::vector<uint32_t> owners;
   owners.reserve(run.size());
   for (const ArenaAllocator::Handle at : run) {

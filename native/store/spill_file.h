@@ -128,6 +128,7 @@ class SpillFile {
   [[nodiscard]] Status OpenFlags(int flags, bool direct);
   [[nodiscard]] Status OpenPacked();
   [[nodiscard]] ArenaAllocator::Handle Allocate(uint64_t payloadBytes);
+  [[nodiscard]] bool HasAligned(const std::vector<ArenaAllocator::Handle>& run, uint64_t recordBytes) const;
   [[nodiscard]] uint64_t OffsetOf(ArenaAllocator::Handle record) const;
   [[nodiscard]] ArenaAllocator::Handle RecordAt(uint64_t offset) const;
 

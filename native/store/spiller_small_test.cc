@@ -64,6 +64,10 @@ class SpillerSmallTest : public ::testing::Test {
       indexMax_ = std::max(indexMax_, store_->usage().spilledIndexBytes);
     }
   }
+  void PushOut() {
+    spiller_->MakeRoom(kArena, 0, [] {});
+    RunAll();
+  }
   // In memory or from the tier, with its bytes.
   void ExpectWhole(const std::string& key) {
     const auto found = store_->FindSealed(key);
@@ -116,6 +120,33 @@ TEST_F(SpillerSmallTest, TheIndexOfTheTierTakesHalfOfMemoryAtMost) {
       << gone.reason;
   ExpectWhole("key3999");
   ExpectWhole("key3000");
+}
+
+// Packed records end at multiples of 64, and a large one begins at a multiple of 4,096: the place that is made for it
+// must reach, also where the one before it left a free piece that is long enough, but not aligned.
+TEST_F(SpillerSmallTest, LargeObjectsFindPlaceAmongSmallOnes) {
+  constexpr uint64_t kLarge = 70 << 10;
+  Open(512 << 10);
+  PutMany(800, 1'024);
+  PushOut();
+  ASSERT_GE(spiller_->usage().usedBytes, (512U << 10) - 2 * 4096) << "it is full";
+  for (const std::string key : {"large0", "large1", "large2"}) {
+    const uint64_t sizes[] = {kLarge};
+    const uint64_t extentBytes = ObjectStore::ExtentBytes(key, sizes);
+    spiller_->MakeRoom(extentBytes, extentBytes, [] {});
+    RunAll();
+    ObjectView view;
+    ASSERT_TRUE(store_->Allocate(key, sizes, &view).ok());
+    const auto pattern = Pattern(++generation_, kLarge);
+    std::memcpy(view.payload, pattern.data(), kLarge);
+    store_->MarkWritten(view.slot, generation_);
+    store_->Seal(view.slot, clock_.NowMs());
+    PushOut();
+    const auto found = store_->FindSealed(key);
+    ASSERT_TRUE(found.has_value()) << key << ": " << store_->Explain(key).reason;
+    EXPECT_EQ(found->state, SlotState::kSpilled) << key;
+  }
+  for (const char* key : {"large0", "large1", "large2"}) ExpectWhole(key);
 }
 
 }  // namespace

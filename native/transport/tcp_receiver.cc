@@ -65,6 +65,8 @@ Status TcpReceiver::Dispatch(const FrameHeader& header) {
     if (Status status = SendWritten(); !status.ok()) return status;
   }
   const auto type = static_cast<FrameType>(header.type);
+  // Nor for many that are no writes, and need no answer of their own.
+  if (!written_.empty() && type != FrameType::kWrite) writtenBytes_ += header.payloadBytes;
   const bool isRequest = type == FrameType::kRead || type == FrameType::kMessage;
   if (isRequest != (kind_ == Kind::kRequests)) {
     return Broken("a frame of type " + std::to_string(header.type) + ", which doesn't belong on this connection");
