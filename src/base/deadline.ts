@@ -58,7 +58,7 @@ export function withDeadline<T>(
               reject(
                 new HbmeshError(
                   options.code ?? StatusCode.RPC_DEADLINE_EXCEEDED,
-                  `${what} took longer than ${timeoutMs} ms`,
+                  `${what} took longer than ${Math.round(timeoutMs)} ms`,
                 ),
               ),
             ),

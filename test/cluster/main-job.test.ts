@@ -136,7 +136,7 @@ describe("arguments", () => {
     for (const spelling of ["--shared_memory_size_mb", "--shared-memory-size-mb"]) {
       const result = await hbmesh("dev", spelling, "no-number");
       expect(result.code).toBe(2);
-      expect(result.stderr).toContain("Give a whole number from 16 to 16777216.");
+      expect(result.stderr).toContain("Give a whole number from 1 to 16777216.");
     }
   });
 
