@@ -18,8 +18,8 @@ export interface WorkerProcess extends FoundProcess {
   /** The file that it logs to, if it is one. */
   log: string | undefined;
   /**
-   * What it asks of those who ask it, as far as its own options tell. Empty for another user's: whoever writes a command
-   * line could have us read a file that only we may read, and show what is in it to an address of theirs.
+   * What it asks of those who ask it, as far as its own options tell. Empty for another user's: whoever writes a
+   * command line could have us read a file that only we may read, and show what is in it to an address of theirs.
    */
   access: AccessOptions;
 }
