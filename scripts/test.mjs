@@ -3,8 +3,9 @@
  * `npm test`: sets up with the native tests, runs every test, and ends with one line that sums them up:
  * `N passed, N failed`. Exits 1 when a test failed or a runner broke.
  *
- *   node scripts/test.mjs [--native-only | --fuzz-only | --js-only | --python-only] [filters of vitest, or of
- *   pytest...]
+ *   node scripts/test.mjs [--native-only | --fuzz-only | --js-only | --python-only] [filters...]
+ *
+ * The filters are vitest's, or pytest's.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";

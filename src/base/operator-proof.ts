@@ -7,7 +7,7 @@
  * process ends, however it ends, and it stands on no command line and in no message.
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, unlinkSync, writeSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, statSync, unlinkSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ClusterToken } from "./credentials.js";
@@ -56,7 +56,8 @@ export function readOperatorProof(pid: number): string | undefined {
 
 function isProof(path: string): boolean {
   try {
-    return readlinkSync(path).includes(`/${NAME}`);
+    // One with a name is no worker's: another user may have opened it by a name like ours without being let read it.
+    return readlinkSync(path).includes(`/${NAME}`) && statSync(path).nlink === 0;
   } catch {
     // Closed since the folder was read.
     return false;

@@ -46,6 +46,19 @@ export function ownerOf(pid: number): number | undefined {
   return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
 }
 
+/**
+ * Does it run as this process's user, whoever started it? A program that another user runs as this one (setuid) is not
+ * ours: that one chose its command line.
+ */
+export function isOwn(pid: number): boolean {
+  try {
+    const ids = /^Uid:\s+(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]?.split(/\s+/) ?? [];
+    return ids.length > 0 && ids.every((id) => Number(id) === process.geteuid?.());
+  } catch {
+    return false;
+  }
+}
+
 /** May this process send it signals? */
 export function maySignal(found: FoundProcess): boolean {
   try {

@@ -122,7 +122,8 @@ export function clusterClient(options: Omit<ApiOptions, "json">) {
 /** What Connect threw as an HbmeshError, which says what to give to a worker that did not let us in. */
 export function failureOf(options: AccessOptions & { worker: string }, error: unknown): HbmeshError {
   const failure = fromConnectError(error, options.worker);
-  const asked = { worker: options.worker, access: options, hasToken: tokenOf(options) !== undefined };
+  const hasToken = (options.token ?? tokenOf(options)) !== undefined;
+  const asked = { worker: options.worker, access: options, hasToken };
   return accessFailure(failure, asked) ?? failure;
 }
 

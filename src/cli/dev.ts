@@ -6,7 +6,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { type LocalCluster, startLocalCluster } from "./local-cluster.js";
-import { usageError, wholeNumber } from "./options.js";
+import { ExitError, usageError, wholeNumber } from "./options.js";
 import { onEndingSignal } from "./signals.js";
 import { formatTable, toJson } from "./table.js";
 import { givenArguments, type WorkerOptions, withWorkerOptions, workerConfig } from "./worker-options.js";
@@ -39,7 +39,7 @@ Examples:
   $ hbmesh dev --key_rule extended --cluster_token_file token
   $ hbmesh dev --shared_memory_size_mb 64 --spill_directory /tmp/hbmesh --spill_mb 1024
 
-Exit codes: 0 after Ctrl-C, 1 when a worker could not start or died.`;
+Exit codes: 0 after Ctrl-C, 1 when a worker could not start or died, 130 after Ctrl-C before the workers were ready.`;
 
 function describe(cluster: LocalCluster, options: DevOptions): string {
   const facts = cluster.workers.map(({ ready, process: child }) => ({
@@ -127,12 +127,17 @@ async function dev(options: DevOptions, command: Command, worker: Command): Prom
     stop = resolve;
   });
   // A second Ctrl-C while the workers end changes nothing: they are ended, or killed, within seconds.
-  onEndingSignal(() => stop(0));
+  const starting = new AbortController();
+  onEndingSignal(() => {
+    starting.abort(new ExitError(130, "interrupted before the workers were ready"));
+    stop(0);
+  });
   const cluster = await startLocalCluster({
     workers: options.workers,
     transport: options.transport,
     port: options.port,
     workerArgs,
+    signal: starting.signal,
     ...(metadataAddress === undefined ? {} : { metadataAddress }),
     onWorkerExit: ({ ready, lastOutput }, reason) => {
       process.stderr.write(`hbmesh: the worker at ${ready.workerAddress} ended with ${reason}\n`);

@@ -34,6 +34,8 @@ export interface LocalClusterOptions {
   startTimeoutMs?: number;
   /** Called when a worker ends that was not asked to. */
   onWorkerExit?: (worker: LocalWorker, reason: string) => void;
+  /** Ends the start, which rejects with its reason then. Without effect when the workers are ready. */
+  signal?: AbortSignal;
 }
 
 /** What a worker tells its parent over the process channel when it is ready. */
@@ -84,16 +86,18 @@ export async function startLocalCluster(options: LocalClusterOptions = {}): Prom
   };
   try {
     const addresses = await pickAddresses(options.workers ?? 2, options.port ?? 0);
+    options.signal?.throwIfAborted();
     for (const [index, workerAddress] of addresses.entries()) {
       starting.push(spawnWorker(workerArgs(workerAddress, index, store, options)));
     }
     const timeoutMs = options.startTimeoutMs ?? 30_000;
-    const workers = await Promise.all(
+    const started = Promise.all(
       starting.map(async (worker, index): Promise<LocalWorker> => {
         const ready = await waitUntilReady(worker, addresses[index] ?? "", timeoutMs);
         return { index, ready, process: worker.process, ended: worker.ended, lastOutput: worker.lastOutput };
       }),
     );
+    const workers = await Promise.race([started, aborted(options.signal)]);
     for (const worker of workers) {
       void worker.ended.then((reason) => {
         if (!isClosing) {
@@ -106,6 +110,13 @@ export async function startLocalCluster(options: LocalClusterOptions = {}): Prom
     await close();
     throw error;
   }
+}
+
+/** Never resolves. */
+function aborted(signal: AbortSignal | undefined): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 }
 
 function workerArgs(workerAddress: string, index: number, store: HostedStore, options: LocalClusterOptions): string[] {

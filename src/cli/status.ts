@@ -1,5 +1,6 @@
 /** `hbmesh status`: the workers that run on this host, and how each of them is. Or one worker, wherever it runs. */
 import type { Command } from "commander";
+import { readOperatorProof } from "../base/operator-proof.js";
 import { type AccessOptions, clusterClient, failureOf, withAccessOptions } from "./api-client.js";
 import { address, ExitError, wholeNumber } from "./options.js";
 import { formatTable, grouped, toJson } from "./table.js";
@@ -61,7 +62,7 @@ async function status(options: StatusOptions): Promise<number> {
   const workerAt = (workerAddress: string): WorkerProcess | undefined =>
     workers.find((found) => found.workerAddress === workerAddress);
   const statuses = await Promise.all(
-    [...addresses].sort().map((each) => statusOf(each, { ...workerAt(each)?.access, ...options })),
+    [...addresses].sort().map((each) => statusOf(each, accessTo(workerAt(each), options))),
   );
   for (const each of statuses) {
     const worker = workerAt(each.workerAddress);
@@ -75,6 +76,12 @@ async function status(options: StatusOptions): Promise<number> {
   }
   process.stdout.write(options.json === true ? `${toJson({ workers: statuses })}\n` : forPeople(statuses));
   return statuses.every(({ state }) => state === "ready") ? 0 : 1;
+}
+
+/** As the options say; else as the worker's own user, by a proof that is worth nothing to another worker. */
+function accessTo(worker: WorkerProcess | undefined, options: StatusOptions): StatusOptions {
+  const token = options.token_file === undefined && worker ? readOperatorProof(worker.pid) : undefined;
+  return { ...worker?.access, ...options, token };
 }
 
 async function statusOf(workerAddress: string, options: StatusOptions): Promise<WorkerStatus> {

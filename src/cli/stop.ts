@@ -31,7 +31,7 @@ it with --drain false, or --force, if what it holds may be lost. Bytes in device
 said. Then the worker leaves its cluster as planned: the store says so, and nobody waits for it to come back. Progress is on stderr.
 
 Ctrl-C (SIGTERM, SIGHUP, SIGQUIT) while objects are moved: it stays after all, with what has not been moved. The same command a second time: goes on with the first one's work, at its own rate.
-The worker's own user and root need no token.
+The worker's own user and root need no token. Root names the files of TLS (--tls_ca, --tls_cert, --tls_key) for another user's worker.
 
 Examples:
   $ hbmesh stop --worker_address 10.0.0.1:31501

@@ -9,7 +9,7 @@ import { basename, isAbsolute, resolve } from "node:path";
 import { canonicalAddress, canonicalHost, formatAddress, parseAddress } from "../base/address.js";
 import { causeOf } from "../base/connection-cause.js";
 import { HbmeshError, StatusCode } from "../base/errors.js";
-import { type FoundProcess, findProcesses, startedAtMs } from "../base/processes.js";
+import { type FoundProcess, findProcesses, isOwn, startedAtMs } from "../base/processes.js";
 import type { AccessOptions } from "./api-client.js";
 
 export interface WorkerProcess extends FoundProcess {
@@ -17,7 +17,10 @@ export interface WorkerProcess extends FoundProcess {
   startedAtMs: number;
   /** The file that it logs to, if it is one. */
   log: string | undefined;
-  /** What it asks of those who ask it, as far as its own options tell: who may read its files may ask. */
+  /**
+   * What it asks of those who ask it, as far as its own options tell. Empty for another user's: whoever writes a
+   * command line could have us read a file that only we may read, and show what is in it to an address of theirs.
+   */
   access: AccessOptions;
 }
 
@@ -106,6 +109,9 @@ function optionValue(args: readonly string[], name: string): string | undefined 
 
 function accessOf({ pid, args }: FoundProcess): AccessOptions {
   const access: AccessOptions = {};
+  if (!isOwn(pid)) {
+    return access;
+  }
   const fileOf = (name: string): string | undefined => {
     const file = optionValue(args, name);
     try {

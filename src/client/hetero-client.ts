@@ -116,8 +116,9 @@ export class HeteroClient {
    * part of the bytes.
    *
    * @example
-   * const result = await client.mGetH2D(["layer0"], [new DeviceBlobList(2, [new Blob(target, 4096n)])], { timeoutMs:
-   * 60_000 }); if (result.failedKeys.length > 0) recompute(result.failedKeys);
+   * const targets = [new DeviceBlobList(2, [new Blob(target, 4096n)])];
+   * const result = await client.mGetH2D(["layer0"], targets, { timeoutMs: 60_000 });
+   * if (result.failedKeys.length > 0) recompute(result.failedKeys);
    */
   async mGetH2D(
     keys: readonly string[],

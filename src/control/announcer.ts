@@ -81,7 +81,7 @@ export class Announcer {
   readonly #options: AnnouncerOptions;
   readonly #told: Told;
   readonly #copies: Copies;
-  /** Copies of which an owner could not be told yet. */
+  /** Copies of which an owner could not be told yet, or that are to be offered since it could not decide. */
   #untoldCopies = 0;
   /** The view for which the sidecar is still to say what it holds. */
   #untold: MembershipView | undefined;
@@ -206,7 +206,12 @@ export class Announcer {
 
   async #offerCopies(run: Run): Promise<void> {
     const onDecided = (part: Part, results: Results): Promise<void> => this.#takeAnswer(run, part, results);
-    await this.#copies.offer(run.copies.splice(0), onDecided, run.signal);
+    const parts = run.copies.splice(0);
+    if (!run.signal.aborted) {
+      // From here on these are counted by those who offer them.
+      this.#untoldCopies -= parts.reduce((sum, { keys }) => sum + keyCountOf(keys), 0);
+    }
+    await this.#copies.offer(parts, onDecided, run.signal);
   }
 
   async #tellHeld(run: Run): Promise<void> {
@@ -345,6 +350,7 @@ export class Announcer {
     if (undecided.length > 0) {
       const copies = { ...partOf(part, undecided), areCopies: false };
       run.copies.push(copies);
+      this.#untoldCopies += run.signal.aborted ? 0 : undecided.length;
       run.watch.keep(objectsOf(copies));
     }
     this.#options.onGone(gone);

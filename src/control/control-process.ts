@@ -167,7 +167,7 @@ class ControlProcessImpl implements ControlProcess {
     this.#membership = this.#createMembership();
     this.#guard = this.#createGuard();
     this.#deaths = this.#createDeathWatch();
-    this.#reach = new ReachWatch({ ...shared, peers: this.#peers });
+    this.#reach = new ReachWatch({ ...shared, peers: this.#peers, onChange: () => this.#tellReach() });
     this.#supervisor = this.#createSupervisor(dependencies, { ...shared, checkKeys });
     this.objects = createObjectCalls({ calls: this.#calls, holders: this.#holders, checkKeys, nameOf: this.#nameOf });
   }
@@ -437,10 +437,11 @@ class ControlProcessImpl implements ControlProcess {
     this.#tellReach();
   }
 
-  /** Whether sets may be in vain (SidecarLink.tellReach). */
+  /** Whether sets may be in vain (SidecarLink.tellReach): an owner is silent, or refuses whoever asks. */
   #tellReach(): void {
     if (this.#supervisor?.isUp === true) {
-      this.#supervisor.link.tellReach(this.#calls.isOut || this.#peers.warning !== "");
+      const isLost = this.#peers.warning !== "" || this.#reach.warning !== "";
+      this.#supervisor.link.tellReach(this.#calls.isOut || isLost);
     }
   }
 

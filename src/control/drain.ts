@@ -4,9 +4,9 @@
  * a member: whoever asked for it (hbmesh stop) then ends the worker, or lets it stay.
  *
  *   none -> moving -> moved         may leave: nothing is left, or what is left was to be left behind
- *              |  \-> refused       no room for all of it (at the beginning: then nothing was moved; or when others
- *              have filled up) \----> stopped       by who asked, because the time is over, or because the sidecar
- *              ended
+ *              |  \-> refused       no room for all of it (at the beginning: then nothing was moved; or when
+ *              |                    others have filled up)
+ *              \----> stopped       by who asked, because the time is over, or because the sidecar ended
  *
  * After `refused` and `stopped` the worker takes new objects again, and what was moved stays where it is. An object is
  * dropped here only when the other member has it sealed and its owner knows it there: a kill of either process in

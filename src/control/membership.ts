@@ -1,12 +1,13 @@
 /**
  * Membership: who is in the cluster, as the store says, and this process as one of them.
  *
- *   hbmesh/<cluster>/settings/key_rule   the rule that all members keep; written by the first
- *   hbmesh/<cluster>/settings/cluster_token   what tells that a worker has the token of all members, or that they have
- *   none; written by the first hbmesh/<cluster>/next_member_id      counter, compare-and-swap
- *   hbmesh/<cluster>/members/<id>        Member, bound to the member's lease
- *   hbmesh/<cluster>/members/<id>/leaves empty, bound to the same lease: written by a member before it leaves as
- *   planned, so that the others know that its bytes go with it
+ *   hbmesh/<cluster>/settings/key_rule       the rule that all members keep; written by the first
+ *   hbmesh/<cluster>/settings/cluster_token  what tells that a worker has the token of all members, or that they have
+ *                                            none; written by the first
+ *   hbmesh/<cluster>/next_member_id          counter, compare-and-swap
+ *   hbmesh/<cluster>/members/<id>            Member, bound to the member's lease
+ *   hbmesh/<cluster>/members/<id>/leaves     empty, bound to the same lease: written by a member before it leaves as
+ *                                            planned, so that the others know that its bytes go with it
  *
  * The epoch is the revision of the last change under members/. Every member that has seen the same changes has the same
  * epoch: it counts only changes that came as such, and the first one that counts is this member's own record. After a

@@ -175,6 +175,8 @@ export interface ReachWatchOptions {
   clock: Clock;
   log: Logger;
   peers: Peers;
+  /** The warning has begun, has ended, or is about others. */
+  onChange: () => void;
 }
 
 /** Between two looks. */
@@ -210,13 +212,18 @@ export class ReachWatch {
     const isOther = (id: number): boolean => id !== view.selfId && view.members.has(id);
     const fresh = [...view.members.keys()].filter((id) => isOther(id) && this.#view?.members.has(id) !== true);
     this.#queue = [...fresh, ...this.#queue.filter((id) => isOther(id) && !fresh.includes(id))];
-    for (const id of this.#out.keys()) {
+    let isChanged = false;
+    for (const [id, { named }] of this.#out) {
       if (!isOther(id)) {
         this.#out.delete(id);
+        isChanged ||= named;
       }
     }
     this.#view = view;
     this.#arm();
+    if (isChanged) {
+      this.#options.onChange();
+    }
   }
 
   close(): void {
@@ -273,20 +280,23 @@ export class ReachWatch {
   }
 
   #name(id: number): void {
-    const { clock, log, peers } = this.#options;
+    const { clock, log, peers, onChange } = this.#options;
     const out = this.#out.get(id);
     if (out !== undefined && !out.named && clock.monotonicMs() - out.sinceMs >= NAMED_AFTER_MS) {
       out.named = true;
       const facts = { member: id, node: peers.nameOf(id), cause: out.cause };
       log.warn(facts, "a worker of the cluster can't be reached: keys that it owns are UNKNOWN here");
+      onChange();
     }
   }
 
   #reached(id: number): void {
-    const { log, peers } = this.#options;
-    if (this.#out.get(id)?.named === true) {
-      log.info({ member: id, node: peers.nameOf(id) }, "a worker of the cluster is reached again");
-    }
+    const { log, peers, onChange } = this.#options;
+    const wasNamed = this.#out.get(id)?.named === true;
     this.#out.delete(id);
+    if (wasNamed) {
+      log.info({ member: id, node: peers.nameOf(id) }, "a worker of the cluster is reached again");
+      onChange();
+    }
   }
 }

@@ -14,7 +14,7 @@ import type { Logger } from "../base/log.js";
 import { type Decisions, encodeKeys, FAMILY_ANY, type Location } from "../decision/index.js";
 import type { Graves } from "./graves.js";
 import type { DroppedVersion, Holders } from "./holders.js";
-import { HELD_SEALED } from "./layout-constants.js";
+import { HELD_SEALED, KEYS_PER_CALL_MAX } from "./layout-constants.js";
 import type { MembershipView } from "./membership.js";
 import { Results } from "./records.js";
 
@@ -133,10 +133,11 @@ export class Superseded {
   async #askAll(): Promise<void> {
     this.#isAsking = true;
     const byMember = new Map<number, Waiting[]>();
+    const absent: Waiting[] = [];
     for (const version of this.#waiting.values()) {
       const member = this.#idByAddress.get(version.address);
       if (member === undefined) {
-        this.#giveUpAbsent(version);
+        absent.push(version);
       } else {
         version.awaySinceMs = undefined;
         const versions = byMember.get(member) ?? [];
@@ -144,9 +145,16 @@ export class Superseded {
         versions.push(version);
       }
     }
-    await Promise.all([...byMember].map(([member, versions]) => this.#ask(member, versions)));
-    this.#isAsking = false;
-    this.#askAfter(RETRY_MS);
+    const asking = Promise.all([...byMember].map(([member, versions]) => this.#ask(member, versions)));
+    try {
+      this.#giveUpAbsent(absent);
+    } catch (reason) {
+      this.#options.log.warn({ cause: String(reason) }, "could not settle versions that were replaced; trying again");
+    } finally {
+      await asking;
+      this.#isAsking = false;
+      this.#askAfter(RETRY_MS);
+    }
   }
 
   /** Never rejects. */
@@ -167,29 +175,38 @@ export class Superseded {
     }
   }
 
-  /** The worker of the newer version is no member. */
-  #giveUpAbsent(version: Waiting): void {
-    const { clock, decisions, deadAfterMs } = this.#options;
+  /** The workers of the newer versions are no members. A worker that had many is absent for all of them at once. */
+  #giveUpAbsent(versions: readonly Waiting[]): void {
+    const { clock, deadAfterMs } = this.#options;
     const nowMs = clock.monotonicMs();
-    version.awaySinceMs ??= nowMs;
-    if (nowMs - version.awaySinceMs < deadAfterMs) {
-      return;
+    const over: Waiting[] = [];
+    for (const version of versions) {
+      version.awaySinceMs ??= nowMs;
+      if (nowMs - version.awaySinceMs >= deadAfterMs && !this.#isBack(version)) {
+        over.push(version);
+      }
     }
-    const known = new Results(decisions.directory.lookup(encodeKeys([version.key]), FAMILY_ANY), 1);
-    if (known.code(0) === StatusCode.OK && known.generation(0) <= version.generation) {
-      // Somebody else has brought it back.
+    for (let from = 0; from < over.length; from += KEYS_PER_CALL_MAX) {
+      this.#settle(over.slice(from, from + KEYS_PER_CALL_MAX));
+    }
+  }
+
+  /** Has somebody else brought it back? Then it is none of these any more. */
+  #isBack(version: Waiting): boolean {
+    const known = new Results(this.#options.decisions.directory.lookup(encodeKeys([version.key]), FAMILY_ANY), 1);
+    const isBack = known.code(0) === StatusCode.OK && known.generation(0) <= version.generation;
+    if (isBack) {
       this.#forget(version);
-    } else {
-      this.#settle([version]);
     }
+    return isBack;
   }
 
   /** The newer version was whole: these have ended, whatever becomes of it. */
   #settle(versions: readonly Waiting[]): void {
+    this.end(versions);
     for (const version of versions) {
       this.#forget(version);
     }
-    this.end(versions);
   }
 
   #forget({ key, newer }: Waiting): void {

@@ -39,6 +39,14 @@ const WATCH_CREATE_TIMEOUT_MS = 2_000;
  */
 const FAILURES_MAX = 3;
 
+/**
+ * A connection with calls or watches on it that answers no ping is given up; the kernel alone would take a quarter of
+ * an hour. etcd takes pings from every 5 s on (--grpc-keepalive-min-time), and only while something is under way, which
+ * is when grpc sends them.
+ */
+const PING_MS = 10_000;
+const PING_TIMEOUT_MS = 2_000;
+
 interface EtcdKeyValue {
   key: Buffer;
   value: Buffer;
@@ -50,6 +58,8 @@ class EtcdStore implements Store {
   readonly #clock: Clock;
   readonly #files: EtcdFiles;
   readonly #closing = new AbortController();
+  /** What ends each watch. */
+  readonly #watches = new Set<(reason: unknown) => void>();
   #client: Etcd3;
   /** Calls in a row that reached no etcd. */
   #failures = 0;
@@ -66,7 +76,12 @@ class EtcdStore implements Store {
     const { hosts, tls, user } = loadEtcdAccess(this.#endpoints, this.#files);
     keepGrpcDirect(this.#endpoints.map((endpoint) => parseAddress(endpoint.replace(/^.*:\/\//, ""), "etcd").host));
     // Clients with the same options would share connections, also those that are being made.
-    const options: IOptions = { hosts, grpcOptions: { "hbmesh.client": ++this.#clients } };
+    const grpcOptions = {
+      "hbmesh.client": ++this.#clients,
+      "grpc.keepalive_time_ms": PING_MS,
+      "grpc.keepalive_timeout_ms": PING_TIMEOUT_MS,
+    };
+    const options: IOptions = { hosts, grpcOptions };
     if (tls !== undefined) {
       const { ca, cert, key } = tls;
       const own = cert === undefined || key === undefined ? {} : { certChain: cert, privateKey: key };
@@ -174,9 +189,11 @@ class EtcdStore implements Store {
     this.#closing.signal.addEventListener("abort", onClose, { once: true });
     const stream = this.#openWatch(prefix, revision + 1n, { onBatch: (batch) => queue.push(batch), onEnd: end });
     stream.catch(end);
+    this.#watches.add(end);
     try {
       yield* queue;
     } finally {
+      this.#watches.delete(end);
       signal.removeEventListener("abort", onAbort);
       this.#closing.signal.removeEventListener("abort", onClose);
       queue.end();
@@ -284,11 +301,15 @@ class EtcdStore implements Store {
 
   /**
    * With new connections, and logged in anew: etcd forgets who logged in when it starts anew, after a while, and when
-   * its users change; etcd3 notices that in plain calls only. The files are read again.
+   * its users change; etcd3 notices that in plain calls only. The files are read again. Watches are made anew, too: the
+   * old client's connections stay for as long as a stream is open on them.
    */
   #startAnew(client: Etcd3): void {
     if (this.#client === client && !this.#closing.signal.aborted) {
       this.#client = this.#connect();
+      for (const end of this.#watches) {
+        end(new Error("the connections to etcd were made anew"));
+      }
       client.close();
     }
   }

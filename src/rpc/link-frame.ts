@@ -2,7 +2,7 @@
  * Frames of the lean link between control processes. Everything little-endian.
  *
  *   0   payloadBytes u32 │ stream u32          stream pairs a reply with its request; chosen by the client, 0 in hello
- *   and welcome
+ *                                              and welcome
  *   8   type u8 │ 0 u8 │ method u16            request: index in the welcome's list of methods; else 0
  *   12  argument u32                           request: timeout in ms, 0 none; error: StatusCode; else 0
  *   16  payload

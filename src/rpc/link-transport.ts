@@ -173,7 +173,8 @@ class LinkTransportImpl implements LinkTransport {
       try {
         return await this.#tryToConnect(leftMs);
       } catch (reason) {
-        if (!(reason instanceof HbmeshError) || reason.cause !== UNANSWERED || leftMs <= ATTEMPT_MS) {
+        const isUnanswered = reason instanceof HbmeshError && reason.cause === UNANSWERED;
+        if (this.#closed || !isUnanswered || leftMs <= ATTEMPT_MS) {
           throw reason;
         }
       }

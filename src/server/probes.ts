@@ -2,8 +2,8 @@
  * What orchestrators ask: GET or HEAD of /healthz (does this process go on?) and of /readyz (would this worker serve a
  * get?). 200 or 503, with the reason as a line of text, or as JSON for `accept: application/json`.
  *
- * Nobody is asked for a token, since kubelets and load balancers have none. Where the API asks for one, the reason is
- * told without the names of other workers.
+ * Nobody is asked for a token, since kubelets and load balancers have none. Where the API asks for one, or for a
+ * certificate, the reason is told without the names of other workers.
  *
  * An API with TLS asks for a certificate before it hears the first word, which kubelets can't show. Probes can have an
  * address of their own then, which serves nothing else.
@@ -33,7 +33,8 @@ export function createProbes(control: Probed | undefined): AnswerProbe {
   void control?.failed.then((reason) => {
     failure = reason;
   });
-  const isGuarded = control?.tenants !== undefined || control?.credentials.token !== undefined;
+  const { token, tls } = control?.credentials ?? {};
+  const isGuarded = control?.tenants !== undefined || token !== undefined || tls !== undefined;
   const shown = (reason: string): string => (isGuarded ? reason.replace(/: .*$/s, "") : reason);
   const finding = (reason: string): Finding => ({ good: reason === "", reason: shown(reason) });
   const probes: Readonly<Record<string, () => Finding>> = {

@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { startLocalCluster } from "../../src/cli/local-cluster.js";
 import { findKeepers } from "../../src/cli/worker-processes.js";
 import { root } from "../contract/sources.js";
 import { hbmesh, isAlive, mainPath, until } from "./commands.js";
@@ -107,6 +108,16 @@ describe("signals", { timeout: 120_000 }, () => {
     // Neither a sidecar that waits for the next control process nor a keeper.
     expect(leftoversNow([address]).processes).toEqual([]);
     expect(findKeepers([address])).toEqual([]);
+  });
+
+  it("one to hbmesh dev while its workers start ends them at once", async () => {
+    const signal = new AbortController();
+    const starting = startLocalCluster({ workers: 1, port: Number(address.split(":")[1]), signal: signal.signal });
+    const ended = expect(starting).rejects.toThrow("interrupted");
+    await until("one starts", async () => pidsOf("worker").length > 0);
+    signal.abort(new Error("interrupted"));
+    await ended;
+    expect(leftoversNow([address]).processes).toEqual([]);
   });
 
   it.each(["SIGHUP", "SIGQUIT"] as const)("%s to hbmesh dev and its workers ends them all", async (signal) => {

@@ -90,5 +90,36 @@ if (etcdMissing !== undefined) {
       sockets.forEach((socket) => socket.destroy());
       await new Promise((resolve) => again.close(resolve));
     });
+
+    it("that is silent ends its watches with the calls that find it so: they are made anew with them", async () => {
+      const silent = createServer((socket) => {
+        const { host, port } = parseAddress(etcd?.endpoint ?? "", "etcd's endpoint");
+        const behind = connect({ host, port });
+        for (const [from, to] of [
+          [socket, behind],
+          [behind, socket],
+        ] as const) {
+          from.on("error", () => {});
+          from.on("close", () => to.destroy());
+          from.on("data", (bytes: Buffer) => isSilent || to.write(bytes));
+        }
+      });
+      let isSilent = false;
+      await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+      const { port } = silent.address() as AddressInfo;
+      const store = createEtcdStore([`127.0.0.1:${port}`], clock);
+      const watch = store.watch("q", { signal: new AbortController().signal })[Symbol.asyncIterator]();
+      await watch.next();
+      await store.put("q/1", Buffer.from("1"));
+      await watch.next();
+      isSilent = true;
+      const ended = expect(watch.next()).rejects.toThrow("the connections to etcd were made anew");
+      for (let call = 0; call < 3; call++) {
+        await expect(store.get("k", { timeoutMs: 200 })).rejects.toMatchObject({ code: StatusCode.RPC_UNAVAILABLE });
+      }
+      await ended;
+      await store.close();
+      silent.close();
+    });
   });
 }

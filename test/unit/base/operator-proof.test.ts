@@ -2,7 +2,7 @@
  * Goal: what a worker keeps for its own user can be read by that user while it runs, is another one each time, and has
  * no name in any folder. Method: made and read in this process, which is a worker and its user at once.
  */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -31,6 +31,14 @@ describe("the proof of a worker's own user", () => {
     proof?.close();
     expect(createOperatorProof([join(folder, "missing")])).toBeUndefined();
     rmSync(folder, { recursive: true });
+  });
+
+  it("is no file that has a name", () => {
+    const folder = mkdtempSync(join(tmpdir(), "hbmesh-operator-"));
+    const fd = openSync(join(folder, "token"), "wx+");
+    expect(readOperatorProof(process.pid)).toBeUndefined();
+    rmSync(folder, { recursive: true });
+    closeSync(fd);
   });
 
   it("of a process that isn't there is undefined", () => {

@@ -51,9 +51,15 @@ describe("the log of a worker", () => {
 describe("processes of a worker", () => {
   /** A process that waits for the end of its input, with this command line. */
   async function pretend(...args: string[]) {
+    return await pretendAs(undefined, ...args);
+  }
+
+  async function pretendAs(uid: number | undefined, ...args: string[]) {
     const [name = "", ...rest] = args;
     const child = spawn(process.execPath, ["-e", "process.stdin.resume(); console.log('up')", "--", ...rest], {
       argv0: name,
+      cwd: "/",
+      ...(uid === undefined ? {} : { uid }),
       stdio: ["pipe", "pipe", "ignore"],
     });
     await once(child.stdout, "data");
@@ -77,5 +83,24 @@ describe("processes of a worker", () => {
         await once(child, "exit");
       }
     }
+  });
+
+  const line = ["node", "/x/cli/main.js", "worker", "--worker_address", "127.0.0.1:2"];
+  const files = ["--cluster_token_file", "token", "--tls_ca=/ca", "--tls_cert=/cert", "--tls_key=/key"];
+
+  it("say by their command line what they ask for", async () => {
+    const worker = await pretend(...line, ...files);
+    expect(findWorkers(["127.0.0.1:2"]).map(({ access }) => access)).toEqual([
+      { token_file: "/token", tls_ca: "/ca", tls_cert: "/cert", tls_key: "/key" },
+    ]);
+    worker.stdin.end();
+    await once(worker, "exit");
+  });
+
+  it.skipIf(process.getuid?.() !== 0)("of another user have us read no file", async () => {
+    const worker = await pretendAs(65_533, ...line, ...files);
+    expect(findWorkers(["127.0.0.1:2"]).map(({ access }) => access)).toEqual([{}]);
+    worker.stdin.end();
+    await once(worker, "exit");
   });
 });

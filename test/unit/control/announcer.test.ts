@@ -5,6 +5,7 @@
  */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createVirtualClock, type VirtualClock } from "../../../src/base/clock.js";
+import { createDeferred, type Deferred } from "../../../src/base/deadline.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import type { Logger } from "../../../src/base/log.js";
 import { Announcer } from "../../../src/control/announcer.js";
@@ -13,7 +14,7 @@ import { Departed, type DepartureWatch } from "../../../src/control/departed.js"
 import type { DroppedObject } from "../../../src/control/holders.js";
 import { createKeyCheck } from "../../../src/control/key-check.js";
 import type { MembershipView } from "../../../src/control/membership.js";
-import type { OwnerAnswer, OwnerCalls } from "../../../src/control/owner-calls.js";
+import type { Answer, OwnerAnswer, OwnerCalls } from "../../../src/control/owner-calls.js";
 import { COMMIT_RECORD_BYTES, Results } from "../../../src/control/records.js";
 import type { SidecarLink } from "../../../src/control/sidecar-link.js";
 import {
@@ -22,6 +23,7 @@ import {
   decodeKeys,
   encodeKeys,
   type HeldObject,
+  type KeyBatch,
   keyCountOf,
   readCommit,
   writeCommit,
@@ -61,6 +63,13 @@ let told: string[];
 let isLast: boolean;
 let gone: DroppedObject[];
 let dropped: HeldObject[];
+let areCopies: boolean;
+/** The owner can't decide about copies. */
+let isUndecided: boolean;
+/** All have announced; by default that never happens. */
+let concluded: Deferred<object | undefined>;
+/** What is done when copies are offered. */
+let offered: Deferred<void>;
 let warnings: { text: string; key?: string; cause?: string; objects?: number; node?: string }[];
 
 const nameOf = ({ key, generation, slot }: Held): string => `${key} ${generation} ${slot}`;
@@ -95,8 +104,12 @@ function createOwner(decisions: Decisions): OwnerCalls["askOwner"] {
       told.push(nameOf({ key, ...readCommit(records, at) }));
     });
     isLast ||= last;
-    const results = keyCountOf(keys) === 0 ? new Uint8Array(0) : directory.announce(keys, records, 0);
-    return { t: "results", results: new Results(results, names.length) };
+    const bytes = keyCountOf(keys) === 0 ? new Uint8Array(0) : directory.announce(keys, records, 0);
+    const results = new Results(bytes, names.length);
+    names.forEach((_, at) => {
+      results.setCode(at, isUndecided ? StatusCode.NOT_READY : results.code(at));
+    });
+    return { t: "results", results };
   };
 }
 
@@ -111,7 +124,7 @@ function createSidecar(): Pick<SidecarLink, "listHeld" | "drop"> {
   };
   return {
     listHeld: async (onChunk) =>
-      onChunk({ family: 0, areCopies: false, keys: encodeKeys(held.map(({ key }) => key)), records: records(held) }),
+      onChunk({ family: 0, areCopies, keys: encodeKeys(held.map(({ key }) => key)), records: records(held) }),
     drop: async (those) => {
       dropped.push(...those);
       return those.map(() => StatusCode.OK);
@@ -131,11 +144,20 @@ beforeEach(() => {
   gone = [];
   dropped = [];
   warnings = [];
+  areCopies = false;
+  isUndecided = false;
+  concluded = createDeferred();
+  concluded.resolve(undefined);
+  offered = createDeferred();
   const decisions = createDecisions();
   decisions.setRing([{ id: OWNER, weight: 1, name: "h2" }]);
   const askOwner = createOwner(decisions);
   const sidecar = createSidecar();
   const nothing = (): void => {};
+  const addLocations = async ({ keys }: { keys: KeyBatch }): Promise<Answer> => {
+    await offered.promise;
+    return { results: Results.empty(keyCountOf(keys)), errors: new Map(), undecided: new Set() };
+  };
   announcer = new Announcer({
     decisions,
     clock,
@@ -145,7 +167,7 @@ beforeEach(() => {
       debug: nothing,
       error: nothing,
     } as unknown as Logger,
-    calls: { view, askOwner } as unknown as OwnerCalls,
+    calls: { view, askOwner, addLocations } as unknown as OwnerCalls,
     sidecar: () => sidecar as SidecarLink,
     requestTimeoutMs: 1_000,
     departed,
@@ -153,7 +175,7 @@ beforeEach(() => {
     isHung: () => false,
     deadAfterMs: 0,
     doubtMs: () => 0,
-    concluder: { conclude: async () => undefined } as unknown as Concluder,
+    concluder: { conclude: () => concluded.promise } as unknown as Concluder,
     onConcluded: nothing,
   });
 });
@@ -234,5 +256,26 @@ describe("objects that go while an owner can't be reached", () => {
     await announcer.close();
     departed.note(held);
     expect(departed.begun.map(({ size }) => size)).toEqual([0]);
+  });
+});
+
+describe("copies about which an owner can't decide yet", () => {
+  it.each([0, RETRY_MS])("are unconfirmed until they were offered; the owner is away for %i ms", async (awayMs) => {
+    held = objects(3);
+    areCopies = true;
+    isUndecided = true;
+    concluded = createDeferred();
+    reachable = awayMs === 0;
+    await announce(awayMs);
+    expect(announcer.unconfirmed).toBe(3);
+    reachable = true;
+    await clock.advance(RETRY_MS * 2);
+    expect([told.length, announcer.unconfirmed]).toEqual([3, 3]);
+    concluded.resolve({ missing: [], doubtMs: 0, highestGeneration: 9n });
+    await clock.advance(0);
+    expect(announcer.unconfirmed).toBe(3);
+    offered.resolve();
+    await clock.advance(0);
+    expect([announcer.unconfirmed, dropped]).toEqual([0, []]);
   });
 });

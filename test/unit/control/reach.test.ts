@@ -9,8 +9,10 @@ import { createVirtualClock } from "../../../src/base/clock.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import { createSilentLogger } from "../../../src/base/log.js";
 import { createSeededRandom } from "../../../src/base/random.js";
+import type { MembershipView } from "../../../src/control/membership.js";
 import type { ControlNetwork } from "../../../src/control/network.js";
-import { confirmReach, createReachService } from "../../../src/control/reach.js";
+import type { Peers } from "../../../src/control/peers.js";
+import { confirmReach, createReachService, ReachWatch } from "../../../src/control/reach.js";
 import type { Member } from "../../../src/gen/hbmesh/v1/cluster_pb.js";
 import { Presence } from "../../../src/gen/hbmesh/v1/objects_pb.js";
 import { toConnectError } from "../../../src/rpc/index.js";
@@ -102,6 +104,51 @@ describe("a member that others can't connect to", () => {
     cluster.kill(b);
     await cluster.clock.advance(60_000);
     expect(await cluster.drive(a.control.health())).toMatchObject({ reason: "" });
+  });
+});
+
+describe("a member that refuses whoever asks", () => {
+  it("changes what is warned of when it is named, is reached again, or leaves; and else nothing does", async () => {
+    const clock = createVirtualClock();
+    const warnings: string[] = [];
+    let isGood = false;
+    const witness = async (): Promise<void> => {
+      if (!isGood) {
+        throw new HbmeshError(StatusCode.RPC_UNAVAILABLE, "its certificate is over");
+      }
+    };
+    const peers = {
+      get: () => ({ directory: { witness } }),
+      nameOf: (id: number) => `h${id}`,
+      errorOf: (_: number, e: Error) => e,
+    };
+    const onChange = (): void => void warnings.push(watch.warning.replace(/ can't be reached.*/, ""));
+    const watch = new ReachWatch({ clock, log: createSilentLogger(), peers: peers as unknown as Peers, onChange });
+    const setMembers = (...ids: number[]): void =>
+      watch.setView({ selfId: 1, members: new Map(ids.map((id) => [id, {}])) } as unknown as MembershipView);
+    const pass = async (turns: number): Promise<void> => {
+      for (let turn = 0; turn < turns; turn++) {
+        await clock.advance(2_000);
+      }
+    };
+    setMembers(1, 2);
+    await pass(3);
+    isGood = true;
+    await pass(2);
+    expect(warnings, "too short to be named").toEqual([]);
+    isGood = false;
+    await pass(8);
+    expect(warnings).toEqual(["worker h2"]);
+    isGood = true;
+    await pass(2);
+    expect(warnings).toEqual(["worker h2", ""]);
+    isGood = false;
+    await pass(8);
+    setMembers(1, 2, 3);
+    expect(warnings).toEqual(["worker h2", "", "worker h2"]);
+    setMembers(1);
+    expect(warnings).toEqual(["worker h2", "", "worker h2", ""]);
+    watch.close();
   });
 });
 

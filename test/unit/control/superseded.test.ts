@@ -12,6 +12,7 @@ import { Superseded } from "../../../src/control/superseded.js";
 import { createDecisions, type Decisions, encodeCommits, encodeKeys } from "../../../src/decision/index.js";
 
 const DEAD_AFTER_MS = 30_000;
+const RETRY_MS = 1_000;
 const HOLDER = 3;
 const OLD = { key: "k", generation: 7n, locations: [{ member: 9, slot: 4 }] };
 const REPLACED = { ...OLD, newer: { generation: 8n, location: { member: HOLDER, slot: 5 } } };
@@ -27,6 +28,10 @@ let answer: { code: StatusCode; flags: number } | undefined;
 let asked: [number, readonly object[]][];
 let buried: [string, bigint][];
 let entombed: [string, bigint][];
+/** How many were buried at once. */
+let calls: number[];
+/** What burying throws. */
+let fault: Error | undefined;
 
 const setMembers = (ids: readonly number[]): void => {
   const members = new Map(ids.map((id) => [id, { member: { id, workerAddress: `${id % 10}:1` } }]));
@@ -40,6 +45,8 @@ beforeEach(() => {
   asked = [];
   buried = [];
   entombed = [];
+  calls = [];
+  fault = undefined;
   superseded = new Superseded({
     decisions,
     clock,
@@ -58,8 +65,13 @@ beforeEach(() => {
     graves: {
       bury: async (versions) =>
         void buried.push(...versions.map(({ key, generation }): [string, bigint] => [key, generation])),
-      entomb: (versions) =>
-        void entombed.push(...versions.map(({ key, generation }): [string, bigint] => [key, generation])),
+      entomb: (versions) => {
+        calls.push(versions.length);
+        if (fault !== undefined) {
+          throw fault;
+        }
+        entombed.push(...versions.map(({ key, generation }): [string, bigint] => [key, generation]));
+      },
     },
   });
   setMembers([HOLDER]);
@@ -153,6 +165,25 @@ describe("a replaced version", () => {
     setMembers([]);
     await clock.advance(DEAD_AFTER_MS + 2_000);
     await expectForgotten();
+  });
+
+  it("is buried with all others of that worker, so many at once as one call takes", async () => {
+    superseded.note(Array.from({ length: 25_000 }, (_, index) => ({ ...REPLACED, key: `key-${index}` })));
+    setMembers([]);
+    await clock.advance(DEAD_AFTER_MS + 2_000);
+    expect(calls).toEqual([10_000, 10_000, 5_000]);
+    expect([buried.length, superseded.count]).toEqual([25_000, 0]);
+  });
+
+  it("that can't be buried is tried again", async () => {
+    superseded.note([REPLACED]);
+    setMembers([]);
+    fault = new Error("no memory");
+    await clock.advance(DEAD_AFTER_MS + 2_000);
+    expect([buried, superseded.count]).toEqual([[], 1]);
+    fault = undefined;
+    await clock.advance(RETRY_MS);
+    expectBuried();
   });
 
   it("of 65,536 is kept, and of more the oldest is not", () => {

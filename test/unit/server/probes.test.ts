@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { Credentials } from "../../../src/base/credentials.js";
 import { HbmeshError, StatusCode } from "../../../src/base/errors.js";
 import { createSilentLogger, type LogFields } from "../../../src/base/log.js";
 import { type ApiServer, type ProbeServer, startApiServer, startProbeServer } from "../../../src/server/index.js";
@@ -106,7 +107,7 @@ describe("probes", () => {
     }
   });
 
-  it("with tokens probes need none, and name no other worker; everything else still asks", async () => {
+  it("with tokens, or TLS, probes need none, and name no other worker; everything else still asks", async () => {
     await serve({ clusterTokenFile: join(folder, "token") });
     expect((await ask("/readyz")).status).toBe(200);
     const { credentials, failed, tenants } = worker.control;
@@ -114,6 +115,7 @@ describe("probes", () => {
     for (const [each, told] of [
       [credentials, "not announced yet after the last change of the ring"],
       [{ token: undefined, tls: undefined }, notReadyReason],
+      [{ token: undefined, tls: {} as Credentials["tls"] }, "not announced yet after the last change of the ring"],
     ] as const) {
       const probes = await startProbeServer("127.0.0.1:0", { notReadyReason, failed, tenants, credentials: each });
       expect(await ask("/readyz", {}, probes.address)).toMatchObject({ status: 503, text: `${told}\n` });
