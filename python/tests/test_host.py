@@ -55,7 +55,7 @@ def test_what_can_not_be_put(objects):
     for values, error, says in (
         ([[b"a"]], ValueError, "2 keys, but 1 values"),
         ([[memoryview(b"abcd")[::2]], [b"b"]], TypeError, "not in one piece"),
-        ([["text"], [b"b"]], TypeError, "bytes-like"),
+        ([["text"], [b"b"]], TypeError, "piece 1 of key 'a' is a str, which has no bytes: encode it"),
     ):
         with pytest.raises(error, match=says):
             objects.put(["a", "b"], values)
