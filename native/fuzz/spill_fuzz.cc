@@ -25,7 +25,7 @@ struct Record {
   SpillIdentity identity;
 };
 const Record kRecords[] = {
-    {4096, {kStoreId, 10, 100, 8}}, {8192, {kStoreId, 11, 101, 5000}}, {16384, {kStoreId, 12, 102, 4032}}};
+    {4096, {kStoreId, 10, 100, 8}}, {4224, {kStoreId, 11, 101, 5000}}, {9344, {kStoreId, 12, 102, 4032}}};
 
 Bytes PayloadOf(const Record& record) {
   return Bytes(record.identity.payloadBytes, static_cast<std::byte>(record.identity.generation));
@@ -126,7 +126,7 @@ void WriteFile(const Bytes& bytes) {
 // A place as a damaged slot may name it; read only if it was taken over.
 void ReadAnywhere(Input& input, SpillTier& tier, Sink& sink) {
   std::vector<SpillFile::Place> places;
-  for (int i = 0; i < 3; ++i) places.push_back({input.Number() * 4096, input.Number() * 600});
+  for (int i = 0; i < 3; ++i) places.push_back({4096 + input.Number() * 64, input.Number() * 600});
   const std::vector<bool> taken = tier.file().Adopt(places);
   for (size_t i = 0; i < places.size(); ++i) {
     if (!taken[i]) continue;
@@ -155,7 +155,7 @@ void ReadRecords(SpillTier& tier, Sink& sink) {
 
 std::vector<Bytes> Seeds() {
   SeedWriter good;
-  for (const Record& record : kRecords) good.PutByte(static_cast<uint8_t>(record.offset / 4096)).PutByte(2);
+  for (const Record& record : kRecords) good.PutByte(static_cast<uint8_t>((record.offset - 4096) / 64)).PutByte(2);
   SeedWriter header;
   header.PutByte(9).PutByte(4).PutByte(0).PutByte(0).PutByte(0).PutByte(0);
   header.PutByte(0x60).PutByte(3).Put(uint16_t{0}).Put(uint16_t{1});

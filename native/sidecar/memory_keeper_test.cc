@@ -38,7 +38,9 @@ std::vector<pid_t> KeepersOf(const std::string& workerAddress) {
   DIR* processes = ::opendir("/proc");
   for (const dirent* entry = ::readdir(processes); entry != nullptr; entry = ::readdir(processes)) {
     std::ifstream file("/proc/" + std::string(entry->d_name) + "/cmdline");
-    const std::string line{std::istreambuf_iterator<char>(file), {}};
+    // getline, since an iterator throws when the process ends within the read.
+    std::string line;
+    std::getline(file, line, '\n');
     if (line.starts_with(wanted)) found.push_back(std::stoi(entry->d_name));
   }
   ::closedir(processes);
