@@ -110,7 +110,7 @@ void Damage(Input& input, Bytes* file) {
       (*file)[input.Take<uint32_t>() % file->size()] ^= static_cast<std::byte>(1 + value % 255);
     } else if (what < 0xE0) {  // one record where another was
       const Record& other = kRecords[(what + 1) % std::size(kRecords)];
-      std::memcpy(file->data() + record.offset, file->data() + other.offset, kSpillBlockBytes);
+      std::memmove(file->data() + record.offset, file->data() + other.offset, kSpillBlockBytes);
     } else {
       file->resize(std::max<size_t>(1, input.Take<uint32_t>() % file->size()));
     }
