@@ -214,7 +214,7 @@ export function resolveWorkerConfig(settings: WorkerSettings): WorkerConfig {
     throw invalid("clusterName", config.clusterName, "must be 1 to 64 letters, digits, - or _");
   }
   if (config.probeAddress !== undefined) {
-    parseAddress(config.probeAddress, "probeAddress");
+    parseIpAddress(config.probeAddress, "probeAddress");
   }
   checkDeviceIds(config);
   checkLocalAccess(config);

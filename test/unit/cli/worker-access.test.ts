@@ -60,7 +60,7 @@ describe("who may be a client, as settings", () => {
     [{ clientGid: 2 ** 32 - 1 }, "clientGid must be the id of a group, from 0 to 4294967294"],
     [{ localToken: "required" }, "localToken takes tokens to ask for: give --cluster_token_file or --tenants_file"],
     [{ localToken: "always" as "required" }, "localToken must be one of optional, required"],
-    [{ probeAddress: "localhost:1" }, "probeAddress must be IP:PORT"],
+    [{ probeAddress: "localhost:1" }, 'probeAddress "localhost:1" has a name'],
   ])("%j is refused with the remedy", (settings, message) => {
     expect(() => configOf(settings)).toThrow(
       expect.objectContaining({ code: StatusCode.INVALID, message: expect.stringContaining(message) }),

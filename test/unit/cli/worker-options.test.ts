@@ -175,7 +175,7 @@ describe("a worker's address", () => {
     vi.stubEnv("DS_WORKER_ADDR", "nowhere");
     expect(await main(["members"])).toBe(2);
     expect(said).toContain("DS_WORKER_ADDR");
-    expect(said).toContain("Give IP:PORT, as in 10.0.0.1:31501.");
+    expect(said).toContain("give HOST:PORT, as in 10.0.0.1:31501 or [::1]:31501.");
     vi.unstubAllEnvs();
   });
 });
