@@ -47,6 +47,11 @@ const PINGS_MAX = 17;
 const PATIENCE_FACTOR = 3;
 /** Half of the longest round trip is forgotten in this time. */
 const FORGET_MS = 10_000;
+/**
+ * After a call whose answer may take the peer's event loop long to put together, the peer gets the most pings for this
+ * time: as long as such a call may take.
+ */
+const LONG_CALL_MS = 5_000;
 /** Of calls that have waited this long for a peer that answers pings, the pings are as rare as that. */
 const SLOW_PING_MS = 1_000;
 /** A peer that answers the first probe within this time after it fell silent was slow: no longer. */
@@ -60,6 +65,7 @@ export class LinkReach {
   #intervalMs = 0;
   /** Of the call that began last. */
   #calledMs = Number.NEGATIVE_INFINITY;
+  #longCalledMs = Number.NEGATIVE_INFINITY;
   /** Pings since a byte came, and when the first of them was sent. */
   #pings = 0;
   #pingedMs = 0;
@@ -82,12 +88,18 @@ export class LinkReach {
     return this.#lostMs === undefined;
   }
 
-  /** A call is to be made, and waits from now on. Throws RPC_UNAVAILABLE while the peer is unreachable. */
-  called(): void {
+  /**
+   * A call is to be made, and waits from now on. Throws RPC_UNAVAILABLE while the peer is unreachable. `isLong`: its
+   * answer may keep the peer's event loop busy, in which it answers no ping.
+   */
+  called({ isLong = false }: { isLong?: boolean } = {}): void {
     if (this.#lostMs !== undefined) {
       throw this.#unreachable(this.#lostMs);
     }
     this.#calledMs = this.#options.clock.monotonicMs();
+    if (isLong) {
+      this.#longCalledMs = this.#calledMs;
+    }
     if (this.#timer === undefined) {
       this.#pings = 0;
       this.#arm(PING_MS);
@@ -152,6 +164,9 @@ export class LinkReach {
   }
 
   #pingsMax(nowMs: number): number {
+    if (nowMs - this.#longCalledMs < LONG_CALL_MS) {
+      return PINGS_MAX;
+    }
     const slowestMs = this.#slowestMs * 0.5 ** ((nowMs - this.#slowestAtMs) / FORGET_MS);
     return Math.min(PINGS_MAX, Math.max(PINGS, Math.ceil((PATIENCE_FACTOR * slowestMs) / PING_MS)));
   }

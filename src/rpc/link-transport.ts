@@ -83,6 +83,8 @@ interface OpenConnection {
 
 /** A host that has not answered an attempt to connect after this time is asked anew: the packet may be lost. */
 const ATTEMPT_MS = 400;
+/** Methods whose answers may be tens of megabytes: the sizes of all blobs of many objects. */
+const LONG_ANSWERS = /\bDescribe$/;
 const UNANSWERED = new Error("its host does not answer");
 
 class LinkTransportImpl implements LinkTransport {
@@ -143,7 +145,7 @@ class LinkTransportImpl implements LinkTransport {
     if (signal?.aborted) {
       throw abortError(signal, name);
     }
-    this.#reach.called();
+    this.#reach.called({ isLong: LONG_ANSWERS.test(name) });
     return this.#connection === undefined
       ? this.#open(signal, timeoutMs, name).then((connection) => this.#submit(connection, request, limits))
       : this.#submit(this.#connection, request, limits);

@@ -173,6 +173,17 @@ describe("a peer that is slow", () => {
     expect(await peer.untilLost(5_000)).toBe(ALARM_MS);
   });
 
+  it("gets as much while it may be putting a long answer together", async () => {
+    const peer = new Peer();
+    peer.reach.called({ isLong: true });
+    peer.isWaiting = true;
+    await peer.clock.advance(2 * ALARM_MS);
+    expect(peer.lost).toEqual([]);
+    expect(peer.reach.isReachable).toBe(true);
+    await peer.clock.advance(4 * ALARM_MS);
+    expect(peer.reach.isReachable).toBe(false);
+  });
+
   it("never gets more than three seconds", async () => {
     const peer = new Peer();
     for (const answerMs of [500, 1_400, 2_900]) {
